@@ -1,0 +1,72 @@
+#include "base/environment.h"
+
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "base/errors.h"
+
+namespace ponte {
+
+std::optional<std::string> environment(const char* name) {
+  const char* value = std::getenv(name);
+  if (!value || !*value) return std::nullopt;
+  return value;
+}
+
+std::optional<int64_t> environment_integer(const char* name) {
+  const auto text = environment(name);
+  if (!text) return std::nullopt;
+  char* end = nullptr;
+  const long long value = std::strtoll(text->c_str(), &end, 10);
+  require(end && *end == '\0', "environment variable {} is '{}', wanted an integer", name, *text);
+  return value;
+}
+
+bool environment_flag(const char* name) {
+  const std::string value = lower(environment(name).value_or(""));
+  return value == "1" || value == "true" || value == "yes" || value == "on";
+}
+
+LaunchEnvironment launch_environment() {
+  struct Launcher {
+    const char *name, *rank, *world, *local_rank, *local_world;
+  };
+  static const Launcher launchers[] = {{"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"},
+                                       {"SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"},
+                                       {"OpenMPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"}};
+  LaunchEnvironment out;
+  for (const Launcher& launcher : launchers) {
+    const auto rank = environment_integer(launcher.rank);
+    const auto world = environment_integer(launcher.world);
+    if (!rank || !world) continue;
+    out.source = launcher.name;
+    out.rank = *rank;
+    out.world_size = *world;
+    out.local_rank = environment_integer(launcher.local_rank).value_or(0);
+    out.local_world_size = environment_integer(launcher.local_world).value_or(1);
+    break;
+  }
+  out.master_address = environment("MASTER_ADDR").value_or(out.master_address);
+  out.master_port = environment_integer("MASTER_PORT").value_or(out.master_port);
+  require(out.world_size >= 1 && out.rank >= 0 && out.rank < out.world_size, "{} says rank {} of {}", out.source, out.rank, out.world_size);
+  return out;
+}
+
+int64_t default_threads() {
+  cpu_set_t set;
+  if (::sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return 1;
+}
+
+bool stderr_is_terminal() { return ::isatty(STDERR_FILENO); }
+bool stdout_is_terminal() { return ::isatty(STDOUT_FILENO); }
+
+int64_t terminal_columns() {
+  winsize size{};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+}  // namespace ponte
