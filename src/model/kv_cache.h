@@ -1,0 +1,37 @@
+// Keys and values of the tokens a generation has seen, preallocated; one row per sequence, each with its own length.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace ponte {
+
+class Model;
+
+class KvCache {
+ public:
+  // Room for max_tokens per row, in the model's dtype and on its device.
+  KvCache(const Model& model, int64_t rows, int64_t max_tokens);
+
+  int64_t rows() const { return static_cast<int64_t>(lengths_.size()); }
+  int64_t max_tokens() const { return max_tokens_; }
+  int64_t length(int64_t row) const { return lengths_[row]; }  // tokens seen
+  const std::vector<int64_t>& lengths() const { return lengths_; }
+  void truncate(int64_t row, int64_t length);  // forget the tokens from `length` on (speculation, multi-turn prompts)
+  void clear();
+  // Keeps these rows in this order (finished sequences leave a batch; a prompt is fanned out to several samples).
+  void select_rows(const std::vector<int64_t>& rows);
+
+  // Per layer: key and value, [rows, key/value heads of this rank, max_tokens, head dimension].
+  at::Tensor& keys(int64_t layer) { return keys_[layer]; }
+  at::Tensor& values(int64_t layer) { return values_[layer]; }
+  void advance(int64_t row, int64_t tokens);
+
+ private:
+  int64_t max_tokens_;
+  std::vector<int64_t> lengths_;
+  std::vector<at::Tensor> keys_, values_;
+};
+
+}  // namespace ponte

@@ -1,0 +1,93 @@
+// A decoder-only language model built from a ModelConfig: parameters under Megatron's live names, a training loss and a cached forward pass.
+// The caller owns the loop: for each micro-batch forward_loss(...).scaled.backward(), then reduce_gradients(), then the optimizer reads
+// Parameter::main_grad.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/group.h"
+#include "config/model_config.h"
+#include "nn/parameter.h"
+
+namespace ponte {
+
+class KvCache;
+class WeightSource;  // convert/
+
+// One micro-batch. B rows, T tokens.
+struct Batch {
+  at::Tensor tokens_BT;          // int64
+  at::Tensor labels_BT;          // int64; the token each position must predict (any valid id where the mask is 0)
+  at::Tensor loss_mask_BT;       // fp32; weight of each position's loss; undefined: all ones
+  at::Tensor position_ids_BT;    // int64; undefined: 0..T-1 in every row
+  // int64; index in the row of the first token of each token's document; attention never crosses it. Undefined: one document per row.
+  at::Tensor document_starts_BT;
+};
+
+struct LossSum {
+  at::Tensor sum;             // scalar, detached (fp32; fp64 models fp64): sum over tokens of mask * cross entropy
+  at::Tensor scaled;          // scalar with autograd: sum * gradient_scale; call backward() on exactly this, once
+  double valid_tokens = 0;    // sum of the mask
+  at::Tensor token_losses_BT; // fp32, detached, unmasked: for reports that name samples
+};
+
+struct ModelOptions {
+  at::Device device = at::kCPU;
+  // Element type of the parameters; activations follow. fp64 is for tests.
+  at::ScalarType dtype = at::kFloat;
+};
+
+enum class Logits { last_token, every_token };
+
+class Model {
+ public:
+  // Parameters are allocated and hold zeros until initialize() or load(). Throws UserError when the configuration cannot be built or does
+  // not divide over the groups.
+  Model(const ModelConfig& config, const Groups& groups = single_groups(), const ModelOptions& options = {});
+  ~Model();
+  Model(Model&&) noexcept;
+
+  const ModelConfig& config() const;
+  const ModelOptions& options() const;
+  const Groups& groups() const;
+
+  // In a fixed order: embedding, layers from first to last, final norm, output layer. Pointers stay valid for the model's life.
+  std::span<Parameter* const> parameters();
+  Parameter* find_parameter(const std::string& name);  // nullptr when there is none
+
+  // Random weights as Megatron's: normal(0, init_method_std), residual projections scaled by 1/sqrt(2 layers), norms one, biases zero. Each
+  // tensor's stream depends on (seed, name) alone, so the weights do not depend on the layout.
+  void initialize(uint64_t seed);
+  // Every parameter from an HF folder or a Megatron checkpoint; throws UserError naming what is missing or misshapen.
+  void load(const WeightSource& source);
+
+  // Allocates main_grad on first use; then fills with zeros. Once per step, before the first micro-batch.
+  void zero_gradients();
+  // Completes main_grad over the tensor-parallel group. Once per step, after the last micro-batch's backward.
+  void reduce_gradients();
+
+  // gradient_scale: the factor of this loss in the step's objective: loss scale / valid tokens of the whole step. Gradients are *added* to
+  // main_grad by LossSum::scaled.backward(). Under at::NoGradGuard only the loss is computed.
+  LossSum forward_loss(const Batch& batch, double gradient_scale = 1.0);
+
+  // Generation: appends token_counts[b] tokens of row b to the cache (its position there continues; tokens_BT is int64 and right-padded;
+  // an empty token_counts means T each). Returns fp32 logits [B, vocab_size] of each row's last appended token, or [B, T, vocab_size].
+  at::Tensor forward(const at::Tensor& tokens_BT, KvCache& cache, std::span<const int64_t> token_counts = {}, Logits wanted = Logits::last_token);
+  // Without a cache: fp32 logits [B, T, vocab_size] of every position, no autograd.
+  at::Tensor logits(const Batch& batch);
+
+  // What the trainer's reports need: parameters of the whole model, and floating point operations of one token's forward and backward.
+  int64_t parameter_count() const;
+  double training_flops_per_token(int64_t seq_length) const;
+
+ private:
+  friend class KvCache;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace ponte
