@@ -1,0 +1,34 @@
+// Weights for a live model, from an HF folder or a Megatron checkpoint (torch_dist, fsdp_dtensor) alike: whoever builds or resumes a model asks for its
+// slice of a parameter and never learns which format it came from.
+#pragma once
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/dtype.h"
+#include "config/model_config.h"
+#include "families/rule.h"
+#include "layout/placement.h"
+
+namespace ponte {
+
+class WeightSource {
+ public:
+  // `path`: an HF folder (config.json + safetensors), a Megatron checkpoint's root, or one of its iter_* folders. Checks that every parameter is present
+  // with its shape, and that nothing is left over; UserError listing the names otherwise.
+  static std::unique_ptr<WeightSource> open(const std::filesystem::path& path);
+  // As above for a Megatron checkpoint whose architecture the caller knows (no run_config.yaml is needed); for HF folders `config` must agree.
+  static std::unique_ptr<WeightSource> open(const std::filesystem::path& path, const ModelConfig& config);
+  virtual ~WeightSource() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const RuleTable& rules() const = 0;
+  // Type stored on disk.
+  virtual DType dtype(const Rule& rule) const = 0;
+  // Fills `out` (row-major, slice.shape, out_dtype) with the slice; padding rows are zeros. Casts as torch's .to(). Const and safe from several threads.
+  virtual void read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const = 0;
+};
+
+}  // namespace ponte
