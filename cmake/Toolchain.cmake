@@ -12,7 +12,7 @@ endif()
 
 add_compile_options(-Wall -Wextra -Wno-unused-parameter -fno-math-errno -fdiagnostics-color=auto)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  add_compile_options(-fpch-deps)
+  add_compile_options(-fpch-preprocess)  # lets ccache see through the precompiled header
 endif()
 set(CMAKE_CXX_FLAGS_RELEASE "-O2")
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g")
@@ -22,3 +22,6 @@ if(PONTE_SANITIZE)
 endif()
 # Runtime-dispatched vector code carries its own target attributes, so the binary runs on any x86-64.
 set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
+if(PONTE_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# usage: ./test.sh [fast|full]      builds, then runs the C++ tests (ctest) and the oracle tests (pytest); fast: under a minute after the build
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/tools/setup.sh"
+mode=${1:-full}
+case $mode in fast | full) ;; *) die "usage: ./test.sh [fast|full]" ;; esac
+cd "$root"
+install_packages "${needed_packages[@]}" "${useful_packages[@]}"
+ensure_python
+ensure_test_python
+"$test_python" tools/check_layers.py
+build release
+export PONTE_BIN=$root/build/release/bin
+failed=0
+if [ "$mode" = fast ]; then
+  ctest --test-dir build/release -L fast --output-on-failure -j "$(nproc)" --timeout 60 || failed=1
+  "$test_python" -m pytest -q tests/oracle -m fast || failed=1
+else
+  ctest --test-dir build/release --output-on-failure -j "$(nproc)" --timeout 600 || failed=1
+  "$test_python" -m pytest -q tests/oracle --durations=10 || failed=1
+fi
+exit $failed

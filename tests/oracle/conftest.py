@@ -1,0 +1,97 @@
+"""Fixtures of the oracle tests: the binaries under test, the goldens, small models made on the spot, and a way to run `ponte`."""
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+DEMO = ROOT / "demo"
+BIN = pathlib.Path(os.environ.get("PONTE_BIN", ROOT / "build" / "release" / "bin"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fast: part of ./test.sh fast")
+
+
+class Result:
+    def __init__(self, process: subprocess.CompletedProcess):
+        self.code, self.out, self.err = process.returncode, process.stdout, process.stderr
+
+    def __repr__(self):
+        return f"exit {self.code}\n--- stdout\n{self.out[-4000:]}\n--- stderr\n{self.err[-4000:]}"
+
+
+def run_ponte(*arguments, code=0, timeout=300, env=None, cwd=None, text=True):
+    """Runs `ponte ARGUMENTS`, checks its exit code and returns out and err."""
+    process = subprocess.run([str(BIN / "ponte"), *map(str, arguments)], capture_output=True, text=text, timeout=timeout, cwd=cwd,
+                             stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+    result = Result(process)
+    if code is not None:
+        assert result.code == code, f"ponte {' '.join(map(str, arguments))}: wanted exit {code}, got {result!r}"
+    return result
+
+
+@pytest.fixture(scope="session")
+def ponte():
+    assert (BIN / "ponte").exists(), f"no binary at {BIN}: build first, or set PONTE_BIN"
+    return run_ponte
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def demo():
+    return DEMO
+
+
+def make_model(folder, kind="qwen3", seed=1234, dtype="float32", std=0.05, **changes):
+    """A small random Qwen model in HF format with the demo's tokenizer; biases and norms are random too, so that mapping errors show."""
+    import torch
+    import transformers
+    shape = dict(vocab_size=8192, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+                 max_position_embeddings=1024, tie_word_embeddings=False, bos_token_id=None, eos_token_id=8189, pad_token_id=8189)
+    if kind == "qwen3":
+        shape["head_dim"] = 32
+    shape.update(changes)
+    config_class, model_class = {"qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+                                 "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM)}[kind]
+    torch.manual_seed(seed)
+    model = model_class(config_class(**shape))
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            else:
+                parameter.normal_(0, std, generator=generator)
+    model = model.to(getattr(torch, dtype)).eval()
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        (pathlib.Path(folder) / name).write_bytes((DEMO / "base" / name).read_bytes())
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """tiny(kind, **changes) -> (folder, transformers model); made once per session and set of changes."""
+    made = {}
+
+    def get(kind="qwen3", **changes):
+        key = json.dumps([kind, changes], sort_keys=True)
+        if key not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            made[key] = (folder, make_model(folder, kind, **changes))
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def few_threads(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
