@@ -1,0 +1,151 @@
+// Work is cut into fixed chunks, so that partial sums and hence every result are the same whatever the number of threads.
+#include "optim/adamw.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "base/errors.h"
+#include "optim/adam_kernel.h"
+
+namespace ponte {
+namespace {
+
+constexpr int64_t kChunk = 1 << 16;  // elements; five fp32 streams of this length stay in a core's second-level cache
+
+bool is_decayed(DecayClass decay, bool apply_wd_to_qk_layernorm) {
+  return decay == DecayClass::decayed || (decay == DecayClass::qk_layernorm && apply_wd_to_qk_layernorm);
+}
+
+template <class Real>
+std::span<Real> part(const at::Tensor& tensor, int64_t begin, int64_t length) {
+  return {tensor.data_ptr<std::remove_const_t<Real>>() + begin, static_cast<size_t>(length)};
+}
+
+std::span<uint16_t> low_precision_part(const at::Tensor& tensor, int64_t begin, int64_t length) {
+  return {static_cast<uint16_t*>(tensor.data_ptr()) + begin, static_cast<size_t>(length)};
+}
+
+// value = main_param rounded; nothing to do where they are one tensor.
+void publish(const AdamW::Slot& slot, int64_t begin, int64_t length) {
+  const at::Tensor& value = slot.parameter->value;
+  if (value.scalar_type() == at::kBFloat16) {
+    round_to_bf16(part<const float>(slot.main_param, begin, length), low_precision_part(value, begin, length));
+  } else if (value.scalar_type() == at::kHalf) {
+    round_to_f16(part<const float>(slot.main_param, begin, length), low_precision_part(value, begin, length));
+  }
+}
+
+template <class Real>
+void update_part(const AdamW::Slot& slot, int64_t begin, int64_t length, const AdamScalars& scalars) {
+  adam_update(part<Real>(slot.main_param, begin, length), part<const Real>(slot.parameter->main_grad, begin, length),
+              part<Real>(slot.exp_avg, begin, length), part<Real>(slot.exp_avg_sq, begin, length), scalars);
+}
+
+double squares(const at::Tensor& tensor, int64_t begin, int64_t length) {
+  return tensor.scalar_type() == at::kDouble ? sum_of_squares(part<const double>(tensor, begin, length))
+                                             : sum_of_squares(part<const float>(tensor, begin, length));
+}
+
+int64_t count_zeros(const at::Tensor& tensor, int64_t begin, int64_t length) {
+  const auto count = [](auto values) { return static_cast<int64_t>(std::count(values.begin(), values.end(), 0)); };
+  return tensor.scalar_type() == at::kDouble ? count(part<const double>(tensor, begin, length)) : count(part<const float>(tensor, begin, length));
+}
+
+}  // namespace
+
+double clip_factor(double norm, double max_norm) { return max_norm > 0 ? std::min(1.0, max_norm / (norm + 1.0e-6)) : 1.0; }
+
+AdamW::AdamW(std::span<Parameter* const> parameters, const AdamSettings& settings) : settings_(settings) {
+  for (Parameter* parameter : parameters) {
+    const at::Tensor& value = parameter->value;
+    if (!value.requires_grad()) continue;
+    PONTE_ASSERT(value.is_contiguous() && value.device().is_cpu());
+    const bool low_precision = value.scalar_type() == at::kBFloat16 || value.scalar_type() == at::kHalf;
+    Slot slot{.parameter = parameter, .main_param = low_precision ? value.detach().to(at::kFloat) : value.detach(), .exp_avg = {}, .exp_avg_sq = {},
+              .decayed = is_decayed(parameter->decay, settings.apply_wd_to_qk_layernorm)};
+    slot.exp_avg = at::zeros_like(slot.main_param);
+    slot.exp_avg_sq = at::zeros_like(slot.main_param);
+    for (int64_t begin = 0; begin < value.numel(); begin += kChunk)
+      chunks_.push_back({static_cast<int64_t>(slots_.size()), begin, std::min(kChunk, value.numel() - begin)});
+    slots_.push_back(std::move(slot));
+  }
+  require(!slots_.empty(), "nothing to train: every parameter is frozen");
+}
+
+GradientReport AdamW::measure(double gradient_scale, Zeros zeros) const {
+  const int64_t n = static_cast<int64_t>(chunks_.size());
+  std::vector<double> sums(n);
+  std::vector<int64_t> zero_counts(n);
+  at::parallel_for(0, n, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const Chunk& chunk = chunks_[i];
+      const at::Tensor& gradient = slots_[chunk.slot].parameter->main_grad;
+      sums[i] = squares(gradient, chunk.begin, chunk.length);
+      if (zeros == Zeros::counted) zero_counts[i] = count_zeros(gradient, chunk.begin, chunk.length);
+    }
+  });
+  GradientReport report;
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    sum += sums[i];
+    report.zeros += zero_counts[i];
+    const std::string& name = slots_[chunks_[i].slot].parameter->name;
+    if (!std::isfinite(sums[i]) && (report.non_finite.empty() || report.non_finite.back() != name)) report.non_finite.push_back(name);
+  }
+  report.norm = std::sqrt(sum) * gradient_scale;
+  return report;
+}
+
+void AdamW::step(double lr, double weight_decay, double gradient_scale) {
+  ++steps_;
+  AdamScalars decayed{.lr = lr, .beta1 = settings_.beta1, .beta2 = settings_.beta2, .eps = settings_.eps, .weight_decay = weight_decay,
+                      .bias_correction1 = 1.0 - std::pow(settings_.beta1, static_cast<double>(steps_)),
+                      .bias_correction2 = 1.0 - std::pow(settings_.beta2, static_cast<double>(steps_)), .gradient_scale = gradient_scale};
+  AdamScalars not_decayed = decayed;
+  not_decayed.weight_decay = 0;
+  at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const Chunk& chunk = chunks_[i];
+      const Slot& slot = slots_[chunk.slot];
+      const AdamScalars& scalars = slot.decayed ? decayed : not_decayed;
+      if (slot.main_param.scalar_type() == at::kDouble) update_part<double>(slot, chunk.begin, chunk.length, scalars);
+      else update_part<float>(slot, chunk.begin, chunk.length, scalars);
+      publish(slot, chunk.begin, chunk.length);
+    }
+  });
+}
+
+void AdamW::main_params_from_values() {
+  for (Slot& slot : slots_)
+    if (slot.main_param.data_ptr() != slot.parameter->value.data_ptr())
+      slot.main_param.copy_(slot.parameter->value.detach());
+}
+
+void AdamW::values_from_main_params() {
+  for (const Slot& slot : slots_) publish(slot, 0, slot.main_param.numel());
+}
+
+double AdamW::parameter_norm() const {
+  std::vector<double> sums(chunks_.size());
+  at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) sums[i] = squares(slots_[chunks_[i].slot].main_param, chunks_[i].begin, chunks_[i].length);
+  });
+  double sum = 0;
+  for (double s : sums) sum += s;
+  return std::sqrt(sum);
+}
+
+int64_t AdamW::state_bytes() const {
+  int64_t bytes = 0;
+  for (const Slot& slot : slots_) {
+    const int64_t one = static_cast<int64_t>(slot.main_param.nbytes());
+    bytes += 2 * one + (slot.main_param.data_ptr() == slot.parameter->value.data_ptr() ? 0 : one);
+  }
+  return bytes;
+}
+
+}  // namespace ponte
