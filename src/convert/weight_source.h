@@ -6,8 +6,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "base/dtype.h"
+#include "base/errors.h"
 #include "config/model_config.h"
 #include "families/rule.h"
 #include "layout/placement.h"
@@ -29,6 +31,12 @@ class WeightSource {
   virtual DType dtype(const Rule& rule) const = 0;
   // Fills `out` (row-major, slice.shape, out_dtype) with the slice; padding rows are zeros. Casts as torch's .to(). Const and safe from several threads.
   virtual void read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const = 0;
+  // Model-shaped state beside the weights, LiveShard's counterpart: the tensor stored as `prefix` + the weight's key ("optimizer.state.exp_avg."). Layers
+  // stacked like the weight. HF folders have none.
+  virtual bool has_state(std::string_view prefix, const Rule& rule) const { return false; }
+  virtual void read_state(std::string_view prefix, const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const {
+    fail("{}{}: this checkpoint holds weights only", prefix, rule.name());
+  }
 };
 
 }  // namespace ponte
