@@ -1,1 +1,16 @@
-int main() { return 0; }
+// `ponte`: the commands of the torch-free half, and the names of those that `ponte-torch` runs. To add a command: a function in commands.h, a row here.
+#include "cli/command.h"
+#include "cli/commands.h"
+
+namespace {
+
+constexpr ponte::Command kCommands[] = {
+    {"train", "pretrain or fine-tune a model", nullptr},
+    {"generate", "text from a Hugging Face or Megatron model", nullptr},
+    {"chat", "talk with a model", nullptr},
+    {"verify-forward", "the part of verify that computes", nullptr, false},
+};
+
+}  // namespace
+
+int main(int count, char** arguments) { return ponte::run_program(kCommands, count, arguments); }

@@ -1,1 +1,15 @@
-int main() { return 0; }
+// `ponte-torch`: the commands that compute; `ponte` starts it. To add a command: a function in commands.h, a row here and one in cli/main.cpp.
+#include "cli/command.h"
+#include "cli_torch/commands.h"
+
+namespace {
+
+constexpr ponte::Command kCommands[] = {
+    {"generate", "text from a Hugging Face or Megatron model", ponte::run_generate},
+    {"chat", "talk with a model", ponte::run_chat},
+    {"verify-forward", "logits of both sides of a conversion, compared", ponte::run_verify_forward, false},
+};
+
+}  // namespace
+
+int main(int count, char** arguments) { return ponte::run_program(kCommands, count, arguments); }

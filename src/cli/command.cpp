@@ -1,0 +1,115 @@
+// Dispatch and the one place where errors become messages and exit statuses.
+#include "cli/command.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+
+#include "base/errors.h"
+#include "base/log.h"
+
+namespace ponte {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kOverview =
+    "ponte: large language models between Hugging Face and Megatron: convert, preprocess, train, generate.\n\nusage: ponte COMMAND [flags]      "
+    "ponte COMMAND --help for its flags\n\n";
+
+// "--hf_model=x" -> "--hf-model=x"; values stay as they are.
+std::string with_dashes(std::string argument) {
+  if (argument.rfind("--", 0) != 0) return argument;
+  const size_t end = std::min(argument.find('='), argument.size());
+  std::replace(argument.begin() + 2, argument.begin() + static_cast<std::ptrdiff_t>(end), '_', '-');
+  return argument;
+}
+
+void print_overview(std::span<const Command> commands) {
+  std::string text(kOverview);
+  for (const Command& c : commands)
+    if (c.listed) text += format("  {:12} {}\n", c.name, c.summary);
+  std::fputs(text.c_str(), stdout);
+}
+
+// Replaces this process by ponte-torch with the same arguments.
+[[noreturn]] void hand_over(char** arguments) {
+  const fs::path program = fs::read_symlink("/proc/self/exe").parent_path() / "ponte-torch";
+  require(fs::exists(program), "{}: not there; this command needs the half of Ponte built with LibTorch", program);
+  arguments[0] = const_cast<char*>(program.c_str());
+  ::execv(program.c_str(), arguments);
+  fail_errno(format("{}: cannot be started", program));
+}
+
+int dispatch(std::span<const Command> commands, int count, char** arguments) {
+  if (count < 2 || !std::strcmp(arguments[1], "--help") || !std::strcmp(arguments[1], "-h") || !std::strcmp(arguments[1], "help")) {
+    print_overview(commands);
+    return 0;
+  }
+  if (!std::strcmp(arguments[1], "--version")) {
+    std::puts("ponte 0.1.0");
+    return 0;
+  }
+  const std::string_view wanted = arguments[1];
+  std::vector<std::string> names;
+  for (const Command& c : commands) {
+    if (c.name == wanted) {
+      if (!c.run) hand_over(arguments);
+      return c.run({arguments + 2, arguments + count});
+    }
+    if (c.listed) names.emplace_back(c.name);
+  }
+  const std::string near = nearest(wanted, names);
+  fail("'{}' is not a command{}; see ponte --help", wanted, near.empty() ? "" : format(", did you mean '{}'?", near));
+}
+
+void flag_names(const CLI::App& app, std::vector<std::string>& out) {
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) out.push_back("--" + name);
+}
+
+}  // namespace
+
+Parsed parse_arguments(CLI::App& app, const Arguments& arguments) {
+  std::vector<std::string> reversed;  // as CLI11 takes them
+  for (auto a = arguments.rbegin(); a != arguments.rend(); ++a) reversed.push_back(with_dashes(*a));
+  const std::string help = format("; see {} --help", app.get_name());
+  try {
+    app.parse(std::move(reversed));
+    return Parsed::go_on;
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return Parsed::done;
+  } catch (const CLI::ExtrasError& error) {
+    std::vector<std::string> names;
+    flag_names(app, names);
+    for (const std::string& argument : arguments) {
+      const std::string flag = with_dashes(argument).substr(0, argument.find('='));
+      if (flag.rfind("--", 0) != 0 || std::find(names.begin(), names.end(), flag) != names.end()) continue;
+      const std::string near = nearest(flag, names);
+      fail("{}: no such flag{}{}", argument, near.empty() ? "" : format(", did you mean {}?", near), help);
+    }
+    fail("{}{}", error.what(), help);
+  } catch (const CLI::ParseError& error) {
+    fail("{}{}", error.what(), help);
+  }
+}
+
+int run_program(std::span<const Command> commands, int count, char** arguments) {
+  try {
+    return dispatch(commands, count, arguments);
+  } catch (const UserError& error) {
+    log_line(format("error: {}", error.what()));
+    return 1;
+  } catch (const std::exception& error) {
+    log_line(format("internal error: {}", error.what()));
+    return 2;
+  }
+}
+
+}  // namespace ponte
