@@ -57,14 +57,15 @@ std::string read_file(const fs::path& file) {
 
 void write_file_atomically(const fs::path& file, std::string_view content) {
   const fs::path staging = staging_name(fs::absolute(file));
-  OutputFile out(staging);
-  out.append(content);
-  out.close();
-  std::error_code error;
-  fs::rename(staging, file, error);
-  if (error) {
-    fs::remove(staging);
-    fail("cannot write {}: {}", file, error.message());
+  try {
+    OutputFile out(staging);
+    out.append(content);
+    out.close();
+    fs::rename(staging, file);
+  } catch (const std::exception& e) {
+    std::error_code ignored;
+    fs::remove(staging, ignored);
+    fail("cannot write {}: {}", file, e.what());
   }
   fsync_directory(fs::absolute(file).parent_path());
 }
