@@ -1,0 +1,144 @@
+#include "layout/placement.h"
+
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+#include "element_map.h"
+#include "families/registry.h"
+
+namespace ponte::testing {
+namespace {
+
+ModelConfig tiny(int64_t groups, int64_t per_group) {
+  ModelConfig c;
+  c.hf_architecture = "Qwen3ForCausalLM";
+  c.num_layers = 1;
+  c.hidden_size = 8;
+  c.ffn_hidden_size = 48;
+  c.num_query_groups = groups;
+  c.num_attention_heads = groups * per_group;
+  c.kv_channels = 3;
+  c.vocab_size = 13;
+  c.qk_layernorm = true;
+  c.add_qkv_bias = true;
+  return c;
+}
+
+// What a rank holds of a parameter, through the slice and the boxes alone.
+Elements local_values(const Rule& rule, const Slice& slice, const std::vector<Elements>& hf) {
+  Elements out(numel(slice.shape), 0);
+  const int64_t rank_of_shape = static_cast<int64_t>(slice.shape.size());
+  Shape strides(rank_of_shape);
+  int64_t stride = 1;
+  for (int64_t d = rank_of_shape; d-- > 0; stride *= slice.shape[d]) strides[d] = stride;
+  for (size_t s = 0; s < rule.segments.size(); ++s) {
+    const Segment& segment = rule.segments[s];
+    const int64_t dim = std::max<int64_t>(segment.shard_dim, 0);
+    int64_t at = 0;
+    for (const Interval& interval : slice.segments[s].intervals) {
+      Window window{Shape(rank_of_shape, 0), segment.shape, strides, slice.segments[s].offset * strides[0] + at * strides[dim]};
+      window.begin[dim] = interval.begin;
+      window.end[dim] = interval.end;
+      std::vector<Copy> copies;
+      for (const Box& box : segment.boxes) append_copies(box, window, copies);
+      for (const Copy& copy : copies) apply(copy, hf[copy.source], out);
+      at += interval.end - interval.begin;
+    }
+  }
+  return out;
+}
+
+TEST(Placement, EveryRowIsOwnedOnceOrSharedByItsSharers) {
+  for (auto [groups, per_group, size] : {std::tuple{4, 2, 1}, {4, 2, 2}, {4, 2, 4}, {2, 4, 4}, {2, 4, 8}, {1, 6, 3}, {1, 12, 12}}) {
+    const RuleTable table = rule_table(tiny(groups, per_group));
+    for (const Rule& rule : table.rules)
+      for (size_t s = 0; s < rule.segments.size(); ++s) {
+        const Segment& segment = rule.segments[s];
+        const int64_t dim = std::max<int64_t>(segment.shard_dim, 0);
+        std::vector<int64_t> holders(segment.shape[dim], 0), promised(segment.shape[dim], 0);
+        for (int64_t rank = 0; rank < size; ++rank) {
+          const Slice slice = slice_of(rule, {rank, size});
+          for (const Interval& i : slice.segments[s].intervals) {
+            EXPECT_GE(rank, i.first_sharer);
+            EXPECT_LT(rank, i.first_sharer + i.sharers);
+            for (int64_t row = i.begin; row < i.end; ++row) ++holders[row], promised[row] = i.sharers;
+          }
+        }
+        EXPECT_EQ(holders, promised) << rule.name() << " over " << size;
+        if (segment.shard_dim == kReplicated) EXPECT_EQ(holders[0], size);
+      }
+  }
+}
+
+// Shard first, then fuse: a rank's fc1 is [its gate rows; its up rows].
+TEST(Placement, GateAndUpAreCutApart) {
+  const RuleTable table = rule_table(tiny(4, 2));
+  const Rule& rule = table.find("decoder.layers.0.mlp.linear_fc1.weight");
+  const auto hf = hf_values(rule);
+  const Slice slice = slice_of(rule, {1, 4});
+  EXPECT_EQ(slice.shape, (Shape{24, 8}));
+  Elements want;
+  for (int half = 0; half < 2; ++half)
+    for (int64_t row = 12; row < 24; ++row)
+      for (int64_t h = 0; h < 8; ++h) want.push_back(hf[half][row * 8 + h]);
+  EXPECT_EQ(local_values(rule, slice, hf), want);
+}
+
+TEST(Placement, MoreRanksThanQueryGroups) {
+  const int64_t G = 2, Q = 4, D = 3, H = 8, size = 4;
+  const RuleTable table = rule_table(tiny(G, Q));
+  const Rule& rule = table.find("decoder.layers.0.self_attention.linear_qkv.weight");
+  const auto hf = hf_values(rule);
+  for (int64_t rank = 0; rank < size; ++rank) {
+    const Slice slice = slice_of(rule, {rank, size});
+    EXPECT_EQ(slice.shape, (Shape{(2 + 2) * D, H}));  // two of a group's four query heads, and its key and value
+    EXPECT_EQ(slice.gradient, GradientReduction::sum_sharers);
+    const int64_t group = rank / 2;
+    Elements want;
+    for (int64_t row = (group * Q + (rank % 2) * 2) * D, n = 0; n < 2 * D; ++n, ++row)
+      for (int64_t h = 0; h < H; ++h) want.push_back(hf[0][row * H + h]);
+    for (int source : {1, 2})
+      for (int64_t row = group * D; row < (group + 1) * D; ++row)
+        for (int64_t h = 0; h < H; ++h) want.push_back(hf[source][row * H + h]);
+    EXPECT_EQ(local_values(rule, slice, hf), want) << "rank " << rank;
+    const Interval& key = slice.segments[0].intervals[1];
+    EXPECT_EQ(key.first_sharer, group * 2);
+    EXPECT_EQ(key.sharers, 2);
+  }
+  // The output projection follows the same heads.
+  const Slice out = slice_of(table.find("decoder.layers.0.self_attention.linear_proj.weight"), {3, size});
+  EXPECT_EQ(out.shape, (Shape{H, 2 * D}));
+  EXPECT_EQ(out.segments[0].intervals[0].begin, 3 * 2 * D);
+}
+
+TEST(Placement, VocabularyIsPaddedAtRunTimeOnly) {
+  const Rule rule = rule_table(tiny(4, 2)).find("embedding.word_embeddings.weight");
+  EXPECT_EQ(rule.shape, (Shape{13, 8}));
+  for (auto [rank, begin, end, padding] : {std::tuple{0, 0, 4, 0}, {2, 8, 12, 0}, {3, 12, 13, 3}}) {
+    const Slice slice = slice_of(rule, {rank, 4});
+    EXPECT_EQ(slice.shape, (Shape{4, 8}));
+    EXPECT_EQ(slice.segments[0].intervals[0].begin, begin);
+    EXPECT_EQ(slice.segments[0].intervals[0].end, end);
+    EXPECT_EQ(slice.segments[0].padding, padding);
+  }
+}
+
+TEST(Placement, GradientReductionOfReplicatedParameters) {
+  const RuleTable table = rule_table(tiny(4, 2));
+  const Rule& norm = table.find("decoder.final_layernorm.weight");
+  const Rule& head_norm = table.find("decoder.layers.0.self_attention.q_layernorm.weight");
+  EXPECT_EQ(slice_of(norm, {0, 2}).gradient, GradientReduction::none);
+  EXPECT_EQ(slice_of(norm, {0, 2, true}).gradient, GradientReduction::sum_tensor_parallel);
+  EXPECT_EQ(slice_of(head_norm, {0, 2}).gradient, GradientReduction::sum_tensor_parallel);
+  EXPECT_EQ(slice_of(head_norm, {0, 1}).gradient, GradientReduction::none);
+}
+
+TEST(Placement, IndivisibleSizesAreErrors) {
+  const RuleTable table = rule_table(tiny(4, 2));
+  EXPECT_THROW(slice_of(table.find("decoder.layers.0.self_attention.linear_qkv.weight"), {0, 3}), UserError);
+  EXPECT_THROW(slice_of(table.find("decoder.layers.0.self_attention.linear_qkv.weight"), {0, 16}), UserError);
+  EXPECT_THROW(slice_of(table.find("decoder.layers.0.mlp.linear_fc2.weight"), {0, 5}), UserError);
+}
+
+}  // namespace
+}  // namespace ponte::testing
