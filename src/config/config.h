@@ -253,8 +253,15 @@ struct Config {
 
 // Fills what follows from other keys, as Bridge's validation step does: precision (mixed_precision -> model, optimizer, ddp), sequence length on
 // both sides, train_iters from train_samples, lr_decay_iters and lr_warmup_iters, weight decay of the scheduler, evaluation batch sizes, the
-// default random seed of the data set. Idempotent. Throws UserError where two given keys contradict each other.
-void finalize(Config& config);
+// default random seed of the data set. Idempotent. UserError when `world_size` ranks make no whole number of replicas.
+void finalize(Config& config, int64_t world_size = 1);
+
+// The learning-rate schedule in Megatron's unit, samples (OptimizerParamScheduler counts consumed sequences). Of a finalized config.
+struct SchedulerSteps {
+  double warmup = 0;  // not whole when it comes from lr_warmup_fraction
+  int64_t decay = 0, wsd_decay = 0, weight_decay = 0;
+};
+SchedulerSteps scheduler_steps(const Config& config);
 
 // Every cross-field check; `world_size` ranks. Throws one UserError listing every violated check with its numbers. Wants a finalized config.
 void validate(const Config& config, int64_t world_size);
