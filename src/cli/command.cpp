@@ -37,15 +37,6 @@ void print_overview(std::span<const Command> commands) {
   std::fputs(text.c_str(), stdout);
 }
 
-// Replaces this process by ponte-torch with the same arguments.
-[[noreturn]] void hand_over(char** arguments) {
-  const fs::path program = fs::read_symlink("/proc/self/exe").parent_path() / "ponte-torch";
-  require(fs::exists(program), "{}: not there; this command needs the half of Ponte built with LibTorch", program);
-  arguments[0] = const_cast<char*>(program.c_str());
-  ::execv(program.c_str(), arguments);
-  fail_errno(format("{}: cannot be started", program));
-}
-
 int dispatch(std::span<const Command> commands, int count, char** arguments) {
   if (count < 2 || !std::strcmp(arguments[1], "--help") || !std::strcmp(arguments[1], "-h") || !std::strcmp(arguments[1], "help")) {
     print_overview(commands);
@@ -59,8 +50,9 @@ int dispatch(std::span<const Command> commands, int count, char** arguments) {
   std::vector<std::string> names;
   for (const Command& c : commands) {
     if (c.name == wanted) {
-      if (!c.run) hand_over(arguments);
-      return c.run({arguments + 2, arguments + count});
+      const Arguments rest(arguments + 2, arguments + count);
+      if (!c.run) run_in_torch_half(wanted, rest);
+      return c.run(rest);
     }
     if (c.listed) names.emplace_back(c.name);
   }
@@ -98,6 +90,18 @@ Parsed parse_arguments(CLI::App& app, const Arguments& arguments) {
   } catch (const CLI::ParseError& error) {
     fail("{}{}", error.what(), help);
   }
+}
+
+void run_in_torch_half(std::string_view command, const Arguments& arguments) {
+  const fs::path program = fs::read_symlink("/proc/self/exe").parent_path() / "ponte-torch";
+  require(fs::exists(program), "{}: not there; '{}' needs the half of Ponte built with LibTorch", program, command);
+  std::vector<std::string> words = {program.string(), std::string(command)};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  ::execv(program.c_str(), pointers.data());
+  fail_errno(format("{}: cannot be started", program));
 }
 
 int run_program(std::span<const Command> commands, int count, char** arguments) {

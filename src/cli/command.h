@@ -26,6 +26,9 @@ enum class Parsed { go_on, done };
 // get help, and names the nearest flag.
 Parsed parse_arguments(CLI::App& app, const Arguments& arguments);
 
+// Replaces this process by `ponte-torch COMMAND ARGUMENTS`.
+[[noreturn]] void run_in_torch_half(std::string_view command, const Arguments& arguments);
+
 // The body of main: finds the command, runs it, prints errors on stderr. Exit status 0, 1 (user error), 2 (internal error).
 int run_program(std::span<const Command> commands, int count, char** arguments);
 
