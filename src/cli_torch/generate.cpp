@@ -1,0 +1,175 @@
+// `ponte generate`: prompts in, text out. stdout holds the text and nothing else.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "base/environment.h"
+#include "base/errors.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "cli_torch/commands.h"
+#include "cli_torch/language_model.h"
+#include "text/chat_template.h"
+
+namespace ponte {
+namespace {
+
+struct Flags {
+  ModelChoice model;
+  GenerationOptions generation;
+  std::vector<std::string> prompts, stop_token_names;
+  std::string prompt_file, system, template_variables;
+  bool stream = false, no_echo = false, chat = false, json = false, ignore_eos = false, keep_special = false;
+};
+
+// A prompt as given, and what the model reads.
+struct Prompt {
+  std::string shown;
+  std::vector<int32_t> ids;
+};
+
+void define(CLI::App& app, Flags& flags) {
+  add_model_flags(app, flags.model);
+  app.add_option("--prompt", flags.prompts, "text to continue; may be given several times")->take_all()->allow_extra_args(false);
+  app.add_option("--prompt-file", flags.prompt_file, "one prompt a line; *.jsonl: objects with \"prompt\" or \"messages\"; -: all of stdin is one prompt");
+  app.add_option("--max-new-tokens", flags.generation.max_new_tokens, "at most this many tokens for each prompt")->capture_default_str();
+  app.add_option("--batch-size", flags.generation.batch_size, "prompts that run together")->capture_default_str();
+  app.add_flag("--stream", flags.stream, "print text as it is generated");
+  app.add_flag("--no-echo", flags.no_echo, "leave the prompt out of the output");
+  app.add_flag("--json", flags.json, "one JSON object for each prompt: prompt, text, tokens, finish_reason");
+  app.add_flag("--apply-chat-template", flags.chat, "each prompt is a user's message; prints the reply");
+  app.add_option("--system", flags.system, "system message before the user's");
+  app.add_option("--chat-template-kwargs", flags.template_variables, "JSON object of variables for the template, e.g. '{\"enable_thinking\": false}'");
+  app.add_option("--stop", flags.generation.stop_strings, "end before this text; may be given several times")->take_all()->allow_extra_args(false);
+  app.add_flag("--ignore-eos", flags.ignore_eos, "go on after end-of-text tokens");
+  app.add_flag("--keep-special-tokens", flags.keep_special, "print special tokens too");
+  add_sampling_flags(app, flags.generation.sampling);
+}
+
+Json message(const char* role, const std::string& content) { return Json{{"role", role}, {"content", content}}; }
+
+class PromptReader {
+ public:
+  PromptReader(const Flags& flags, const LanguageModel& language) : flags_(flags), language_(language) {
+    if (!flags.template_variables.empty()) variables_ = parse_json(flags.template_variables, "--chat-template-kwargs");
+    require(variables_.is_object(), "--chat-template-kwargs: {} found, a JSON object wanted", flags.template_variables);
+  }
+
+  std::vector<Prompt> read() {
+    for (const std::string& text : flags_.prompts) add_text(text);
+    if (!flags_.prompt_file.empty()) add_file(flags_.prompt_file);
+    require(!prompts_.empty(), "no prompt: give --prompt TEXT or --prompt-file FILE");
+    return std::move(prompts_);
+  }
+
+ private:
+  void add_text(const std::string& text) {
+    if (flags_.chat) {
+      Json messages = Json::array();
+      if (!flags_.system.empty()) messages.push_back(message("system", flags_.system));
+      messages.push_back(message("user", text));
+      return add_messages(messages);
+    }
+    prompts_.push_back({text, language_.tokenizer->encode(text)});
+  }
+
+  void add_messages(const Json& messages) {
+    if (!template_) template_ = std::make_unique<ChatTemplate>(ChatTemplate::load(language_.tokenizer_folder));
+    const std::string text = template_->render(messages, {.add_generation_prompt = true, .variables = &variables_});
+    prompts_.push_back({"", language_.tokenizer->encode(text, AddSpecial::no)});
+  }
+
+  void add_file(const std::string& name) {
+    if (name == "-") return add_text(std::string(std::istreambuf_iterator<char>(std::cin), {}));
+    std::ifstream in(name);
+    require(in.good(), "{}: cannot be opened", name);
+    const bool records = fs::path(name).extension() == ".jsonl";
+    std::string line;
+    for (int64_t number = 1; std::getline(in, line); ++number) {
+      if (!line.empty() && line.back() == '\r') line.pop_back();
+      if (line.empty()) continue;
+      if (!records) {
+        add_text(line);
+        continue;
+      }
+      const std::string origin = format("{} line {}", name, number);
+      const Json record = parse_json(line, origin);
+      if (record.is_object() && record.contains("messages"))
+        add_messages(record["messages"]);
+      else if (record.is_object())
+        add_text(json_get<std::string>(record, "prompt", origin));
+      else
+        fail("{}: an object with \"prompt\" or \"messages\" wanted", origin);
+    }
+  }
+
+  const Flags& flags_;
+  const LanguageModel& language_;
+  Json variables_ = Json::object();
+  std::unique_ptr<ChatTemplate> template_;
+  std::vector<Prompt> prompts_;
+};
+
+void write_out(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+void print_json(const Prompt& prompt, const Completion& completion) {
+  Json line{{"prompt", prompt.shown}, {"text", completion.text}, {"prompt_tokens", prompt.ids.size()}, {"tokens", completion.ids}};
+  line["finish_reason"] = std::string(name(completion.reason));
+  write_out(line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+void report_rate(const std::vector<Completion>& completions, double seconds) {
+  size_t tokens = 0;
+  for (const Completion& c : completions) tokens += c.ids.size();
+  log_info("{} tokens in {:.2f} s ({:.1f} tokens/s)", tokens, seconds, static_cast<double>(tokens) / seconds);
+}
+
+std::vector<Completion> run(const Flags& flags, LanguageModel& language, const std::vector<Prompt>& prompts) {
+  GenerationOptions options = flags.generation;
+  options.stop_ids = flags.ignore_eos ? std::vector<int32_t>() : language.stop_ids;
+  options.skip_special = flags.keep_special ? SkipSpecial::no : SkipSpecial::yes;
+  std::vector<std::vector<int32_t>> ids;
+  for (const Prompt& p : prompts) ids.push_back(p.ids);
+  if (!flags.stream) return generate(*language.model, *language.tokenizer, ids, options);
+  std::vector<Completion> completions;  // one after the other, so that streams do not mix
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (!flags.no_echo) write_out(prompts[i].shown);
+    completions.push_back(generate(*language.model, *language.tokenizer, {ids[i]}, options, [](size_t, std::string_view text) { write_out(text); })[0]);
+    write_out("\n");
+  }
+  return completions;
+}
+
+}  // namespace
+
+int run_generate(const Arguments& arguments) {
+  CLI::App app("Text from a model. Greedy unless a sampling flag is given. stdout holds the text and nothing else.", "ponte generate");
+  Flags flags;
+  define(app, flags);
+  if (parse_arguments(app, arguments) == Parsed::done) return 0;
+  settle_sampling(app, flags.generation.sampling);
+  require(flags.generation.max_new_tokens > 0, "max-new-tokens: {} found, 1 or more wanted", flags.generation.max_new_tokens);
+  require(flags.generation.batch_size > 0, "batch-size: {} found, 1 or more wanted", flags.generation.batch_size);
+  require(!(flags.stream && flags.json), "--stream and --json exclude each other");
+  LanguageModel language = load_language_model(flags.model);
+  const std::vector<Prompt> prompts = PromptReader(flags, language).read();
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<Completion> completions = run(flags, language, prompts);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (size_t i = 0; i < completions.size() && !flags.stream; ++i) {
+    if (flags.json)
+      print_json(prompts[i], completions[i]);
+    else
+      write_out((flags.no_echo ? "" : prompts[i].shown) + completions[i].text + "\n");
+  }
+  report_rate(completions, seconds);
+  return 0;
+}
+
+}  // namespace ponte

@@ -1,0 +1,112 @@
+// Flags to a loaded model.
+#include "cli_torch/language_model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+
+#include "base/errors.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "convert/weight_source.h"
+#include "hub/hub.h"
+
+namespace ponte {
+namespace {
+
+at::ScalarType scalar_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return at::kFloat;
+    case DType::bf16: return at::kBFloat16;
+    case DType::f16: return at::kHalf;
+    case DType::f64: return at::kDouble;
+    default: fail("torch-dtype: {} found; bfloat16, float16 or float32 wanted", torch_name(dtype));
+  }
+}
+
+// The folder of a Megatron checkpoint that holds its tokenizer/: an iter_* folder, or the latest one of a root.
+fs::path megatron_tokenizer(const fs::path& checkpoint) {
+  fs::path iteration = checkpoint;
+  const fs::path latest = checkpoint / "latest_checkpointed_iteration.txt";
+  if (fs::exists(latest)) {
+    std::string number = read_file(latest);
+    while (!number.empty() && std::isspace(static_cast<unsigned char>(number.back()))) number.pop_back();
+    require(!number.empty() && number.size() <= 7 && number.find_first_not_of("0123456789") == std::string::npos,
+            "{}: '{}' found, an iteration number wanted", latest, number);
+    iteration = checkpoint / ("iter_" + std::string(7 - number.size(), '0') + number);
+  }
+  const fs::path tokenizer = iteration / "tokenizer";
+  require(fs::exists(tokenizer / "tokenizer.json"), "{}: the checkpoint holds no tokenizer; name the model it came from with --hf-model-path",
+          checkpoint);
+  return tokenizer;
+}
+
+void check_choice(const ModelChoice& choice) {
+  require(!choice.hf_model.empty() || !choice.megatron_path.empty(), "no model: give --hf-model-path REF or --megatron-model-path DIR");
+  require(choice.adapters.empty(), "adapters: {} given, but generating with adapters is not part of this version; merge them first", choice.adapters);
+  const std::pair<const char*, int64_t> sizes[] = {{"tp", choice.tp}, {"pp", choice.pp}, {"ep", choice.ep}, {"etp", choice.etp}};
+  for (const auto& [flag, size] : sizes)
+    require(size == 1, "{}: {} found, but this version generates with one rank; 1 wanted", flag, size);
+}
+
+}  // namespace
+
+void add_model_flags(CLI::App& app, ModelChoice& choice) {
+  app.add_option("--hf-model-path,--hf-model", choice.hf_model, "model in Hugging Face format: a folder or a hub id");
+  app.add_option("--revision,--hf-revision", choice.revision, "branch, tag or commit of the hub id");
+  app.add_option("--megatron-model-path,--megatron-path", choice.megatron_path, "Megatron checkpoint to take the weights from instead");
+  app.add_option("--adapters", choice.adapters, "PEFT adapter folder");
+  app.add_option("--torch-dtype,--dtype", choice.torch_dtype, "auto (as stored), bfloat16, float16 or float32")->capture_default_str();
+  app.add_option("--device", choice.device, "auto, cpu or cuda")->capture_default_str();
+  app.add_option("--threads", choice.threads, "CPU threads (0: all cores)")->capture_default_str();
+  app.add_option("--tp,--tensor-model-parallel-size", choice.tp)->group("Layout");
+  app.add_option("--pp,--pipeline-model-parallel-size", choice.pp)->group("Layout");
+  app.add_option("--ep,--expert-model-parallel-size", choice.ep)->group("Layout");
+  app.add_option("--etp,--expert-tensor-parallel-size", choice.etp)->group("Layout");
+}
+
+void add_sampling_flags(CLI::App& app, SamplingOptions& sampling) {
+  app.add_option("--temperature", sampling.temperature, "0: the most likely token, always (the default)")->group("Sampling");
+  app.add_option("--top-k", sampling.top_k, "draw among the k most likely tokens")->group("Sampling");
+  app.add_option("--top-p", sampling.top_p, "draw among the fewest tokens whose probabilities reach this sum")->group("Sampling");
+  app.add_option("--min-p", sampling.min_p, "draw among tokens at least this likely relative to the likeliest")->group("Sampling");
+  app.add_option("--seed", sampling.seed, "of the draws")->group("Sampling")->capture_default_str();
+}
+
+void settle_sampling(const CLI::App& app, SamplingOptions& sampling) {
+  const bool filtered = app.count("--top-k") + app.count("--top-p") + app.count("--min-p") > 0;
+  if (filtered && app.count("--temperature") == 0) sampling.temperature = 1.0;
+  check_sampling(sampling);
+}
+
+std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& torch_dtype, const std::string& device) {
+  const std::unique_ptr<WeightSource> source = WeightSource::open(weights);
+  ModelOptions options;
+  require(device == "auto" || device == "cpu" || device == "cuda", "device: '{}' found; auto, cpu or cuda wanted", device);
+  require(device != "cuda" || at::hasCUDA(), "device: cuda wanted, but this torch sees no CUDA device; see ponte doctor");
+  options.device = device == "cuda" || (device == "auto" && at::hasCUDA()) ? at::kCUDA : at::kCPU;
+  options.dtype = scalar_type(torch_dtype == "auto" ? source->dtype(source->rules().rules.front()) : dtype_from_user(torch_dtype));
+  auto model = std::make_unique<Model>(source->config(), single_groups(), options);
+  model->load(*source);
+  return model;
+}
+
+LanguageModel load_language_model(const ModelChoice& choice) {
+  check_choice(choice);
+  if (choice.threads > 0) at::set_num_threads(static_cast<int>(choice.threads));
+  LanguageModel out;
+  const fs::path hf = choice.hf_model.empty() ? fs::path()
+                      : choice.megatron_path.empty() ? resolve_model(choice.hf_model, choice.revision)
+                                                     : resolve_tokenizer(choice.hf_model, choice.revision);
+  out.tokenizer_folder = hf.empty() ? megatron_tokenizer(choice.megatron_path) : hf;
+  out.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(out.tokenizer_folder));
+  out.stop_ids = stop_ids_of(out.tokenizer_folder, *out.tokenizer);
+  out.model = load_model(choice.megatron_path.empty() ? hf : fs::path(choice.megatron_path), choice.torch_dtype, choice.device);
+  const int64_t largest = out.tokenizer->max_id(), rows = out.model->config().vocab_size;
+  require(largest < rows, "{}: the tokenizer gives ids up to {}, the model's embedding has {} rows", out.tokenizer_folder, largest, rows);
+  return out;
+}
+
+}  // namespace ponte
