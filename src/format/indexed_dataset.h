@@ -65,7 +65,7 @@ class IndexedDataset {
 };
 
 // Writes PREFIX.bin and PREFIX.idx in constant memory, byte for byte as Megatron's IndexedDatasetBuilder. Lengths and document boundaries spool to
-// PREFIX.lengths and PREFIX.documents (removed by finalize), so that a stopped writer can go on from a Position whose bytes were flushed.
+// PREFIX.lengths and PREFIX.documents, so that a stopped writer can go on from a Position whose bytes were flushed.
 class IndexedDatasetWriter {
  public:
   struct Position {
@@ -86,7 +86,8 @@ class IndexedDatasetWriter {
   DType dtype() const { return dtype_; }
   const Position& position() const { return position_; }
   void flush();     // everything up to position() is on disk afterwards
-  void finalize();  // writes .idx, flushes, removes the spools
+  void finalize();  // writes .idx and flushes everything; may be repeated
+  void remove_spools();
 
  private:
   struct Files;

@@ -27,9 +27,11 @@ struct LineBlock {
   uint64_t offset = 0;     // of bytes[0] in the decompressed file
   int64_t first_line = 1;  // number of the first line in the file, from 1
   int64_t lines = 0;
+  uint64_t oversized = 0;  // not 0: one line of this many bytes, above the limit, was passed over; `bytes` is empty
 };
 
-// Cuts a source into blocks of about `block_bytes`, each made of whole lines. A line above `max_line_bytes` is a UserError with its number.
+// Cuts a source into blocks of about `block_bytes`, each made of whole lines. A line above `max_line_bytes` comes as an
+// empty block marked oversized, so memory stays bounded whatever the file holds.
 class LineReader {
  public:
   LineReader(const fs::path& file, size_t block_bytes, uint64_t max_line_bytes);
@@ -44,9 +46,11 @@ class LineReader {
   size_t block_bytes_;
   uint64_t max_line_bytes_;
   std::string carry_;
-  uint64_t offset_ = 0;
+  uint64_t offset_ = 0;  // of carry_[0]
   int64_t line_ = 1;
   bool ended_ = false;
+  bool fill(std::string& bytes);
+  void pass_over(LineBlock& block);
 };
 
 // The lines of a block without their terminators.

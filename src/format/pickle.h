@@ -57,8 +57,9 @@ class Value {
   static Value dict_of(std::vector<std::pair<std::string, Value>> v);          // text keys
   static Value global(std::string module, std::string name);                   // a class, function or constant by name, e.g. torch.bfloat16
   // An instance: `callable(*arguments)` (call) or `cls.__new__(cls, *arguments)` (construct), then its state if any.
-  static Value call(std::string module, std::string name, Values arguments, Value state = {});
-  static Value construct(std::string module, std::string name, Values arguments, Value state = {});
+  static Value call(std::string module, std::string name, Values arguments, const Value& state);
+  static Value call(std::string module, std::string name, Values arguments) { return call(std::move(module), std::move(name), std::move(arguments), Value()); }
+  static Value construct(std::string module, std::string name, Values arguments, const Value& state);
   static Value tensor(TensorValue v);
   // A contiguous tensor over bytes that it keeps.
   static Value tensor(DType dtype, std::vector<int64_t> shape, std::string bytes);
@@ -67,8 +68,8 @@ class Value {
   static Value scalar_f32(float v);
   static Value scalar_f64(double v);
 
-  Kind kind() const;
-  bool is_none() const { return !node_; }
+  Kind kind() const { return kind_; }
+  bool is_none() const { return kind_ == Kind::none; }
   // Checked access; UserError naming `what`, the kind found and the kind wanted.
   bool as_boolean(std::string_view what) const;
   int64_t as_integer(std::string_view what) const;
@@ -90,14 +91,23 @@ class Value {
   const Values& arguments() const;  // of an object
   const Value& state() const;       // of an object
   bool is_call() const;             // object made by call, not construct
-  const void* identity() const { return node_.get(); }  // equal for shared values; nullptr for None
+  const void* identity() const { return node_.get(); }  // equal for shared values; nullptr for None, booleans, integers and reals
+  bool shared() const { return node_.use_count() > 1; }
 
   struct Node;
 
  private:
-  explicit Value(std::shared_ptr<const Node> node) : node_(std::move(node)) {}
-  std::shared_ptr<const Node> node_;
+  Kind kind_ = Kind::none;
+  union {
+    int64_t integer_ = 0;  // also booleans
+    double real_;
+  };
+  std::shared_ptr<Node> node_;  // every other kind
+  template <class Payload>
+  static Value of(Kind kind, Payload payload);
+  static void adopt(Node& parent, const Value& child, std::string_view what);
   friend class PickleReader;
+  friend class PickleWriter;
 };
 
 std::string_view kind_name(Value::Kind kind);

@@ -52,7 +52,7 @@ class TorchDistReader {
   std::optional<Value> common_state() const;
   const fs::path& directory() const { return directory_; }
   size_t files() const { return files_.size(); }
-  const MappedFile& file(size_t index) const { return files_[index]; }
+  const MappedFile& file(size_t index) const { return *files_[index]; }
 
  private:
   struct Object {
@@ -60,7 +60,7 @@ class TorchDistReader {
     uint64_t offset = 0, bytes = 0;
   };
   fs::path directory_;
-  std::vector<MappedFile> files_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;  // shared with the tensors inside object()
   std::vector<TorchDistTensor> tensors_;
   std::unordered_map<std::string, size_t> tensor_index_;
   std::vector<std::string> object_names_;
