@@ -1,0 +1,302 @@
+// Every check between keys, in one list. A check returns what is wrong with its numbers, or "".
+#include <algorithm>
+#include <array>
+
+#include "base/errors.h"
+#include "config/config.h"
+
+namespace ponte {
+namespace {
+
+struct Case {
+  const Config& config;
+  int64_t world_size;
+};
+
+int64_t expert_tensor_size(const ModelConfig& m) { return m.expert_tensor_parallel_size ? m.expert_tensor_parallel_size : m.tensor_model_parallel_size; }
+
+// `whole` must be a multiple of `part`.
+std::string divides(std::string_view what, int64_t whole, std::string_view by, int64_t part) {
+  if (part > 0 && whole % part == 0) return "";
+  return format("{} {} is not a multiple of {} {}", what, whole, by, part);
+}
+
+std::string at_least(std::string_view what, int64_t value, int64_t lowest) {
+  return value >= lowest ? "" : format("{} is {}, it must be at least {}", what, value, lowest);
+}
+
+std::string in_unit_interval(std::string_view what, double value) {
+  return value >= 0 && value < 1 ? "" : format("{} is {}, it must be in [0, 1)", what, value);
+}
+
+// --- model ---
+
+std::string model_is_known(const Case& c) {
+  return c.config.model.num_layers > 0 ? "" : "the model has no layers: give --recipe, --hf-model, or the sizes under model";
+}
+std::string sizes_are_positive(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  if (m.num_layers == 0) return "";
+  const std::pair<std::string_view, int64_t> sizes[] = {{"model.hidden_size", m.hidden_size},
+                                                        {"model.ffn_hidden_size", m.ffn_hidden_size},
+                                                        {"model.num_attention_heads", m.num_attention_heads},
+                                                        {"model.num_query_groups", m.num_query_groups},
+                                                        {"model.kv_channels", m.kv_channels},
+                                                        {"model.vocab_size", m.vocab_size},
+                                                        {"model.seq_length", m.seq_length}};
+  for (const auto& [name, size] : sizes)
+    if (std::string wrong = at_least(name, size, 1); !wrong.empty()) return wrong;
+  return "";
+}
+std::string heads_divide_into_groups(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  return m.num_layers == 0 ? "" : divides("model.num_attention_heads", m.num_attention_heads, "model.num_query_groups", m.num_query_groups);
+}
+std::string head_dimension_is_even(const Case& c) {
+  const int64_t size = c.config.model.kv_channels;
+  return size % 2 == 0 ? "" : format("model.kv_channels is {}; rotary embeddings turn pairs, so it must be even", size);
+}
+std::string dropout_is_a_share(const Case& c) {
+  std::string wrong = in_unit_interval("model.hidden_dropout", c.config.model.hidden_dropout);
+  return wrong.empty() ? in_unit_interval("model.attention_dropout", c.config.model.attention_dropout) : wrong;
+}
+std::string layer_types_cover_layers(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t listed = static_cast<int64_t>(m.layer_types.size());
+  return listed == 0 || listed == m.num_layers ? "" : format("model.layer_types lists {} layers of {}", listed, m.num_layers);
+}
+std::string experts_fit(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  if (m.num_moe_experts == 0) return "";
+  if (m.moe_router_topk < 1 || m.moe_router_topk > m.num_moe_experts)
+    return format("model.moe_router_topk is {}, with {} experts", m.moe_router_topk, m.num_moe_experts);
+  return divides("model.num_moe_experts", m.num_moe_experts, "model.expert_model_parallel_size", m.expert_model_parallel_size);
+}
+std::string one_precision(const Case& c) { return c.config.model.fp16 && c.config.model.bf16 ? "model.fp16 and model.bf16 are both true" : ""; }
+std::string precision_matches_dtype(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const DType wanted = m.bf16 ? DType::bf16 : m.fp16 ? DType::f16 : DType::f32;
+  return m.params_dtype == wanted ? "" : format("model.params_dtype is {}, with bf16={} and fp16={} it must be {}", torch_name(m.params_dtype), m.bf16, m.fp16, torch_name(wanted));
+}
+std::string recompute_is_whole(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  if (m.recompute_granularity == "full" && m.recompute_method.empty()) return "model.recompute_granularity=full wants model.recompute_method (uniform or block)";
+  if (m.recompute_granularity != "full" && !m.recompute_method.empty())
+    return format("model.recompute_method={} wants model.recompute_granularity=full", m.recompute_method);
+  if (m.recompute_granularity == "full" && (m.recompute_num_layers < 1 || m.recompute_num_layers > m.num_layers))
+    return format("model.recompute_num_layers is {}, of {} layers", m.recompute_num_layers, m.num_layers);
+  return "";
+}
+std::string recompute_modules_are_known(const Case& c) {
+  static constexpr std::array<std::string_view, 8> known = {"core_attn", "mlp", "layernorm", "moe", "moe_act", "shared_experts", "mla_up_proj", "gdn"};
+  for (const std::string& module : c.config.model.recompute_modules)
+    if (std::find(known.begin(), known.end(), module) == known.end()) return format("model.recompute_modules: there is no module {}", module);
+  return "";
+}
+
+// --- parallel layout ---
+
+std::string heads_divide_over_tensor_ranks(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t tensor = m.tensor_model_parallel_size;
+  if (m.num_layers == 0) return "";
+  std::string wrong = divides("model.num_attention_heads", m.num_attention_heads, "tensor_model_parallel_size", tensor);
+  if (wrong.empty() && tensor > 0 && m.num_query_groups % tensor != 0 && tensor % m.num_query_groups != 0)
+    wrong = format("model.num_query_groups {} and tensor_model_parallel_size {}: neither divides the other", m.num_query_groups, tensor);
+  return wrong.empty() ? divides("model.ffn_hidden_size", m.ffn_hidden_size, "tensor_model_parallel_size", tensor) : wrong;
+}
+std::string ranks_make_replicas(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t ranks = m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
+  if (ranks > 0 && c.world_size % ranks == 0) return "";
+  return format("{} ranks do not divide into replicas of tensor {} x pipeline {} x context {} = {} ranks", c.world_size, m.tensor_model_parallel_size,
+                m.pipeline_model_parallel_size, m.context_parallel_size, ranks);
+}
+std::string ranks_hold_experts(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  if (m.num_moe_experts == 0) {
+    const int64_t size = m.expert_model_parallel_size;
+    return size == 1 ? "" : format("model.expert_model_parallel_size is {}, the model has no experts", size);
+  }
+  const int64_t ranks = expert_tensor_size(m) * m.expert_model_parallel_size * m.pipeline_model_parallel_size;
+  return divides("number of ranks", c.world_size, "expert tensor x expert x pipeline =", ranks);
+}
+std::string layers_divide_into_stages(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  if (m.pipeline_model_parallel_size <= 1 || !m.pipeline_model_parallel_layout.empty()) return "";
+  int64_t layers = m.num_layers + m.account_for_embedding_in_pipeline_split + m.account_for_loss_in_pipeline_split;
+  int64_t stages = m.pipeline_model_parallel_size;
+  for (int64_t given : {m.num_layers_in_first_pipeline_stage, m.num_layers_in_last_pipeline_stage})
+    if (given > 0) layers -= given, stages -= 1;
+  const int64_t chunks = std::max<int64_t>(m.virtual_pipeline_model_parallel_size, 1);
+  return stages == 0 ? "" : divides("pipeline: layers (embedding and loss counted where asked)", layers, "stages x chunks", stages * chunks);
+}
+std::string sequence_parallel_wants_tensor_parallel(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  return m.sequence_parallel && m.tensor_model_parallel_size == 1 ? "model.sequence_parallel wants model.tensor_model_parallel_size > 1" : "";
+}
+std::string sequence_divides_over_ranks(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  // Context parallelism gives every rank an early and a late piece.
+  const int64_t pieces = (m.context_parallel_size > 1 ? 2 * m.context_parallel_size : 1) * (m.sequence_parallel ? m.tensor_model_parallel_size : 1);
+  return divides("model.seq_length", m.seq_length, "2 x context_parallel_size x tensor_model_parallel_size where those shard it =", pieces);
+}
+std::string one_fsdp(const Case& c) {
+  return c.config.dist.use_megatron_fsdp && c.config.dist.use_torch_fsdp2 ? "dist.use_megatron_fsdp and dist.use_torch_fsdp2 are both true" : "";
+}
+std::string fsdp_has_its_format(const Case& c) {
+  const bool files = !c.config.checkpoint.save.empty() || !c.config.checkpoint.load.empty();
+  return c.config.ddp.use_megatron_fsdp && files && c.config.checkpoint.ckpt_format != "fsdp_dtensor"
+             ? format("ddp.use_megatron_fsdp wants checkpoint.ckpt_format=fsdp_dtensor, not {}", c.config.checkpoint.ckpt_format)
+             : "";
+}
+
+// --- batches and duration ---
+
+std::string batch_divides(const Case& c) {
+  const TrainConfig& t = c.config.train;
+  const ModelConfig& m = c.config.model;
+  const int64_t model_ranks = m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
+  if (model_ranks <= 0 || c.world_size % model_ranks != 0) return "";  // said by ranks_make_replicas
+  const int64_t replicas = c.world_size / model_ranks;
+  std::string wrong = at_least("train.micro_batch_size", t.micro_batch_size, 1);
+  if (wrong.empty()) wrong = at_least("train.global_batch_size", t.global_batch_size, 1);
+  if (wrong.empty() && t.global_batch_size % (t.micro_batch_size * replicas) != 0)
+    wrong = format("train.global_batch_size {} is not a multiple of train.micro_batch_size {} x {} replicas = {}", t.global_batch_size, t.micro_batch_size,
+                   replicas, t.micro_batch_size * replicas);
+  if (!wrong.empty()) return wrong;
+  const ValidationConfig& v = c.config.validation;
+  if (v.eval_micro_batch_size < 1 || v.eval_global_batch_size < 1 || v.eval_global_batch_size % (v.eval_micro_batch_size * replicas) != 0)
+    return format("validation.eval_global_batch_size {} is not a multiple of validation.eval_micro_batch_size {} x {} replicas", v.eval_global_batch_size,
+                  v.eval_micro_batch_size, replicas);
+  return "";
+}
+std::string one_duration(const Case& c) {
+  const TrainConfig& t = c.config.train;
+  if (c.config.validation.skip_train) return "";
+  if (t.train_samples > 0 && t.train_iters > 0 && t.global_batch_size > 0 && t.train_iters != t.train_samples / t.global_batch_size)
+    return format("train.train_iters {} and train.train_samples {} are both given", t.train_iters, t.train_samples);
+  if (t.num_epochs > 0 && (t.train_iters > 0 || t.train_samples > 0)) return "train.num_epochs is given besides train.train_iters or train.train_samples";
+  if (t.num_epochs > 0 && c.config.dataset.kind != "sft") return "train.num_epochs wants dataset.kind=sft";
+  return t.train_iters > 0 || t.num_epochs > 0 ? "" : "how long to train is missing: train.train_iters, train.train_samples or train.num_epochs";
+}
+std::string ramp_is_whole(const Case& c) {
+  const auto& ramp = c.config.train.rampup_batch_size;
+  if (ramp.empty()) return "";
+  if (ramp.size() != 3) return format("train.rampup_batch_size wants start, increment and samples, not {} numbers", ramp.size());
+  if (c.config.train.train_samples > 0) return "train.rampup_batch_size does not go with train.train_samples";
+  if (ramp[0] < 1 || ramp[1] < 1 || ramp[2] < 0) return format("train.rampup_batch_size {}: start and increment must be positive", ramp);
+  return divides("train.global_batch_size - start of the ramp", c.config.train.global_batch_size - ramp[0], "the increment", ramp[1]);
+}
+std::string evaluation_is_whole(const Case& c) {
+  const ValidationConfig& v = c.config.validation;
+  std::string wrong = at_least("validation.eval_iters", v.eval_iters, 0);
+  return wrong.empty() ? at_least("validation.eval_interval", v.eval_interval, 0) : wrong;
+}
+
+// --- optimizer and schedule ---
+
+std::string learning_rates_are_ordered(const Case& c) {
+  const OptimizerConfig& o = c.config.optimizer;
+  if (c.config.validation.skip_train) return "";
+  if (!(o.lr > 0)) return format("optimizer.lr is {}, it must be positive", o.lr);
+  if (o.min_lr < 0 || o.min_lr > o.lr) return format("optimizer.min_lr {} must lie between 0 and optimizer.lr {}", o.min_lr, o.lr);
+  return "";
+}
+std::string adam_is_stable(const Case& c) {
+  const OptimizerConfig& o = c.config.optimizer;
+  std::string wrong = in_unit_interval("optimizer.adam_beta1", o.adam_beta1);
+  if (wrong.empty()) wrong = in_unit_interval("optimizer.adam_beta2", o.adam_beta2);
+  if (wrong.empty() && !(o.adam_eps > 0)) wrong = format("optimizer.adam_eps is {}, it must be positive", o.adam_eps);
+  return wrong;
+}
+std::string nothing_is_negative(const Case& c) {
+  const OptimizerConfig& o = c.config.optimizer;
+  if (o.clip_grad < 0) return format("optimizer.clip_grad is {}; 0 switches clipping off", o.clip_grad);
+  return o.weight_decay < 0 ? format("optimizer.weight_decay is {}", o.weight_decay) : "";
+}
+std::string warmup_fits(const Case& c) {
+  const SchedulerConfig& s = c.config.scheduler;
+  if (s.lr_warmup_fraction && (s.lr_warmup_iters > 0 || s.lr_warmup_samples > 0))
+    return "scheduler.lr_warmup_fraction is given besides scheduler.lr_warmup_iters or lr_warmup_samples";
+  if (s.lr_warmup_fraction && !(*s.lr_warmup_fraction >= 0 && *s.lr_warmup_fraction <= 1))
+    return format("scheduler.lr_warmup_fraction is {}, it must be in [0, 1]", *s.lr_warmup_fraction);
+  if (s.lr_decay_iters > 0 && s.lr_warmup_iters > s.lr_decay_iters)
+    return format("scheduler.lr_warmup_iters {} is more than scheduler.lr_decay_iters {}", s.lr_warmup_iters, s.lr_decay_iters);
+  if (s.lr_decay_samples > 0 && s.lr_warmup_samples > s.lr_decay_samples)
+    return format("scheduler.lr_warmup_samples {} is more than scheduler.lr_decay_samples {}", s.lr_warmup_samples, s.lr_decay_samples);
+  return "";
+}
+std::string one_schedule_unit(const Case& c) {
+  const SchedulerConfig& s = c.config.scheduler;
+  const bool iterations = s.lr_decay_iters > 0 || s.lr_warmup_iters > 0 || s.lr_wsd_decay_iters > 0;
+  const bool samples = s.lr_decay_samples > 0 || s.lr_warmup_samples > 0 || s.lr_wsd_decay_samples > 0;
+  if (iterations && samples) return "scheduler: some keys count iterations and some samples";
+  if (samples && c.config.train.train_samples == 0) return "scheduler keys in samples want train.train_samples";
+  if (iterations && c.config.train.train_samples > 0) return "train.train_samples wants the scheduler's keys in samples (lr_decay_samples, lr_warmup_samples)";
+  return "";
+}
+std::string weight_decay_grows(const Case& c) {
+  const SchedulerConfig& s = c.config.scheduler;
+  const double start = s.start_weight_decay.value_or(c.config.optimizer.weight_decay), end = s.end_weight_decay.value_or(c.config.optimizer.weight_decay);
+  if (start < 0 || end < start) return format("scheduler.start_weight_decay {} and end_weight_decay {}: the end must be the larger", start, end);
+  return s.weight_decay_incr_style == "constant" && start != end
+             ? format("scheduler.weight_decay_incr_style=constant with start {} and end {}", start, end)
+             : "";
+}
+std::string one_scheduler_wins(const Case& c) {
+  const SchedulerConfig& s = c.config.scheduler;
+  return s.override_opt_param_scheduler && s.use_checkpoint_opt_param_scheduler
+             ? "scheduler.override_opt_param_scheduler and use_checkpoint_opt_param_scheduler are both true"
+             : "";
+}
+
+// --- data, checkpoints, adapters ---
+
+std::string sequence_lengths_agree(const Case& c) {
+  const int64_t model = c.config.model.seq_length, data = c.config.dataset.seq_length;
+  return data == 0 || data == model ? "" : format("dataset.seq_length {} and model.seq_length {} differ", data, model);
+}
+std::string one_blend(const Case& c) {
+  const DatasetConfig& d = c.config.dataset;
+  const bool per_split = !d.train_data_path.empty() || !d.valid_data_path.empty() || !d.test_data_path.empty();
+  if (per_split && !d.data_path.empty()) return "dataset.data_path is given besides a blend per split";
+  return per_split && !d.split.empty() && d.split != "9999,8,2" ? "dataset.split has no meaning with a blend per split" : "";
+}
+std::string save_interval_has_a_folder(const Case& c) {
+  const CheckpointConfig& k = c.config.checkpoint;
+  std::string wrong = at_least("checkpoint.save_interval", k.save_interval, 0);
+  if (wrong.empty() && k.save_hf && k.save.empty()) wrong = "checkpoint.save_hf wants checkpoint.save";
+  if (wrong.empty() && (k.most_recent_k == 0 || k.most_recent_k < -1)) wrong = format("checkpoint.most_recent_k is {}; -1 keeps all", k.most_recent_k);
+  return wrong;
+}
+std::string adapters_have_a_base(const Case& c) {
+  if (c.config.peft.scheme.empty()) return "";
+  return c.config.checkpoint.pretrained_checkpoint.empty() ? format("peft={} wants the model it adapts: --hf-model or checkpoint.pretrained_checkpoint", c.config.peft.scheme)
+                                                           : at_least("peft.dim", c.config.peft.dim, 1);
+}
+std::string intervals_are_positive(const Case& c) {
+  std::string wrong = at_least("logger.log_interval", c.config.logger.log_interval, 1);
+  return wrong.empty() ? at_least("logger.tensorboard_log_interval", c.config.logger.tensorboard_log_interval, 1) : wrong;
+}
+
+constexpr std::string (*kChecks[])(const Case&) = {
+    model_is_known, sizes_are_positive, heads_divide_into_groups, head_dimension_is_even, dropout_is_a_share, layer_types_cover_layers, experts_fit,
+    one_precision, precision_matches_dtype, recompute_is_whole, recompute_modules_are_known, heads_divide_over_tensor_ranks, ranks_make_replicas,
+    ranks_hold_experts, layers_divide_into_stages, sequence_parallel_wants_tensor_parallel, sequence_divides_over_ranks, one_fsdp, fsdp_has_its_format,
+    batch_divides, one_duration, ramp_is_whole, evaluation_is_whole, learning_rates_are_ordered, adam_is_stable, nothing_is_negative, warmup_fits,
+    one_schedule_unit, weight_decay_grows, one_scheduler_wins, sequence_lengths_agree, one_blend, save_interval_has_a_folder, adapters_have_a_base,
+    intervals_are_positive,
+};
+
+}  // namespace
+
+void validate(const Config& config, int64_t world_size) {
+  const Case subject{config, world_size};
+  std::vector<std::string> wrong;
+  for (const auto& check : kChecks)
+    if (std::string message = check(subject); !message.empty()) wrong.push_back(std::move(message));
+  require(wrong.empty(), "the configuration cannot run:\n  {}", join(wrong, "\n  "));
+}
+
+}  // namespace ponte
