@@ -4,4 +4,6 @@
 
 namespace ponte {
 
+int run_data(const Arguments& arguments);        // data.cpp
+
 }  // namespace ponte
