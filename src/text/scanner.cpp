@@ -1,0 +1,217 @@
+// Each match is found the way the backtracking engine would find it: alternatives in order, greedy runs, one step back where a lookahead or a
+// following class asks for it.
+#include "text/scanner.h"
+
+#include "text/unicode.h"
+
+namespace ponte {
+namespace {
+
+using unicode::Character;
+using Contraction = ScanRules::Contraction;
+using Letters = ScanRules::Letters;
+using Prefix = ScanRules::Prefix;
+using Digits = ScanRules::Digits;
+using Trail = ScanRules::Trail;
+using Newlines = ScanRules::Newlines;
+
+struct Seen {
+  uint8_t classes;
+  uint8_t bytes;  // 0 at the end of the text
+};
+
+// One text under one set of rules; R is a structural constant, so every rule is decided at compile time.
+template <ScanRules R>
+class Matcher {
+ public:
+  Matcher(const char* end, const unicode::Tables& tables) : end_(end), tables_(tables) {}
+
+  const char* match(const char* p) const {
+    const Seen c = see(p);
+    if constexpr (R.contraction == Contraction::before || R.contraction == Contraction::before_caseless)
+      if (*p == '\'')
+        if (const size_t n = contraction(p)) return p + n;
+    if constexpr (R.letters == Letters::cased) {
+      if (const char* q = cased_word(p, c)) return R.contraction == Contraction::after_caseless ? q + contraction(q) : q;
+    } else {
+      if (c.classes & kLetters) return run<kLetters>(p + c.bytes);
+      if (may_prefix(p, c))
+        if (const Seen next = see(p + c.bytes); next.classes & kLetters) return run<kLetters>(p + c.bytes + next.bytes);
+    }
+    if (const char* q = digits(p, c)) return q;
+    if (const char* q = others(p, c)) return q;
+    return spaces(p);
+  }
+
+ private:
+  static constexpr uint8_t kLetters = R.letters == Letters::plain ? unicode::kLetter : unicode::kLetter | unicode::kMark;
+  // What punctuation is not: [^\s\p{L}\p{N}], with \p{M} among the letters only where the pattern says so.
+  static constexpr uint8_t kNotOther = unicode::kSpace | unicode::kLetter | unicode::kNumber | (R.letters == Letters::with_marks ? unicode::kMark : 0);
+
+  Seen see(const char* p) const {
+    if (p >= end_) return {0, 0};
+    const auto byte = static_cast<uint8_t>(*p);
+    if (byte < 0x80) return {tables_.classes[byte], 1};
+    const Character c = unicode::decode(p);
+    return {tables_.classes_of(c.code), static_cast<uint8_t>(c.bytes)};
+  }
+
+  template <uint8_t Classes>
+  const char* run(const char* p) const {
+    for (Seen c = see(p); c.classes & Classes; c = see(p)) p += c.bytes;
+    return p;
+  }
+
+  static bool newline(const char* p) { return *p == '\n' || *p == '\r'; }
+
+  bool may_prefix(const char* p, Seen c) const {
+    if constexpr (R.prefix == Prefix::space) return *p == ' ';
+    else return !(c.classes & (unicode::kLetter | unicode::kNumber)) && !newline(p);
+  }
+
+  // Bytes of a contraction at p, 0 for none. Without case, U+017F is an s.
+  size_t contraction(const char* p) const {
+    constexpr bool caseless = R.contraction != Contraction::before;
+    if (end_ - p < 2 || *p != '\'') return 0;
+    const auto letter = [&](int i) -> char {
+      if (end_ - p <= i) return 0;
+      return caseless && p[i] >= 'A' && p[i] <= 'Z' ? static_cast<char>(p[i] | 32) : p[i];
+    };
+    switch (letter(1)) {
+      case 's': case 't': case 'm': case 'd': return 2;
+      case 'r': case 'v': return letter(2) == 'e' ? 3 : 0;
+      case 'l': return letter(2) == 'l' ? 3 : 0;
+      case '\xC5': return caseless && letter(2) == '\xBF' ? 3 : 0;
+      default: return 0;
+    }
+  }
+
+  // [^\r\n\p{L}\p{N}]? upper* lower+ | [^\r\n\p{L}\p{N}]? upper+ lower*, tried with the optional character first; null when neither matches.
+  const char* cased_word(const char* p, Seen c) const {
+    const bool prefix = may_prefix(p, c);
+    if (prefix)
+      if (const char* q = upper_then_lower(p + c.bytes)) return q;
+    if (const char* q = upper_then_lower(p)) return q;
+    if (prefix)
+      if (const char* q = run<unicode::kUpper>(p + c.bytes); q > p + c.bytes) return run<unicode::kLower>(q);
+    if (c.classes & unicode::kUpper) return run<unicode::kLower>(run<unicode::kUpper>(p));
+    return nullptr;
+  }
+  // upper* lower+: when nothing lower follows the upper run, the run gives back up to its last character that is both.
+  const char* upper_then_lower(const char* p) const {
+    const char* both = nullptr;  // end of the last character of the run that is lower as well
+    Seen c = see(p);
+    for (; c.classes & unicode::kUpper; c = see(p)) {
+      p += c.bytes;
+      if (c.classes & unicode::kLower) both = p;
+    }
+    return c.classes & unicode::kLower ? run<unicode::kLower>(p) : both;
+  }
+
+  const char* digits(const char* p, Seen c) const {
+    if constexpr (R.digits == Digits::run) {
+      if (*p == ' ') {
+        const Seen next = see(p + 1);
+        return next.classes & unicode::kNumber ? run<unicode::kNumber>(p + 1 + next.bytes) : nullptr;
+      }
+      return c.classes & unicode::kNumber ? run<unicode::kNumber>(p + c.bytes) : nullptr;
+    } else {
+      if (!(c.classes & unicode::kNumber)) return nullptr;
+      p += c.bytes;
+      if constexpr (R.digits == Digits::three) {
+        Seen next = see(p);
+        for (int i = 0; i < 2 && (next.classes & unicode::kNumber); ++i, next = see(p)) p += next.bytes;
+      }
+      return p;
+    }
+  }
+
+  const char* others(const char* p, Seen c) const {
+    if (*p == ' ') c = see(++p);
+    if (!c.bytes || (c.classes & kNotOther)) return nullptr;
+    do p += c.bytes, c = see(p);
+    while (c.bytes && !(c.classes & kNotOther));
+    if constexpr (R.trail != Trail::none)
+      while (p < end_ && (newline(p) || (R.trail == Trail::newlines_and_slashes && *p == '/'))) ++p;
+    return p;
+  }
+
+  // \s*[\r\n]+ | \s+(?!\S) | \s+
+  const char* spaces(const char* p) const {
+    const char *last = p, *after_newline = nullptr, *from = p;
+    for (Seen c = see(p); c.classes & unicode::kSpace; c = see(p)) {
+      last = p;
+      if (newline(p)) after_newline = p + 1;
+      p += c.bytes;
+    }
+    if constexpr (R.newlines == Newlines::own_word)
+      if (after_newline) return after_newline;
+    return p == end_ || last == from ? p : last;
+  }
+
+  const char* end_;
+  const unicode::Tables& tables_;
+};
+
+template <ScanRules R>
+size_t scan_words(const char*& at, const char* end, const char** word_ends, size_t capacity) {
+  const Matcher<R> matcher(end, unicode::tables());
+  const char* p = at;
+  size_t n = 0;
+  while (n < capacity && p < end) word_ends[n++] = p = matcher.match(p);
+  at = p;
+  return n;
+}
+
+// The families' patterns.
+constexpr ScanRules kGpt2{Contraction::before, Letters::plain, Prefix::space, Digits::run, Trail::none, Newlines::plain};
+constexpr ScanRules kQwen2{Contraction::before_caseless, Letters::plain, Prefix::any, Digits::one, Trail::newlines, Newlines::own_word};
+constexpr ScanRules kQwen3Next{Contraction::before_caseless, Letters::with_marks, Prefix::any, Digits::one, Trail::newlines, Newlines::own_word};
+constexpr ScanRules kLlama3{Contraction::before_caseless, Letters::plain, Prefix::any, Digits::three, Trail::newlines, Newlines::own_word};
+constexpr ScanRules kO200k{Contraction::after_caseless, Letters::cased, Prefix::any, Digits::three, Trail::newlines_and_slashes, Newlines::own_word};
+constexpr ScanRules kTekken{Contraction::none, Letters::cased, Prefix::any, Digits::one, Trail::newlines_and_slashes, Newlines::own_word};
+
+struct Known {
+  ScanRules rules;
+  ScanWords scan;
+};
+template <ScanRules R>
+constexpr Known known() {
+  return {R, scan_words<R>};
+}
+constexpr Known kKnown[] = {known<kGpt2>(), known<kQwen2>(), known<kQwen3Next>(), known<kLlama3>(), known<kO200k>(), known<kTekken>()};
+
+std::string letters_spelling(const ScanRules& r) {
+  const std::string prefix = r.prefix == Prefix::space ? " ?" : R"([^\r\n\p{L}\p{N}]?)";
+  const std::string suffix = r.contraction == Contraction::after_caseless ? "(?i:'s|'t|'re|'ve|'m|'ll|'d)?" : "";
+  const std::string upper = R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])", lower = R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])";
+  switch (r.letters) {
+    case Letters::plain: return prefix + R"(\p{L}+)";
+    case Letters::with_marks: return prefix + R"([\p{L}\p{M}]+)";
+    default: return prefix + upper + "*" + lower + "+" + suffix + "|" + prefix + upper + "+" + lower + "*" + suffix;
+  }
+}
+
+}  // namespace
+
+const char* const kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+std::string spelling(const ScanRules& r) {
+  std::string out;
+  if (r.contraction == Contraction::before) out += "'s|'t|'re|'ve|'m|'ll|'d|";
+  if (r.contraction == Contraction::before_caseless) out += "(?i:'s|'t|'re|'ve|'m|'ll|'d)|";
+  out += letters_spelling(r);
+  out += r.digits == Digits::run ? R"(| ?\p{N}+)" : r.digits == Digits::one ? R"(|\p{N})" : R"(|\p{N}{1,3})";
+  out += r.letters == Letters::with_marks ? R"(| ?[^\s\p{L}\p{M}\p{N}]+)" : R"(| ?[^\s\p{L}\p{N}]+)";
+  if (r.trail != Trail::none) out += r.trail == Trail::newlines ? R"([\r\n]*)" : R"([\r\n/]*)";
+  if (r.newlines == Newlines::own_word) out += R"(|\s*[\r\n]+)";
+  return out + R"(|\s+(?!\S)|\s+)";
+}
+
+ScanWords find_scanner(std::string_view pattern) {
+  for (const Known& known : kKnown)
+    if (spelling(known.rules) == pattern) return known.scan;
+  return nullptr;
+}
+
+}  // namespace ponte
