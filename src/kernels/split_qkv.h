@@ -1,0 +1,35 @@
+// From a packed projection to what attention takes: optional RMSNorm of each query and key head, rotary embedding (Su et al. 2021, halves rotated as
+// in transformers), and the split into heads. One pass over the data each way.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+namespace ponte {
+
+// A packed row holds, for each of `groups` key/value heads: its query heads, the key, the value.
+struct HeadLayout {
+  int64_t groups, queries_per_group, head_dim;
+  int64_t heads() const { return groups * queries_per_group; }
+};
+
+struct QkvInputs {
+  HeadLayout layout;
+  int64_t B, T;
+  at::Tensor query_norm_D, key_norm_D;  // undefined: no norm
+  double epsilon = 0, offset = 0;       // of the norms
+  at::Tensor cos_SR, sin_SR;            // fp32 (fp64 for fp64) [B*T, rotary dims / 2]
+};
+
+struct QkvResult {
+  at::Tensor q_BNTD, k_BGTD, v_BGTD;
+  at::Tensor rstd;                      // fp32 [S, groups * (queries_per_group + 1)]; undefined without norms
+};
+QkvResult split_qkv(const at::Tensor& qkv_SW, const QkvInputs& inputs);
+// Returns dqkv; adds the norm weights' gradients (fp32) where given.
+at::Tensor split_qkv_backward(const at::Tensor& qkv_SW, const QkvInputs& inputs, const at::Tensor& dq_BNTD, const at::Tensor& dk_BGTD,
+                              const at::Tensor& dv_BGTD, const at::Tensor& rstd, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D);
+
+QkvResult split_qkv_reference(const at::Tensor& qkv_SW, const QkvInputs& inputs);
+at::Tensor split_qkv_backward_reference(const at::Tensor& qkv_SW, const QkvInputs& inputs, const at::Tensor& dq_BNTD, const at::Tensor& dk_BGTD,
+                                        const at::Tensor& dv_BGTD, const at::Tensor& rstd, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D);
+
+}  // namespace ponte

@@ -1,0 +1,12 @@
+// vector.h's kernels for x86-64 (flags: src/CMakeLists.txt).
+#include "kernels/vector.h"
+#include "kernels/vector_tables.h"
+
+namespace ponte {
+namespace {
+#include "kernels/vector_kernels.inc"
+}  // namespace
+
+const VectorTables k_x86_64 = {"x86-64", &kTable<float>, &kTable<Bf16>};
+
+}  // namespace ponte
