@@ -26,7 +26,7 @@ void list_dataset(Listing<DatasetConfig> row) {
   row("data_sharding", &D::data_sharding, "cyclic: each replica shuffles its own share");
   row("dataset_root", &D::dataset_root, none_is_null, "sft: folder with training.jsonl, validation.jsonl, test.jsonl");
   row("dataset_name", &D::dataset_name, none_is_null, "sft: hub data set or preset such as squad");
-  row("packed_sequence_size", &D::packed_sequence_size, none_is_null, "sft: tokens per pack; null: no packing");
+  row("packed_sequence_size", &D::packed_sequence_size, none_is_null, "sft: tokens per pack; -1: seq_length; null: no packing");
   row("pad_seq_to_mult", &D::pad_seq_to_mult, "sft: pad every record of a pack to a multiple of this");
   row("pad_to_max_length", &D::pad_to_max_length, "sft: pad every sample to seq_length");
   row("val_proportion", &D::val_proportion, "sft: share of the training records used for validation when there is no validation set");

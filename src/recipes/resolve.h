@@ -6,6 +6,7 @@
 
 #include "config/config.h"
 #include "config/document.h"
+#include "hub/hub.h"
 
 namespace ponte {
 
@@ -15,6 +16,8 @@ struct RunRequest {
   std::vector<std::string> config_files;  // YAML, later ones win
   std::string hf_model, revision;         // folder or hub id; architecture, tokenizer and weights
   std::vector<std::string> overrides;     // "section.key=value", the last one wins
+  HubFiles hf_files = HubFiles::model;    // what of hf_model must be on this machine: `tokenizer` when nothing will be computed
+  int64_t world_size = 1;                 // ranks; batch sizes follow from it where they are not given
 };
 
 struct ResolvedRun {

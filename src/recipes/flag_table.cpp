@@ -1,0 +1,118 @@
+// Other programs' flags: B Megatron Bridge's scripts, M Megatron-LM, S ms-swift (old and new names), P older Bridge recipes' arguments.
+#include "recipes/flags.h"
+
+namespace ponte {
+namespace {
+
+using enum FlagAlias::Kind;
+
+constexpr FlagAlias kAliases[] = {
+    // --- short flags (B) ---
+    {"tp", "model.tensor_model_parallel_size={}"},
+    {"pp", "model.pipeline_model_parallel_size={}"},
+    {"cp", "model.context_parallel_size={}"},
+    {"vp", "model.virtual_pipeline_model_parallel_size={}"},
+    {"ep", "model.expert_model_parallel_size={}"},
+    {"etp", "model.expert_tensor_parallel_size={}"},
+    {"ms", "train.train_iters={}"},
+    {"gb", "train.global_batch_size={}"},
+    {"mb", "train.micro_batch_size={}"},
+    {"sl", "model.seq_length={} dataset.seq_length={}"},
+    {"max-steps", "train.train_iters={}"},
+    {"warmup-iters", "scheduler.lr_warmup_iters={}"},
+    {"save-dir", "checkpoint.save={}"},
+    {"load-dir", "checkpoint.load={}"},
+    {"tensor-parallel-size", "model.tensor_model_parallel_size={}"},
+    {"pipeline-parallel-size", "model.pipeline_model_parallel_size={}"},
+    // --- one name, several sections ---
+    {"seq-length", "model.seq_length={} dataset.seq_length={}"},
+    {"use-megatron-fsdp", "ddp.use_megatron_fsdp={} dist.use_megatron_fsdp={}", boolean},
+    {"use-distributed-optimizer", "ddp.use_distributed_optimizer={} optimizer.use_distributed_optimizer={}", boolean},
+    {"overlap-param-gather", "ddp.overlap_param_gather={}", boolean},
+    {"overlap-grad-reduce", "ddp.overlap_grad_reduce={}", boolean},
+    {"grad-reduce-in-fp32", "mixed_precision.grad_reduce_in_fp32={}", boolean},
+    {"log-num-zeros-in-grad", "logger.log_num_zeros_in_grad={}", boolean},
+    {"loss-scale", "mixed_precision.loss_scale={}"},
+    {"initial-loss-scale", "mixed_precision.initial_loss_scale={}"},
+    {"min-loss-scale", "mixed_precision.min_loss_scale={}"},
+    {"loss-scale-window", "mixed_precision.loss_scale_window={}"},
+    {"hysteresis", "mixed_precision.hysteresis={}"},
+    {"bf16", "mixed_precision=bf16_mixed", switched},
+    {"fp16", "mixed_precision=fp16_mixed", switched},
+    {"fp32", "mixed_precision=fp32", switched},
+    {"mixed-precision", "mixed_precision={}"},
+    {"vocab-size", "model.vocab_size={}"},
+    {"peft", "peft={}"},
+    // --- older recipes' arguments (P) ---
+    {"data-paths", "dataset.data_path={}", list},
+    {"finetune-lr", "optimizer.lr={}"},
+    {"dir", "checkpoint.save={}/checkpoints checkpoint.load={}/checkpoints logger.tensorboard_dir={}/tb_logs"},
+    {"eval-iters", "validation.eval_iters={}"},
+    {"eval-interval", "validation.eval_interval={}"},
+    {"peft-scheme", "peft={}"},
+    // --- Megatron-LM (M) ---
+    {"adam-beta1", "optimizer.adam_beta1={}"},
+    {"no-save-optim", "checkpoint.save_optim={}", inverted},
+    {"no-save-rng", "checkpoint.save_rng={}", inverted},
+    {"no-load-optim", "checkpoint.load_optim={}", inverted},
+    {"no-load-rng", "checkpoint.load_rng={}", inverted},
+    {"disable-bias-linear", "model.add_bias_linear={}", inverted},
+    {"untie-embeddings-and-output-weights", "model.share_embeddings_and_output_weights={}", inverted},
+    {"swiglu", "model.gated_linear_unit=true model.activation_func=silu", switched},
+    {"num-experts", "model.num_moe_experts={}"},
+    {"group-query-attention", "", switched},
+    {"norm-epsilon", "model.layernorm_epsilon={}"},
+    {"qk-layernorm", "model.qk_layernorm={}", boolean},
+    {"train-data-path", "dataset.train_data_path={}", list},
+    {"data-cache-path", "dataset.path_to_cache={}"},
+    {"exit-duration-in-mins", "train.exit_duration_in_mins={}"},
+    {"override-opt-param-scheduler", "scheduler.override_opt_param_scheduler={}", boolean},
+    {"lr-decay-style", "scheduler.lr_decay_style={}"},
+    {"transformer-impl", ""},
+    {"use-mcore-models", "", switched},
+    {"attention-backend", ""},
+    {"no-gradient-accumulation-fusion", "", switched},
+    {"wandb-project", "logger.wandb_project={}"},
+    {"wandb-exp-name", "logger.wandb_exp_name={}"},
+    // --- ms-swift (S) ---
+    {"model", "hf_model={}"},
+    {"load-safetensors", "", boolean},  // weights of --model always come from safetensors
+    {"save-safetensors", "checkpoint.save_hf={}", boolean},
+    {"output-dir", "checkpoint.save={}"},
+    {"mcore-model", "checkpoint.pretrained_checkpoint={}"},
+    {"save-steps", "checkpoint.save_interval={}"},
+    {"save-total-limit", "checkpoint.most_recent_k={}"},
+    {"eval-steps", "validation.eval_interval={}"},
+    {"max-epochs", "train.num_epochs={}"},
+    {"num-train-epochs", "train.num_epochs={}"},
+    {"logging-steps", "logger.log_interval={}"},
+    {"dataloader-num-workers", "dataset.num_workers={}"},
+    {"dataset-num-proc", ""},
+    {"max-length", "model.seq_length={} dataset.seq_length={}"},
+    {"packing", "dataset.packed_sequence_size=-1", switched},
+    {"train-type", "peft={}"},
+    {"tuner-type", "peft={}"},
+    {"lora-rank", "peft.dim={}"},
+    {"lora-alpha", "peft.alpha={}"},
+    {"lora-dropout", "peft.dropout={}"},
+    {"use-rslora", "peft.use_rslora={}", boolean},
+    {"target-modules", "peft.target_modules={}", list},
+    {"cross-entropy-loss-fusion", "model.cross_entropy_loss_fusion={}", boolean},
+    {"report-to", ""},
+    {"add-version", "", boolean},
+    {"load-from-cache-file", "", boolean},
+    {"lazy-tokenize", "", boolean},
+    {"use-hf", "", boolean},
+    {"freeze-llm", "model.freeze_language_model={}", boolean},
+    {"freeze-vit", "", boolean},
+    {"freeze-aligner", "", boolean},
+    {"decoder-first-pipeline-num-layers", "model.num_layers_in_first_pipeline_stage={}"},
+    {"decoder-last-pipeline-num-layers", "model.num_layers_in_last_pipeline_stage={}"},
+    {"num-workers", "dataset.num_workers={}"},
+};
+
+}  // namespace
+
+std::span<const FlagAlias> flag_aliases() { return kAliases; }
+
+}  // namespace ponte

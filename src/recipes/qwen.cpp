@@ -1,0 +1,212 @@
+// The dense Qwen recipes: a table of published sizes and layouts, and per family and mode what differs from the base. Values: Megatron Bridge 0.7,
+// recipes/qwen/h100/qwen2.py and qwen3.py; sizes: the models' config.json.
+#include "recipes/recipes.h"
+
+namespace ponte {
+namespace {
+
+constexpr RecipeModel kModels[] = {
+    // name, hub id, family, layers, hidden, ffn, heads, groups, head dim, vocabulary, positions, tied, epsilon, tensor, pipeline, peft tensor, page's, page's peft
+    {"qwen2_500m", "Qwen/Qwen2-0.5B", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, 131072, true, 1e-6, 1, 1, 1, 1, 1},
+    {"qwen2_1p5b", "Qwen/Qwen2-1.5B", "qwen2", 28, 1536, 8960, 12, 2, 128, 151936, 131072, true, 1e-6, 1, 1, 1, 1, 1},
+    {"qwen2_7b", "Qwen/Qwen2-7B", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, 131072, false, 1e-6, 2, 1, 1, 2, 1},
+    {"qwen2_72b", "Qwen/Qwen2-72B", "qwen2", 80, 8192, 29568, 64, 8, 128, 152064, 131072, false, 1e-5, 8, 4, 8, 8, 4},
+    {"qwen25_500m", "Qwen/Qwen2.5-0.5B", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, 32768, true, 1e-6, 1, 1, 1, 1, 1},
+    {"qwen25_1p5b", "Qwen/Qwen2.5-1.5B", "qwen2", 28, 1536, 8960, 12, 2, 128, 151936, 131072, true, 1e-6, 1, 1, 1, 1, 1},
+    {"qwen25_7b", "Qwen/Qwen2.5-7B", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, 131072, false, 1e-6, 2, 1, 1, 2, 1},
+    {"qwen25_14b", "Qwen/Qwen2.5-14B", "qwen2", 48, 5120, 13824, 40, 8, 128, 152064, 131072, false, 1e-5, 4, 1, 1, 2, 1},
+    {"qwen25_32b", "Qwen/Qwen2.5-32B", "qwen2", 64, 5120, 27648, 40, 8, 128, 152064, 131072, false, 1e-5, 8, 2, 8, 4, 2},
+    {"qwen25_72b", "Qwen/Qwen2.5-72B", "qwen2", 80, 8192, 29568, 64, 8, 128, 152064, 131072, false, 1e-5, 8, 4, 8, 8, 4},
+    {"qwen3_600m", "Qwen/Qwen3-0.6B", "qwen3", 28, 1024, 3072, 16, 8, 128, 151936, 40960, true, 1e-6, 1, 1, 1, 1, 1},
+    {"qwen3_1p7b", "Qwen/Qwen3-1.7B", "qwen3", 28, 2048, 6144, 16, 8, 128, 151936, 40960, true, 1e-6, 1, 1, 1, 1, 1},
+    {"qwen3_4b", "Qwen/Qwen3-4B", "qwen3", 36, 2560, 9728, 32, 8, 128, 151936, 40960, true, 1e-6, 2, 1, 1, 1, 1},
+    {"qwen3_8b", "Qwen/Qwen3-8B", "qwen3", 36, 4096, 12288, 32, 8, 128, 151936, 40960, false, 1e-6, 4, 1, 1, 2, 1},
+    {"qwen3_14b", "Qwen/Qwen3-14B", "qwen3", 40, 5120, 17408, 40, 8, 128, 151936, 40960, false, 1e-6, 8, 1, 1, 2, 1},
+    {"qwen3_32b", "Qwen/Qwen3-32B", "qwen3", 64, 5120, 25600, 64, 8, 128, 151936, 40960, false, 1e-6, 8, 2, 1, 4, 2},
+};
+
+// --- what a family changes in a mode ---
+
+void qwen2_pretrain(Config& c) {
+  c.ddp.grad_reduce_in_fp32 = c.ddp.overlap_grad_reduce = c.ddp.overlap_param_gather = c.ddp.average_in_collective = false;
+  c.ddp.data_parallel_sharding_strategy = "no_shard";
+  c.tokenizer.tokenizer_type = "NullTokenizer";
+  c.tokenizer.tokenizer_model.clear();
+  c.tokenizer.vocab_size = 32000;
+}
+
+void qwen2_finetune(Config& c) {
+  c.train.train_iters = c.scheduler.lr_decay_iters = 100;
+  c.scheduler.lr_warmup_iters = 10;
+  c.optimizer.adam_beta2 = 0.95;
+  c.validation.eval_interval = 50;
+  c.validation.eval_iters = 10;
+}
+
+void qwen2_sft(Config& c) {
+  qwen2_finetune(c);
+  c.ddp.grad_reduce_in_fp32 = false;
+  c.ddp.use_distributed_optimizer = c.ddp.overlap_grad_reduce = c.ddp.overlap_param_gather = c.ddp.average_in_collective = true;
+}
+
+void qwen3_finetune(Config& c) {
+  c.train.global_batch_size = 8;
+  c.validation.eval_interval = 30;
+  c.checkpoint.save_interval = 50;
+  c.ddp.grad_reduce_in_fp32 = false;
+}
+
+void apply_mode(Config& c, std::string_view family, RecipeMode mode) {
+  const bool qwen3 = family == "qwen3";
+  if (mode == RecipeMode::pretrain) {
+    if (!qwen3) qwen2_pretrain(c);
+  } else if (qwen3) {
+    qwen3_finetune(c);
+  } else {
+    mode == RecipeMode::sft ? qwen2_sft(c) : qwen2_finetune(c);
+  }
+}
+
+// --- what single recipes change besides ---
+
+void no_nan_check(Config& c) { c.ddp.check_for_nan_in_grad = false; }
+
+void full_recompute(Config& c) {
+  c.model.recompute_granularity = "full";
+  c.model.recompute_method = "uniform";
+}
+
+void qwen3_8b_pretrain(Config& c) {
+  c.model.tensor_model_parallel_size = 1;
+  c.train.train_iters = c.scheduler.lr_decay_iters = 100;
+  c.train.global_batch_size = 1024;
+  c.train.micro_batch_size = 1;
+  c.scheduler.lr_warmup_iters = 40;
+  c.mixed_precision.grad_reduce_in_fp32 = c.ddp.grad_reduce_in_fp32 = false;
+  c.optimizer.use_precision_aware_optimizer = true;
+  c.checkpoint.save_interval = 50;
+  c.checkpoint.load.clear();
+}
+
+void qwen3_8b_finetune(Config& c) {
+  c.train.train_iters = c.scheduler.lr_decay_iters = 100;
+  c.train.global_batch_size = 32;
+  c.scheduler.lr_warmup_iters = 10;
+  c.optimizer.adam_beta2 = 0.95;
+  c.dataset.random_seed = 1234;
+  c.checkpoint.save_interval = 100;
+  c.checkpoint.load.clear();
+  c.ddp.grad_reduce_in_fp32 = c.ddp.use_distributed_optimizer = true;
+}
+
+void qwen3_8b_peft(Config& c) {
+  qwen3_8b_finetune(c);
+  c.dataset.pad_seq_to_mult = 4;
+  c.peft.dim = 8;
+  c.peft.alpha = 16;
+  c.peft.target_modules = {"linear_qkv", "linear_proj"};
+}
+
+// Long contexts: the sequence shared by ranks in pairs, exact loss per token.
+void long_context(Config& c, int64_t length, int64_t context_ranks, int64_t batch) {
+  c.model.seq_length = c.dataset.packed_sequence_size = length;
+  c.model.context_parallel_size = context_ranks;
+  c.model.cp_comm_type = "a2a";
+  c.model.calculate_per_token_loss = true;
+  c.model.cross_entropy_loss_fusion = false;
+  c.train.global_batch_size = batch;
+}
+
+void qwen3_8b_32k(Config& c) {
+  qwen3_8b_finetune(c);
+  long_context(c, 32768, 2, 8);
+  c.model.sequence_parallel = true;
+  c.dataset.pad_seq_to_mult = 8;
+}
+
+void qwen3_600m_128k(Config& c) {
+  long_context(c, 131072, 8, 2);
+  c.dataset.pad_seq_to_mult = 16;
+  c.optimizer.lr = c.optimizer.min_lr = 1e-6;
+  c.optimizer.use_distributed_optimizer = false;
+  c.scheduler.lr_warmup_iters = 10;
+  c.scheduler.lr_warmup_init = 1e-11;
+}
+
+struct Variant {
+  std::string_view model, mode, suffix;  // mode "" all; suffix: a further recipe "<model>_<mode>_<suffix>_config"
+  void (*change)(Config&);
+};
+
+constexpr Variant kVariants[] = {
+    {"qwen2_500m", "pretrain", "", no_nan_check},  {"qwen2_1p5b", "pretrain", "", no_nan_check},
+    {"qwen2_7b", "pretrain", "", no_nan_check},    {"qwen2_72b", "pretrain", "", no_nan_check},
+    {"qwen3_32b", "", "", full_recompute},         {"qwen3_8b", "pretrain", "", qwen3_8b_pretrain},
+    {"qwen3_8b", "sft", "", qwen3_8b_finetune},    {"qwen3_8b", "peft", "", qwen3_8b_peft},
+    {"qwen3_8b", "sft", "32k", qwen3_8b_32k},      {"qwen3_600m", "sft", "128k", qwen3_600m_128k},
+};
+
+constexpr std::pair<std::string_view, RecipeMode> kModes[] = {{"pretrain", RecipeMode::pretrain}, {"sft", RecipeMode::sft}, {"peft", RecipeMode::peft}};
+
+}  // namespace
+
+std::span<const RecipeModel> recipe_models() { return kModels; }
+
+void set_architecture(ModelConfig& m, const RecipeModel& model) {
+  const bool qwen3 = model.family == "qwen3";
+  m.model_type = model.family;
+  m.hf_architecture = qwen3 ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM";
+  m.num_layers = model.layers;
+  m.hidden_size = model.hidden;
+  m.ffn_hidden_size = model.ffn;
+  m.num_attention_heads = model.heads;
+  m.num_query_groups = model.groups;
+  m.kv_channels = model.head_dim;
+  m.vocab_size = model.vocab;
+  m.max_position_embeddings = model.max_positions;
+  m.share_embeddings_and_output_weights = model.tied;
+  m.layernorm_epsilon = model.epsilon;
+  m.rotary_base = 1e6;
+  m.add_qkv_bias = !qwen3;
+  m.qk_layernorm = qwen3;
+}
+
+const std::vector<Recipe>& recipes() {
+  static const std::vector<Recipe> all = [] {
+    std::vector<Recipe> out;
+    for (const RecipeModel& model : kModels)
+      for (const auto& [mode_name, mode] : kModes) {
+        const std::string stem = std::string(model.name) + "_" + std::string(mode_name) + "_";
+        out.push_back({stem + "config", &model, mode, nullptr});
+        const size_t plain = out.size() - 1;
+        for (const Variant& v : kVariants) {
+          if (v.model != model.name || (!v.mode.empty() && v.mode != mode_name)) continue;
+          if (v.suffix.empty()) out[plain].variant = v.change;
+          else out.push_back({stem + std::string(v.suffix) + "_config", &model, mode, v.change});
+        }
+      }
+    return out;
+  }();
+  return all;
+}
+
+Config recipe_config(const Recipe& recipe, std::string_view layout) {
+  const RecipeModel& model = *recipe.model;
+  const bool peft = recipe.mode == RecipeMode::peft;
+  Config c;
+  if (recipe.mode == RecipeMode::pretrain) pretrain_base(c);
+  else peft ? peft_base(c) : sft_base(c);
+  set_architecture(c.model, model);
+  c.tokenizer.tokenizer_model = model.hf_id;
+  c.model.tensor_model_parallel_size = peft ? model.peft_tensor : model.tensor;
+  c.model.pipeline_model_parallel_size = peft ? 1 : model.pipeline;
+  apply_mode(c, model.family, recipe.mode);
+  if (recipe.variant) recipe.variant(c);
+  if (layout == "documentation") {
+    c.model.tensor_model_parallel_size = peft ? model.page_peft_tensor : model.page_tensor;
+    c.model.pipeline_model_parallel_size = 1;
+  }
+  return c;
+}
+
+}  // namespace ponte
