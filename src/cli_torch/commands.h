@@ -4,6 +4,7 @@
 
 namespace ponte {
 
+int run_train(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_chat(const Arguments& arguments);
 int run_verify_forward(const Arguments& arguments);

@@ -5,6 +5,7 @@
 namespace {
 
 constexpr ponte::Command kCommands[] = {
+    {"train", "pretrain or fine-tune a model", ponte::run_train},
     {"generate", "text from a Hugging Face or Megatron model", ponte::run_generate},
     {"chat", "talk with a model", ponte::run_chat},
     {"verify-forward", "logits of both sides of a conversion, compared", ponte::run_verify_forward, false},

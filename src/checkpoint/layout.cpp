@@ -1,0 +1,82 @@
+#include "checkpoint/layout.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+
+#include "base/errors.h"
+
+namespace ponte {
+namespace {
+
+std::optional<int64_t> to_integer(std::string_view text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || text.empty() || value < 0) return std::nullopt;
+  return value;
+}
+
+std::optional<int64_t> tracked_iteration(const fs::path& root) {
+  const fs::path tracker = root / kLatestIteration;
+  if (!fs::exists(tracker)) return std::nullopt;
+  std::string text = read_file(tracker);
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  const std::optional<int64_t> iteration = to_integer(text);
+  require(iteration.has_value(), "{} holds \"{}\": expected an iteration number", tracker, text);
+  return iteration;
+}
+
+}  // namespace
+
+std::string iteration_folder_name(int64_t iteration) {
+  char name[40];
+  std::snprintf(name, sizeof name, "iter_%07lld", static_cast<long long>(iteration));
+  return name;
+}
+
+std::optional<int64_t> iteration_of(const fs::path& folder) {
+  const std::string name = folder.filename().string();
+  if (name.rfind("iter_", 0) != 0) return std::nullopt;
+  return to_integer(std::string_view(name).substr(5));
+}
+
+std::vector<int64_t> iterations_in(const fs::path& root) {
+  std::vector<int64_t> out;
+  if (!fs::is_directory(root)) return out;
+  for (const auto& entry : fs::directory_iterator(root))
+    if (const std::optional<int64_t> iteration = iteration_of(entry.path()); iteration && entry.is_directory()) out.push_back(*iteration);
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::optional<FoundCheckpoint> find_checkpoint(const fs::path& root, int64_t wanted) {
+  if (const std::optional<int64_t> own = iteration_of(root); own && fs::exists(root / ".metadata")) return FoundCheckpoint{root, *own};
+  std::optional<int64_t> iteration = wanted > 0 ? wanted : tracked_iteration(root);
+  if (!iteration) return std::nullopt;
+  const fs::path folder = root / iteration_folder_name(*iteration);
+  require(fs::is_directory(folder), "{}: {} is not there; found {}", root,
+          wanted > 0 ? format("checkpoint.ckpt_step {}", wanted) : format("iteration {} named by {}", *iteration, kLatestIteration),
+          iterations_in(root).empty() ? std::string("no iterations") : format("iterations {}", iterations_in(root)));
+  return FoundCheckpoint{folder, *iteration};
+}
+
+std::vector<int64_t> remove_old_checkpoints(const fs::path& root, int64_t keep, int64_t best_iteration, int64_t retain_interval) {
+  std::vector<int64_t> removed;
+  if (keep < 0) return removed;
+  const std::vector<int64_t> all = iterations_in(root);
+  const std::optional<int64_t> tracked = tracked_iteration(root);
+  const size_t old = all.size() - std::min(all.size(), static_cast<size_t>(keep));
+  for (size_t i = 0; i < old; ++i) {
+    const int64_t iteration = all[i];
+    if (iteration == best_iteration || iteration == tracked || (retain_interval > 0 && iteration % retain_interval == 0)) continue;
+    // Renamed first, so that an interrupted removal leaves no folder that looks whole.
+    const fs::path doomed = root / format(".{}.removed", iteration_folder_name(iteration));
+    fs::remove_all(doomed);
+    fs::rename(root / iteration_folder_name(iteration), doomed);
+    fs::remove_all(doomed);
+    removed.push_back(iteration);
+  }
+  return removed;
+}
+
+}  // namespace ponte

@@ -1,0 +1,101 @@
+#include "checkpoint/load.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/empty.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/errors.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/parallel.h"
+#include "checkpoint/tensor_dtype.h"
+#include "convert/weight_source.h"
+#include "format/torch_dist.h"
+
+namespace ponte {
+namespace {
+
+std::span<std::byte> bytes_of(const at::Tensor& tensor) {
+  PONTE_ASSERT(tensor.is_contiguous() && tensor.device().is_cpu());
+  return {static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()};
+}
+
+void load_optimizer(const WeightSource& source, AdamW& optimizer) {
+  const std::span<AdamW::Slot> slots = optimizer.slots();
+  parallel_for(static_cast<int64_t>(slots.size()), 0, [&](int64_t i) {
+    const AdamW::Slot& slot = slots[i];
+    const std::pair<const char*, const at::Tensor*> parts[] = {{"optimizer.state.param.", &slot.main_param},
+                                                               {"optimizer.state.exp_avg.", &slot.exp_avg},
+                                                               {"optimizer.state.exp_avg_sq.", &slot.exp_avg_sq}};
+    for (const auto& [prefix, tensor] : parts)
+      source.read_state(prefix, *slot.parameter->rule, slot.parameter->slice, bytes_of(*tensor), dtype_of(tensor->scalar_type()));
+  });
+}
+
+// Whether the checkpoint's optimizer state is laid out like the model; UserError naming the layout where it is another.
+bool has_model_shaped_optimizer(const Value& common, std::string_view what) {
+  const Value* optimizer = common.find("optimizer");
+  if (!optimizer) return false;
+  const Value* type = optimizer->find("param_state_sharding_type");
+  require(type && type->as_text(what) == "fully_reshardable",
+          "{}: its optimizer state is stored as {}; this version resumes from fully_reshardable (checkpoint.dist_ckpt_optim_fully_reshardable=true when "
+          "saving); checkpoint.load_optim=false takes the weights alone",
+          what, type ? type->as_text(what) : std::string("parameters of a single process"));
+  return true;
+}
+
+void restore_generator(const TorchDistReader& reader) {
+  const std::string key = "rng_state/shard_0.0_1.1";
+  if (!reader.has_object(key)) return;
+  const std::string state = torch_generator_state_from(reader.object(key), reader.directory().string() + ": " + key);
+  at::Tensor tensor = at::empty({static_cast<int64_t>(state.size())}, at::kByte);
+  std::memcpy(tensor.data_ptr(), state.data(), state.size());
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  generator.set_state(tensor);
+}
+
+SchedulePolicy policy_of(const SchedulerConfig& config) {
+  if (config.override_opt_param_scheduler) return SchedulePolicy::from_config;
+  return config.use_checkpoint_opt_param_scheduler ? SchedulePolicy::from_checkpoint : SchedulePolicy::must_match;
+}
+
+}  // namespace
+
+void load_weights(const fs::path& path, Model& model) {
+  const std::unique_ptr<WeightSource> source = WeightSource::open(path, model.config());
+  model.load(*source);
+}
+
+LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, Model& model, AdamW* optimizer) {
+  const std::string what = checkpoint.folder.string();
+  const TorchDistReader reader(checkpoint.folder);
+  const std::optional<Value> common = reader.common_state();
+  require(common.has_value(), "{}: no common.pt and no common_state object: not a torch_dist checkpoint of a run", what);
+  const std::unique_ptr<WeightSource> source = WeightSource::open(checkpoint.folder, model.config());
+  model.load(*source);
+
+  LoadedRun out{.state = {}, .schedule = schedule};
+  if (fs::exists(checkpoint.folder / "train_state.pt"))
+    out.state.train = train_state_from(load_torch_file(checkpoint.folder / "train_state.pt"), what + "/train_state.pt");
+  else if (const Value* iteration = common->find("iteration"))
+    out.state.train.step = iteration->as_count(what);
+  if (fs::exists(checkpoint.folder / kRunRecord)) {
+    read_run_record(read_json(checkpoint.folder / kRunRecord), what + "/" + kRunRecord, out.state);
+    out.has_record = true;
+  }
+  if (optimizer && has_model_shaped_optimizer(*common, what)) {
+    read_common_state(*common, what, out.state);
+    out.schedule = reconcile_schedule(schedule, *common, policy_of(config.scheduler), what);
+    load_optimizer(*source, *optimizer);
+    optimizer->set_steps(out.state.optimizer_steps);
+    out.has_optimizer = true;
+  } else if (optimizer) {
+    optimizer->main_params_from_values();
+  }
+  if (config.checkpoint.load_rng && out.has_record) restore_generator(reader);  // a generator state of another program means nothing here
+  return out;
+}
+
+}  // namespace ponte

@@ -1,0 +1,28 @@
+// Continuing a run from its own checkpoint or from one Megatron wrote: weights, optimizer state, position.
+#pragma once
+#include <string>
+
+#include "base/file.h"
+#include "checkpoint/layout.h"
+#include "checkpoint/run_record.h"
+#include "config/config.h"
+#include "model/model.h"
+#include "optim/adamw.h"
+
+namespace ponte {
+
+// Weights alone, from an HF folder, a folder of checkpoints or one iteration's folder. UserError when they do not fit the model.
+void load_weights(const fs::path& path, Model& model);
+
+struct LoadedRun {
+  RunState state;
+  Schedule schedule;
+  bool has_optimizer = false;
+  bool has_record = false;  // the data's fingerprint is known: Ponte wrote it
+};
+
+// Everything a checkpoint holds into the live objects. `optimizer` null: its state is not wanted. UserError where the checkpoint does not hold
+// what is wanted, or is of another model or schedule. Optimizer state must be model-shaped (fully_reshardable).
+LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, Model& model, AdamW* optimizer);
+
+}  // namespace ponte

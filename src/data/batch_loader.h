@@ -1,0 +1,62 @@
+// Micro-batches in Megatron's order, made ahead of time by one background thread. The position is the number of samples consumed and nothing
+// else, so a loader started at that number continues exactly. Source: Megatron's MegatronPretrainingSampler.
+#pragma once
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "corpus/gpt_dataset.h"
+#include "model/model.h"
+
+namespace ponte {
+
+struct MicroBatch {
+  Batch batch;
+  std::vector<int64_t> sample_ids;  // index in the SampleSource of each row
+  double valid_tokens = 0;          // sum of the loss mask
+};
+
+class BatchLoader {
+ public:
+  struct Settings {
+    int64_t micro_batch_size = 1;
+    int64_t micro_batches_per_step = 1;
+    int64_t data_parallel_rank = 0, data_parallel_size = 1;
+    int64_t first_sample = 0;         // samples consumed so far, over all ranks
+    bool reset_position_ids = false;  // positions restart after each end of document
+    bool reset_attention_mask = false;  // attention stays inside a document
+    int32_t eod_id = -1;
+    int64_t steps_ahead = 2;          // prepared before they are asked for
+  };
+  // `source` must outlive the loader. Nothing is read before the first next_step().
+  BatchLoader(const SampleSource& source, const Settings& settings);
+  ~BatchLoader();
+  BatchLoader(const BatchLoader&) = delete;
+
+  // The micro-batches of this rank's next step, in order. UserError when the source has no further whole step, naming what it has and what was asked.
+  std::vector<MicroBatch> next_step();
+  int64_t consumed_samples() const { return consumed_; }  // over all ranks, steps handed out so far included
+  int64_t samples_per_step() const;
+
+ private:
+  MicroBatch make_micro_batch(int64_t first_sample) const;
+  std::vector<MicroBatch> make_step(int64_t first_sample) const;
+  void prepare();
+
+  const SampleSource& source_;
+  Settings settings_;
+  int64_t consumed_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::vector<MicroBatch>> ready_;
+  std::exception_ptr failure_;
+  bool stopping_ = false, exhausted_ = false;
+  std::thread worker_;
+};
+
+}  // namespace ponte

@@ -1,0 +1,164 @@
+// The line and the tags follow Megatron Bridge's training_log and evaluate_and_print_results. As there, the learning rate shown for an iteration is
+// the one the next step will use.
+#include "train/reporter.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "base/errors.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+
+namespace ponte {
+namespace {
+
+std::string printed(const char* pattern, auto... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, pattern, values...);
+  return text;
+}
+
+std::string time_stamp() {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &local);
+  return text;
+}
+
+double learning_rate(const Run& run) { return run.schedule.learning_rate(run.state.schedule_steps); }
+
+// Lines of iterations up to `last`, as they were.
+std::string lines_up_to(const fs::path& file, int64_t last) {
+  std::string kept;
+  if (last == 0 || !fs::exists(file)) return kept;
+  for (const std::string& line : split(read_file(file), '\n')) {
+    const Json entry = Json::parse(line, nullptr, false);
+    if (entry.is_object() && entry.contains("iteration") && entry["iteration"].is_number_integer() && entry["iteration"].get<int64_t>() <= last) kept += line + "\n";
+  }
+  return kept;
+}
+
+int open_json(const fs::path& file, int64_t last) {
+  if (file.empty()) return -1;
+  if (file.has_parent_path()) fs::create_directories(file.parent_path());
+  write_file_atomically(file, lines_up_to(file, last));
+  const int fd = ::open(file.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (fd < 0) fail_errno(format("logger.jsonl {}: cannot be written", file));
+  return fd;
+}
+
+}  // namespace
+
+Reporter::Reporter(const Run& run)
+    : tokens_per_step_(static_cast<double>(run.config.train.global_batch_size * run.config.dataset.seq_length)),
+      flops_per_step_(run.model->training_flops_per_token(run.config.dataset.seq_length) * tokens_per_step_),
+      json_(open_json(run.config.logger.jsonl, run.state.train.step)),
+      progress_("training", static_cast<uint64_t>(std::max<int64_t>(run.config.train.train_iters - run.state.train.step, 0)), Progress::Unit::items, "steps") {
+  const std::optional<int64_t> first_step = run.state.train.step > 0 ? std::optional(run.state.train.step + 1) : std::nullopt;
+  if (!run.config.logger.tensorboard_dir.empty()) events_ = std::make_unique<EventFile>(run.config.logger.tensorboard_dir, first_step);
+}
+
+Reporter::~Reporter() {
+  if (json_ >= 0) ::close(json_);
+}
+
+void Reporter::step(const Run& run, const StepResult& result, double seconds) {
+  pending_ = true;
+  last_ = result;
+  last_seconds_ = seconds;
+  validation_loss_.reset();
+  if (run.config.logger.log_params_norm) parameter_norm_ = run.optimizer->parameter_norm();
+  ++interval_.steps;
+  interval_.seconds += seconds;
+  if (result.skipped) ++interval_.skipped;
+  else interval_.loss += result.loss;
+  if (!std::isfinite(result.loss)) ++interval_.nan;
+  progress_.set_note(printed("loss %.4f, %.0f tokens/s", result.loss, tokens_per_step_ / seconds));
+  progress_.advance(1);
+  if (run.state.train.step % std::max<int64_t>(run.config.logger.log_interval, 1) == 0) log_step(run);
+  if (events_ && run.state.train.step % std::max<int64_t>(run.config.logger.tensorboard_log_interval, 1) == 0) write_events(run);
+}
+
+void Reporter::log_step(const Run& run) {
+  const TrainState& state = run.state.train;
+  const double steps = static_cast<double>(interval_.steps), seconds = interval_.seconds / steps;
+  std::string line = " [" + time_stamp() + "]";
+  line += printed(" iteration %8lld/%8lld |", static_cast<long long>(state.step), static_cast<long long>(run.config.train.train_iters));
+  line += printed(" consumed samples: %12lld |", static_cast<long long>(state.consumed_train_samples));
+  if (state.skipped_train_samples > 0) line += printed(" skipped samples: %12lld |", static_cast<long long>(state.skipped_train_samples));
+  line += printed(" elapsed time per iteration (ms): %.1f |", seconds * 1000);
+  line += printed(" throughput per GPU (TFLOP/s/GPU): %.3g |", flops_per_step_ / seconds / 1e12);
+  line += printed(" tokens/s: %.0f |", tokens_per_step_ / seconds);
+  line += printed(" learning rate: %.6E |", learning_rate(run));
+  line += printed(" global batch size: %5lld |", static_cast<long long>(run.config.train.global_batch_size));
+  line += printed(" lm loss: %.6E |", interval_.loss / std::max(steps - static_cast<double>(interval_.skipped), 1.0));
+  line += printed(" loss scale: %.1f |", run.loss_scaler.scale());
+  line += printed(" grad norm: %.3f |", last_.grad_norm);
+  if (run.config.optimizer.log_num_zeros_in_grad) line += printed(" num zeros: %lld |", static_cast<long long>(last_.zeros));
+  if (run.config.logger.log_params_norm) line += printed(" params norm: %.3f |", parameter_norm_);
+  line += printed(" number of skipped iterations: %3lld |", static_cast<long long>(interval_.skipped));
+  line += printed(" number of nan iterations: %3lld |", static_cast<long long>(interval_.nan));
+  log_line(line);
+  interval_ = {};
+}
+
+void Reporter::write_events(const Run& run) {
+  const LoggerConfig& c = run.config.logger;
+  const int64_t step = run.state.train.step, samples = run.state.train.consumed_train_samples;
+  std::vector<Scalar> by_step = {{"learning-rate", learning_rate(run)}, {"batch-size", static_cast<double>(run.config.train.global_batch_size)},
+                                 {"lm loss", last_.loss}, {"grad-norm", last_.grad_norm}};
+  std::vector<Scalar> by_samples = {{"learning-rate vs samples", learning_rate(run)}, {"batch-size vs samples", static_cast<double>(run.config.train.global_batch_size)},
+                                    {"lm loss vs samples", last_.loss}, {"grad-norm vs samples", last_.grad_norm}};
+  const auto add = [&](bool wanted, std::string_view tag, std::string_view tag_by_samples, double value) {
+    if (!wanted) return;
+    by_step.push_back({tag, value});
+    by_samples.push_back({tag_by_samples, value});
+  };
+  add(c.log_loss_scale_to_tensorboard, "loss-scale", "loss-scale vs samples", run.loss_scaler.scale());
+  add(c.log_world_size_to_tensorboard, "world-size", "world-size vs samples", 1);
+  add(run.config.optimizer.log_num_zeros_in_grad, "num-zeros", "num-zeros vs samples", static_cast<double>(last_.zeros));
+  add(c.log_params_norm, "params-norm", "params-norm vs samples", parameter_norm_);
+  const double teraflops = flops_per_step_ / last_seconds_ / 1e12;
+  by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops}, {"throughput/tflops", teraflops},
+                                 {"throughput/tokens_per_sec", tokens_per_step_ / last_seconds_}, {"iteration-time", last_seconds_}});
+  events_->add_scalars(step, by_step);
+  events_->add_scalars(samples, by_samples);
+}
+
+void Reporter::validation(const Run& run, double loss) {
+  validation_loss_ = loss;
+  log_line(printed(" validation loss at iteration %lld | lm loss value: %.6E | lm loss PPL: %.6E | ", static_cast<long long>(run.state.train.step), loss,
+                   std::exp(std::min(20.0, loss))));
+  if (!events_) return;
+  const Scalar by_step[] = {{"lm loss validation", loss}, {"lm loss validation ppl", std::exp(std::min(20.0, loss))}};
+  const Scalar by_samples[] = {{"lm loss validation vs samples", loss}};
+  events_->add_scalars(run.state.train.step, std::span(by_step).first(run.config.logger.log_validation_ppl_to_tensorboard ? 2 : 1));
+  events_->add_scalars(run.state.train.consumed_train_samples, by_samples);
+}
+
+void Reporter::end_step(const Run& run) {
+  if (json_ >= 0 && pending_) write_json(run);
+  pending_ = false;
+}
+
+void Reporter::write_json(const Run& run) {
+  Json entry{{"iteration", run.state.train.step}, {"lm_loss", last_.loss}, {"grad_norm", last_.grad_norm}, {"learning_rate", learning_rate(run)},
+             {"consumed_samples", run.state.train.consumed_train_samples}, {"tokens_per_second", tokens_per_step_ / last_seconds_},
+             {"ms_per_iteration", last_seconds_ * 1000}};
+  if (run.loss_scaler.is_dynamic()) entry.update({{"loss_scale", run.loss_scaler.scale()}, {"skipped", last_.skipped}});
+  if (run.config.optimizer.log_num_zeros_in_grad) entry["num_zeros"] = last_.zeros;
+  if (run.config.logger.log_params_norm) entry["params_norm"] = parameter_norm_;
+  if (validation_loss_) entry["val_loss"] = *validation_loss_;
+  const std::string line = entry.dump() + "\n";
+  if (::write(json_, line.data(), line.size()) != static_cast<ssize_t>(line.size())) fail_errno(format("logger.jsonl {}: cannot be written", run.config.logger.jsonl));
+}
+
+}  // namespace ponte

@@ -1,0 +1,44 @@
+// What a run tells: Megatron's log line, one JSON object per step at full precision, TensorBoard curves, a progress bar.
+#pragma once
+#include <memory>
+#include <optional>
+
+#include "base/progress.h"
+#include "format/tfevents.h"
+#include "train/train_step.h"
+
+namespace ponte {
+
+class Reporter {
+ public:
+  // Lines of an earlier run beyond the iteration this one continues from are taken out of the JSON file.
+  explicit Reporter(const Run& run);
+  ~Reporter();
+
+  // After the update of iteration run.state.train.step; `seconds` it took, data included.
+  void step(const Run& run, const StepResult& result, double seconds);
+  void validation(const Run& run, double loss);
+  // Writes what is known of the iteration; its validation, if any, has been given.
+  void end_step(const Run& run);
+
+ private:
+  struct Interval {  // since the last log line
+    int64_t steps = 0, skipped = 0, nan = 0;
+    double loss = 0, seconds = 0;
+  };
+  void log_step(const Run& run);
+  void write_events(const Run& run);
+  void write_json(const Run& run);
+
+  double tokens_per_step_, flops_per_step_;
+  Interval interval_;
+  StepResult last_;
+  double last_seconds_ = 0, parameter_norm_ = 0;
+  std::optional<double> validation_loss_;
+  bool pending_ = false;  // a step is not in the JSON file yet
+  std::unique_ptr<EventFile> events_;
+  int json_ = -1;
+  Progress progress_;
+};
+
+}  // namespace ponte

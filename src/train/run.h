@@ -1,0 +1,39 @@
+// A training run as one value: everything the loop works on, set up from a resolved configuration.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "base/file.h"
+#include "checkpoint/run_state.h"
+#include "config/config.h"
+#include "corpus/gpt_dataset.h"
+#include "data/batch_loader.h"
+#include "model/model.h"
+#include "optim/adamw.h"
+#include "optim/loss_scaler.h"
+#include "optim/schedule.h"
+#include "recipes/resolve.h"
+
+namespace ponte {
+
+struct Run {
+  Config config;
+  fs::path tokenizer_folder;  // "": none
+  int32_t eod_id = -1;
+  DatasetSplits data;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<AdamW> optimizer;
+  Schedule schedule;
+  LossScaler loss_scaler;
+  RunState state;
+};
+
+// Checks the configuration, opens the data, builds the model and brings it to its starting point: a checkpoint of this run, pretrained weights, or a
+// random start. Says on stderr which it is. UserError lists what is wrong, or the parts this version does not have.
+Run set_up_run(const ResolvedRun& resolved);
+
+Schedule schedule_of(const Config& config);
+// Samples Megatron asks of the train, validation and test splits.
+std::array<int64_t, 3> requested_samples(const Config& config);
+
+}  // namespace ponte

@@ -1,0 +1,129 @@
+#include <ATen/Parallel.h>
+
+#include "base/errors.h"
+#include "base/log.h"
+#include "checkpoint/load.h"
+#include "checkpoint/tensor_dtype.h"
+#include "hub/hub.h"
+#include "train/run.h"
+#include "train/train_data.h"
+
+namespace ponte {
+namespace {
+
+constexpr int64_t kWorldSize = 1;
+
+void check(const Config& config) {
+  validate(config, kWorldSize);
+  const std::vector<std::string> missing = unsupported_parts(config, kWorldSize);
+  require(missing.empty(), "this version cannot run this configuration; it lacks:\n  {}", join(missing, "\n  "));
+  require(config.train.train_iters > 0, "train.train_iters is {}: expected the number of steps", config.train.train_iters);
+}
+
+LossScaler loss_scaler_of(const Config& config) {
+  const OptimizerConfig& o = config.optimizer;
+  if (o.loss_scale) return LossScaler::constant(*o.loss_scale);
+  if (!config.model.fp16) return LossScaler::constant(1.0);
+  return LossScaler::dynamic({.initial_scale = o.initial_loss_scale, .min_scale = o.min_loss_scale, .growth_interval = o.loss_scale_window,
+                              .hysteresis = o.hysteresis});
+}
+
+// The positions of a checkpoint count in its data; on other data they would silently mean other samples.
+void check_same_data(const DataRecord& stored, const DataRecord& now, const std::string& folder) {
+  require(stored.requested_train_samples == now.requested_train_samples,
+          "{}: its sample order was made for {} training samples and this run asks for {} (train.train_iters x train.global_batch_size); Megatron's order "
+          "changes with that number, so the run would not continue. Keep the number (train.exit_interval stops earlier), or start a new run from these "
+          "weights with checkpoint.finetune=true",
+          folder, stored.requested_train_samples, now.requested_train_samples);
+  require(stored.order == now.order, "{}: its sample order is {} and this run's {} (dataset.order)", folder, stored.order, now.order);
+  require(stored.train_fingerprint == now.train_fingerprint,
+          "{}: it was trained on other data (fingerprint {}, now {}): dataset.data_path, split, seq_length and random_seed must be as they were, or start a "
+          "new run from these weights with checkpoint.finetune=true",
+          folder, stored.train_fingerprint, now.train_fingerprint);
+}
+
+void resume(const FoundCheckpoint& found, Run& run) {
+  const DataRecord data = run.state.data;
+  const CheckpointConfig& c = run.config.checkpoint;
+  LoadedRun loaded = load_run(found, run.config, run.schedule, *run.model, c.load_optim ? run.optimizer.get() : nullptr);
+  if (!c.load_optim) run.optimizer->main_params_from_values();
+  require(loaded.has_optimizer || !c.load_optim || loaded.state.train.step == 0,
+          "{}: it holds no optimizer state; checkpoint.load_optim=false goes on without, checkpoint.finetune=true takes the weights alone", found.folder);
+  if (loaded.has_record) {
+    check_same_data(loaded.state.data, data, found.folder.string());
+    if (loaded.state.data.valid_fingerprint != data.valid_fingerprint) loaded.state.train.consumed_valid_samples = 0;
+  }
+  if (loaded.has_optimizer && run.loss_scaler.is_dynamic()) run.loss_scaler.restore(loaded.state.loss_scaler);
+  run.state = loaded.state;
+  run.state.data = data;
+  run.schedule = loaded.schedule;
+  if (!loaded.has_optimizer) run.state.schedule_steps = run.state.train.consumed_train_samples;
+  log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}; {}", found.folder, run.state.train.step, run.config.train.train_iters,
+           run.state.train.consumed_train_samples, loaded.has_optimizer ? "weights and optimizer state" : "weights only",
+           loaded.has_record ? "data checked to be the same" : "written by another program, so that the data cannot be checked to be the same");
+}
+
+void take_weights(const fs::path& path, Run& run) {
+  load_weights(path, *run.model);
+  run.optimizer->main_params_from_values();
+  log_info("starting from the weights of {}", path);
+}
+
+void go_to_starting_point(const ResolvedRun& resolved, Run& run) {
+  const CheckpointConfig& c = run.config.checkpoint;
+  if (!c.load.empty()) {
+    const std::optional<FoundCheckpoint> found = find_checkpoint(c.load, c.ckpt_step);
+    if (found && !c.finetune) return resume(*found, run);
+    if (found) return take_weights(found->folder, run);
+    require(!c.exit_on_missing_checkpoint, "checkpoint.load {}: no checkpoint there", c.load);
+    log_info("no checkpoint in {} yet", c.load);
+  }
+  if (!c.pretrained_checkpoint.empty())
+    return take_weights(is_hub_id(c.pretrained_checkpoint) ? resolve_model(c.pretrained_checkpoint) : fs::path(c.pretrained_checkpoint), run);
+  if (!resolved.hf_model_folder.empty()) return take_weights(resolved.hf_model_folder, run);
+  run.model->initialize(static_cast<uint64_t>(run.config.rng.seed));
+  run.optimizer->main_params_from_values();
+  log_info("starting from random weights, seed {}", run.config.rng.seed);
+}
+
+// Another run's checkpoints are not written over: the tracker and the iterations of two runs in one folder cannot be told apart.
+void protect_other_runs(const Run& run) {
+  const std::string& save = run.config.checkpoint.save;
+  if (save.empty() || run.state.train.step > 0) return;
+  const std::vector<int64_t> there = iterations_in(save);
+  const bool started_from_it = there.size() == 1 && there[0] == 0;  // an import, made to be trained in place
+  require(there.empty() || started_from_it, "checkpoint.save {}: another run has left iterations {} there; continue it with checkpoint.load={}, or choose another folder",
+          save, there, save);
+}
+
+}  // namespace
+
+Schedule schedule_of(const Config& config) {
+  const SchedulerSteps steps = scheduler_steps(config);
+  Schedule out{.init_lr = config.scheduler.lr_warmup_init, .max_lr = config.optimizer.lr, .min_lr = config.optimizer.min_lr,
+               .lr_warmup_steps = steps.warmup, .lr_decay_steps = steps.decay, .lr_decay_style = config.scheduler.lr_decay_style,
+               .wsd_decay_steps = steps.wsd_decay, .lr_wsd_decay_style = config.scheduler.lr_wsd_decay_style,
+               .start_wd = config.scheduler.start_weight_decay.value_or(config.optimizer.weight_decay),
+               .end_wd = config.scheduler.end_weight_decay.value_or(config.optimizer.weight_decay), .wd_incr_steps = steps.weight_decay,
+               .wd_incr_style = config.scheduler.weight_decay_incr_style};
+  out.validate();
+  return out;
+}
+
+Run set_up_run(const ResolvedRun& resolved) {
+  Run run;
+  run.config = resolved.config;
+  check(run.config);
+  run.schedule = schedule_of(run.config);
+  run.loss_scaler = loss_scaler_of(run.config);
+  open_data(resolved, run);
+  run.model = std::make_unique<Model>(run.config.model, single_groups(), ModelOptions{.dtype = scalar_type_of(run.config.model.params_dtype)});
+  run.optimizer = std::make_unique<AdamW>(run.model->parameters(), AdamSettings{.beta1 = run.config.optimizer.adam_beta1, .beta2 = run.config.optimizer.adam_beta2,
+                                                                               .eps = run.config.optimizer.adam_eps,
+                                                                               .apply_wd_to_qk_layernorm = run.config.optimizer.apply_wd_to_qk_layernorm});
+  go_to_starting_point(resolved, run);
+  protect_other_runs(run);
+  return run;
+}
+
+}  // namespace ponte

@@ -1,0 +1,124 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/log.h"
+#include "checkpoint/layout.h"
+#include "checkpoint/save.h"
+#include "train/reporter.h"
+#include "train/stop_signal.h"
+#include "train/train_step.h"
+
+namespace ponte {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+bool due(int64_t iteration, int64_t interval) { return interval > 0 && iteration % interval == 0; }
+
+class Trainer {
+ public:
+  explicit Trainer(Run& run)
+      : run_(run), stop_(run.config.train.exit_signal_handler ? StopSignal::Handle::terminate_and_interrupt : StopSignal::Handle::none),
+        train_loader_(*run.data[0], loader_settings(run.config.train.micro_batch_size, run.config.train.global_batch_size, run.state.train.consumed_train_samples)),
+        reporter_(run) {
+    const ValidationConfig& v = run.config.validation;
+    if (v.eval_iters > 0 && v.eval_interval > 0 && run.data[1])
+      valid_loader_.emplace(*run.data[1], loader_settings(v.eval_micro_batch_size, v.eval_global_batch_size, run.state.train.consumed_valid_samples));
+  }
+
+  void train() {
+    const TrainConfig& config = run_.config.train;
+    while (run_.state.train.step < config.train_iters && !run_.config.validation.skip_train && !asked_to_stop()) {
+      do_step();
+      if (due(run_.state.train.step, run_.config.validation.eval_interval)) do_evaluation();
+      reporter_.end_step(run_);
+      if (due(run_.state.train.step, run_.config.checkpoint.save_interval)) save();
+      if (due(run_.state.train.step, config.exit_interval)) break;
+    }
+    const bool finished = run_.state.train.step >= config.train_iters || run_.config.validation.skip_train;
+    if (finished && evaluated_at_ != run_.state.train.step) do_evaluation();
+    if (saved_at_ != run_.state.train.step) save();
+    if (!finished) log_info("stopped after iteration {} of {}: {}", run_.state.train.step, config.train_iters, reason());
+  }
+
+ private:
+  BatchLoader::Settings loader_settings(int64_t micro_batch_size, int64_t global_batch_size, int64_t first_sample) const {
+    return {.micro_batch_size = micro_batch_size, .micro_batches_per_step = global_batch_size / micro_batch_size, .first_sample = first_sample,
+            .reset_position_ids = run_.config.dataset.reset_position_ids, .reset_attention_mask = run_.config.dataset.reset_attention_mask,
+            .eod_id = run_.eod_id};
+  }
+
+  void do_step() {
+    const Clock::time_point start = Clock::now();
+    const std::vector<MicroBatch> micro_batches = train_loader_.next_step();
+    StepResult result;
+    const std::vector<int64_t>& skips = run_.config.train.iterations_to_skip;
+    const bool skip = std::find(skips.begin(), skips.end(), run_.state.train.step + 1) != skips.end();
+    if (!skip) result = train_step(run_, micro_batches);
+    advance(result, skip);
+    if (!skip) reporter_.step(run_, result, seconds_since(start));
+  }
+
+  void advance(const StepResult& result, bool skip) {
+    const int64_t samples = run_.config.train.global_batch_size;
+    TrainState& state = run_.state.train;
+    ++state.step;
+    state.consumed_train_samples = train_loader_.consumed_samples();
+    if (skip) state.skipped_train_samples += samples;
+    if (skip || result.skipped) return;
+    run_.state.schedule_steps += samples;
+    const int64_t length = run_.config.dataset.seq_length;
+    state.floating_point_operations_so_far += run_.model->training_flops_per_token(length) * static_cast<double>(samples * length);
+  }
+
+  void do_evaluation() {
+    if (!valid_loader_ || run_.state.train.step < run_.config.validation.start_eval_at_iter) return;
+    const double loss = evaluate(run_, *valid_loader_);
+    evaluated_at_ = run_.state.train.step;
+    reporter_.validation(run_, loss);
+    if (!run_.config.checkpoint.save_best || (run_.state.best.iteration >= 0 && loss >= run_.state.best.loss)) return;
+    run_.state.best = {.iteration = run_.state.train.step, .loss = loss};
+    save();
+  }
+
+  void save() {
+    const CheckpointConfig& c = run_.config.checkpoint;
+    if (c.save.empty() || saved_at_ == run_.state.train.step || run_.state.train.step == started_at_) return;
+    const Clock::time_point start = Clock::now();
+    run_.state.optimizer_steps = run_.optimizer->steps();
+    run_.state.loss_scaler = run_.loss_scaler.state();
+    const fs::path folder = save_checkpoint(c.save, {.config = run_.config, .model = *run_.model, .optimizer = c.save_optim ? run_.optimizer.get() : nullptr,
+                                                     .schedule = &run_.schedule, .state = run_.state, .tokenizer_folder = run_.tokenizer_folder});
+    saved_at_ = run_.state.train.step;
+    const std::vector<int64_t> removed = remove_old_checkpoints(c.save, c.most_recent_k, run_.state.best.iteration, c.save_retain_interval);
+    log_info("saved {} in {}{}", folder, human_seconds(seconds_since(start)), removed.empty() ? "" : format("; removed iterations {}", removed));
+  }
+
+  bool asked_to_stop() const {
+    const int64_t minutes = run_.config.train.exit_duration_in_mins;
+    return StopSignal::received() || (minutes > 0 && seconds_since(started_) > 60.0 * static_cast<double>(minutes));
+  }
+
+  std::string reason() const {
+    if (StopSignal::received()) return StopSignal::name();
+    return due(run_.state.train.step, run_.config.train.exit_interval) ? "train.exit_interval" : "train.exit_duration_in_mins";
+  }
+
+  Run& run_;
+  StopSignal stop_;
+  const int64_t started_at_ = run_.state.train.step;
+  const Clock::time_point started_ = Clock::now();
+  BatchLoader train_loader_;
+  std::optional<BatchLoader> valid_loader_;
+  Reporter reporter_;
+  int64_t evaluated_at_ = -1, saved_at_ = -1;
+};
+
+}  // namespace
+
+void train(Run& run) { Trainer(run).train(); }
+
+}  // namespace ponte
