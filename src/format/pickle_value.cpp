@@ -169,7 +169,7 @@ std::string_view kind_name(Value::Kind kind) {
 
 namespace {
 void want(const Value& value, bool right, std::string_view wanted, std::string_view what) {
-  require(right, "{}: found {} {}, wanted {}", what, kind_name(value.kind()), describe(value, 60), wanted);
+  if (!right) fail("{}: found {} {}, wanted {}", what, kind_name(value.kind()), describe(value, 60), wanted);
 }
 
 template <class T>
@@ -268,7 +268,7 @@ const Value* Value::find(std::string_view key) const {
 
 const Value& Value::at(std::string_view key, std::string_view what) const {
   const Value* value = find(key);
-  require(value != nullptr, "{}: no '{}' in {}", what, key, describe(*this, 80));
+  if (!value) fail("{}: no '{}' in {}", what, key, describe(*this, 80));
   return *value;
 }
 

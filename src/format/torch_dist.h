@@ -81,31 +81,37 @@ std::string metadata_json();  // content of the file for a torch_dist checkpoint
 //   2. write(chunk, offset, bytes) from any threads, every byte of every chunk exactly once;
 //   3. finish() adds headers and `.metadata` after checking that nothing is missing. Files are complete but not fsynced: publish the folder with
 //      StagedDirectory. Neither common.pt nor metadata.json is written here (save_torch_file, metadata_json).
+// Several ranks: each has a writer with its own rank and only its chunks, and calls finish_rank(); one of them joins the parts with write_dist_metadata.
 struct TorchDistWriterOptions {
   int64_t rank = 0;
-  int64_t files = 2;  // __<rank>_0.distcp ... ; large chunks are spread over them
+  int64_t files = 2;  // __<rank>_0.distcp ...; chunks go to the file with the fewest bytes
 };
 
 class TorchDistWriter {
  public:
   TorchDistWriter(const fs::path& directory, TorchDistWriterOptions options = {});
   ~TorchDistWriter();
-  // One box of tensor `name`; all boxes of a name must agree in dtype and shape and together cover it exactly. Returns the chunk's number: 0, 1, ...
+  // One box of tensor `name`; all boxes of a name must agree in dtype and shape. Returns the chunk's number: 0, 1, ...
   size_t add_chunk(const TensorSpec& tensor, std::vector<int64_t> offsets, std::vector<int64_t> sizes);
   size_t add_tensor(const TensorSpec& tensor);  // one chunk that is the whole tensor
   void add_object(std::string name, const Value& value);
   void add_object_bytes(std::string name, std::string archive);  // a ready torch.save archive
 
   void begin();
+  size_t chunks() const;
   uint64_t chunk_bytes(size_t chunk) const;
-  uint64_t total_bytes() const;  // of all files, after begin()
-  // Copies bytes to [offset, offset + bytes.size()) of the chunk's row-major elements. Blocks of 256 KiB to 1 MiB keep the checksum in cache.
+  uint64_t total_bytes() const;  // of this rank's data files, after begin()
+  // Copies bytes to [offset, offset + bytes.size()) of the chunk's row-major elements. Any size; pieces of 256 KiB to a few MiB are fastest.
   void write(size_t chunk, uint64_t offset, std::span<const std::byte> bytes);
-  void finish();
+  void finish();              // UserError when the chunks of a tensor leave a hole or overlap
+  std::string finish_rank();  // this rank's part of .metadata
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Joins the parts of all ranks into `.metadata`. UserError when the chunks of a tensor leave a hole or overlap, or two ranks wrote one object.
+void write_dist_metadata(const fs::path& directory, std::span<const std::string> parts);
 
 }  // namespace ponte

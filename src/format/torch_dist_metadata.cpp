@@ -27,10 +27,10 @@ DType dtype_of(const Value& properties, std::string_view what) {
   const Value& state = properties.state();
   const Value* dtype = state.find("dtype");
   if (!dtype) {
-    require(state.kind() == Value::Kind::tuple && !state.items(what).empty(), "{}: tensor properties {}, wanted a dtype", what, describe(state, 60));
+    if (state.kind() != Value::Kind::tuple || state.items(what).empty()) fail("{}: tensor properties {}, wanted a dtype", what, describe(state, 60));
     dtype = &state.items(what)[0];
   }
-  require(dtype->kind() == Value::Kind::global, "{}: dtype {}, wanted a torch dtype", what, describe(*dtype, 60));
+  if (dtype->kind() != Value::Kind::global) fail("{}: dtype {}, wanted a torch dtype", what, describe(*dtype, 60));
   return dtype_from_torch(dtype->type_name());
 }
 
@@ -63,8 +63,8 @@ DistItem read_item(const Value& index, const Value& info, std::string_view origi
   out.storage.offset = static_cast<uint64_t>(offset);
   out.storage.bytes = static_cast<uint64_t>(bytes);
   const Value* transforms = info.find("transform_descriptors");
-  require(!transforms || transforms->is_none() || transforms->items(what).empty(), "{}: stored through a transform ({}), which is not supported", what,
-          transforms ? describe(*transforms, 60) : "");
+  if (transforms && !transforms->is_none() && !transforms->items(what).empty())
+    fail("{}: stored through {}; transforms are not supported", what, describe(*transforms, 60));
   return out;
 }
 
@@ -72,7 +72,7 @@ DistItem read_item(const Value& index, const Value& info, std::string_view origi
 
 DistMetadata parse_dist_metadata(std::span<const std::byte> pickle, std::string_view origin) {
   const Value root = read_pickle(pickle, origin);
-  require(root.kind() == Value::Kind::object, "{}: found {}, wanted the Metadata of torch.distributed.checkpoint", origin, describe(root, 60));
+  if (root.kind() != Value::Kind::object) fail("{}: found {}, wanted the Metadata of torch.distributed.checkpoint", origin, describe(root, 60));
   DistMetadata out;
   std::set<std::string_view> seen;
   for (const auto& [key, v] : root.at("state_dict_metadata", origin).entries(origin)) {
@@ -169,6 +169,28 @@ std::string render_dist_metadata(const DistMetadata& metadata) {
   return write_pickle(Value::construct(
       kMetadataModule, "Metadata", {},
       Value::dict_of({{"state_dict_metadata", Value::dict(std::move(entries))}, {"planner_data", Value()}, {"storage_data", Value::dict(std::move(storage))}})));
+}
+
+void merge_dist_metadata(DistMetadata& into, DistMetadata part) {
+  std::map<std::string, size_t> index;
+  for (size_t i = 0; i < into.tensors.size(); ++i) index.emplace(into.tensors[i].name, i);
+  std::set<std::string> objects(into.objects.begin(), into.objects.end());
+  for (TorchDistTensor& t : part.tensors) {
+    const auto [it, added] = index.emplace(t.name, into.tensors.size());
+    if (added) {
+      into.tensors.push_back(std::move(t));
+      continue;
+    }
+    TorchDistTensor& known = into.tensors[it->second];
+    require(known.dtype == t.dtype && known.shape == t.shape, "tensor '{}' is {} {} on one rank and {} {} on another", t.name, torch_name(known.dtype), known.shape,
+            torch_name(t.dtype), t.shape);
+    for (TorchDistChunk& c : t.chunks) known.chunks.push_back(std::move(c));
+  }
+  for (std::string& name : part.objects) {
+    require(objects.insert(name).second, "object '{}' is written by two ranks", name);
+    into.objects.push_back(std::move(name));
+  }
+  for (DistItem& item : part.items) into.items.push_back(std::move(item));
 }
 
 }  // namespace ponte

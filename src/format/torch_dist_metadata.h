@@ -24,6 +24,9 @@ struct DistMetadata {
 DistMetadata parse_dist_metadata(std::span<const std::byte> pickle, std::string_view origin);
 std::string render_dist_metadata(const DistMetadata& metadata);
 
+// Appends the chunks, objects and items of `part`. UserError when a tensor differs in dtype or shape, or an object is there already.
+void merge_dist_metadata(DistMetadata& into, DistMetadata part);
+
 // The chunks are inside the tensor, do not overlap and leave nothing out. UserError naming `origin` and the tensor.
 void check_cover(const TorchDistTensor& tensor, std::string_view origin);
 
