@@ -107,6 +107,7 @@ bool apply_model_spelling(ConfigDraft& draft, const std::string& key, const Yaml
     assign(draft, "model.rope_scaling_type", scalar("yarn", value.line), place);
     return true;
   }
+  if (key.starts_with("yarn_") && value.is_null()) return true;  // Bridge's "no yarn"
   bool flag = false;
   if (key == "rope_scaling" && read_boolean(value, flag)) {  // Bridge's switch for Llama 3's scaling
     if (flag) assign(draft, "model.rope_scaling_type", scalar("llama3", value.line), place);
@@ -131,7 +132,10 @@ void apply_key(ConfigDraft& draft, const std::string& section, const std::string
   if (section == "model" && apply_model_spelling(draft, key, value, place)) return;
   if (section == "dataset" && apply_blend(draft, key, value, place)) return;
   const std::string name = section + "." + key;
-  if (name == "mixed_precision.name" && value.is_scalar() && value.text != "custom") draft.config.mixed_precision = precision_preset(value.text);
+  if (name == "mixed_precision.name" && value.is_scalar() && value.text != "custom") {
+    draft.config.mixed_precision = precision_preset(value.text);
+    return assign(draft, name, scalar(draft.config.mixed_precision.name, value.line), place);
+  }
   const Field* field = find_field(name);
   if (field && field->role != FieldRole::internal) return assign(draft, *field, value, place);
   for (const auto& [theirs, ours] : key_aliases())

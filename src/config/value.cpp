@@ -201,8 +201,11 @@ std::string yaml_text(std::string_view text) {
 std::string yaml_number(double value) {
   if (std::isinf(value)) return value > 0 ? ".inf" : "-.inf";
   if (std::isnan(value)) return ".nan";
+  // As Python's repr: shortest digits, an exponent below 1e-4 and from 1e16 on.
+  const double size = std::fabs(value);
+  const bool plain = size == 0 || (size >= 1e-4 && size < 1e16);
   char buffer[64];
-  const auto result = std::to_chars(buffer, buffer + sizeof buffer, value);
+  const auto result = std::to_chars(buffer, buffer + sizeof buffer, value, plain ? std::chars_format::fixed : std::chars_format::scientific);
   std::string out(buffer, result.ptr);
   const size_t exponent = out.find('e');
   if (out.find('.') == std::string::npos) {
