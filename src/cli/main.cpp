@@ -5,6 +5,10 @@
 namespace {
 
 constexpr ponte::Command kCommands[] = {
+    {"import", "a Hugging Face model becomes a Megatron checkpoint", ponte::run_import},
+    {"export", "a Megatron checkpoint becomes a Hugging Face folder", ponte::run_export},
+    {"verify", "are the two the same, bit for bit", ponte::run_verify},
+    {"inspect", "tensors of a checkpoint of any format, and how they map", ponte::run_inspect},
     {"train", "pretrain or fine-tune a model", nullptr},
     {"generate", "text from a Hugging Face or Megatron model", nullptr},
     {"chat", "talk with a model", nullptr},

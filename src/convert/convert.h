@@ -1,0 +1,55 @@
+// Checkpoint conversion, file to file: import (Hugging Face to Megatron), export (back), verify (both, bit by bit).
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/file.h"
+
+namespace ponte {
+
+struct ConversionReport {
+  std::string architecture;
+  int64_t tensors = 0;  // on the Hugging Face side
+  uint64_t bytes = 0;   // written, or compared
+  double seconds = 0;
+  std::vector<std::string> casts, dropped;
+};
+
+struct ImportOptions {
+  fs::path hf_model;         // folder
+  std::string reference;     // what the user called it, recorded in run_config.yaml
+  fs::path megatron_path;    // root to be created
+  std::optional<DType> torch_dtype;
+  StagedDirectory::Existing existing = StagedDirectory::Existing::refuse;
+  int64_t threads = 0;
+};
+// Writes iter_0000000 and the trackers. The root appears whole or not at all; an existing root is only touched with Existing::replace, and then the old
+// iteration stands until the new one is complete.
+ConversionReport import_checkpoint(const ImportOptions& options);
+
+struct ExportOptions {
+  fs::path megatron_path;  // root or iteration
+  fs::path hf_path;        // folder to be created
+  std::optional<fs::path> hf_model;  // configuration and tokenizer from here instead of from the checkpoint
+  std::optional<DType> torch_dtype;
+  uint64_t max_shard_bytes = 5'000'000'000;
+  StagedDirectory::Existing existing = StagedDirectory::Existing::refuse;
+  int64_t threads = 0;
+};
+ConversionReport export_checkpoint(const ExportOptions& options);
+
+struct VerifyOptions {
+  fs::path megatron_path;
+  std::optional<fs::path> hf_model;  // absent: only the manifest is checked
+  int64_t threads = 0;
+};
+struct VerifyReport {
+  ConversionReport compared;
+  bool manifest_checked = false;
+};
+// UserError listing every tensor that differs.
+VerifyReport verify_checkpoint(const VerifyOptions& options);
+
+}  // namespace ponte

@@ -1,0 +1,31 @@
+// Dialects: what a live parameter is called on disk and which tensor it is a part of. Pure naming and chunking; element order is the rule's business.
+// Source: the sharded_state_dict methods of megatron/core/transformer and the keys of checkpoints written by Megatron Bridge.
+#pragma once
+#include "families/rule.h"
+
+namespace ponte {
+
+enum class Container { torch_dist, fsdp_dtensor };
+// stacked: "decoder.layers.mlp.linear_fc2.weight" [L, ...], experts [L, E, ...]; numbered: "decoder.layers.3.mlp.linear_fc2.weight".
+enum class LayerKeys { stacked, numbered };
+
+struct Dialect {
+  Container container = Container::torch_dist;
+  LayerKeys layer_keys = LayerKeys::stacked;
+};
+
+// Where a segment of a parameter lies: its element (c0, c1, ...) is element (prefix..., row + c0, c1, ...) of the stored tensor `key`.
+struct StoredSegment {
+  std::string key;
+  Shape shape;   // of the stored tensor
+  Shape prefix;  // layer, expert
+  int64_t row = 0;
+};
+
+StoredSegment stored_segment(const Rule& rule, size_t segment, Dialect dialect);
+// "decoder.layers.mlp.linear_fc1._extra_state/shard_3_28"
+std::string extra_state_key(const ExtraState& module, Dialect dialect);
+// torch_dist as Megatron writes this model.
+Dialect dialect_of(const RuleTable& table);
+
+}  // namespace ponte

@@ -1,0 +1,51 @@
+#include "convert/hf_files.h"
+
+#include "base/errors.h"
+#include "convert/native_config.h"
+
+namespace ponte {
+namespace {
+
+constexpr const char* kTokenizerFiles[] = {"tokenizer.json",  "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",   "vocab.json",
+                                           "merges.txt",      "vocab.txt",             "tokenizer.model",         "chat_template.jinja", "chat_template.json",
+                                           "preprocessor_config.json"};
+constexpr const char* kGenerationConfig = "generation_config.json";
+
+// Through links (the hub's cache is made of them), as a plain file.
+void copy_plainly(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::copy_file(from, to, fs::copy_options::overwrite_existing, error);
+  require(!error, "cannot copy {} to {}: {}", from, to, error.message());
+  fs::permissions(to, fs::perms::owner_write, fs::perm_options::add, error);
+}
+
+}  // namespace
+
+std::vector<std::string> tokenizer_files(const fs::path& directory) {
+  std::vector<std::string> out;
+  for (const char* name : kTokenizerFiles)
+    if (fs::exists(directory / name)) out.emplace_back(name);
+  return out;
+}
+
+void keep_hf_files(const fs::path& hf, const fs::path& iteration) {
+  const fs::path kept = iteration / kKeptFolder, tokenizer = iteration / "tokenizer";
+  fs::create_directories(kept);
+  copy_plainly(hf / "config.json", kept / "config.json");
+  if (fs::exists(hf / kGenerationConfig)) copy_plainly(hf / kGenerationConfig, kept / kGenerationConfig);
+  const std::vector<std::string> names = tokenizer_files(hf);
+  if (!names.empty()) fs::create_directories(tokenizer);
+  for (const std::string& name : names) copy_plainly(hf / name, tokenizer / name);
+}
+
+void restore_hf_files(const fs::path& from, const fs::path& hf) {
+  const fs::path tokenizer = fs::exists(from / "tokenizer") ? from / "tokenizer" : from;
+  for (const std::string& name : tokenizer_files(tokenizer)) copy_plainly(tokenizer / name, hf / name);
+  for (const fs::path& folder : {from / kKeptFolder, from})
+    if (fs::exists(folder / kGenerationConfig)) {
+      copy_plainly(folder / kGenerationConfig, hf / kGenerationConfig);
+      return;
+    }
+}
+
+}  // namespace ponte

@@ -1,0 +1,17 @@
+// The files of an HF model folder that are not weights: they ride along in a Megatron checkpoint, so that export needs nothing but the checkpoint.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+
+namespace ponte {
+
+// Names (relative) of the tokenizer's files present in `directory`: tokenizer.json, vocabulary, merges, special tokens, chat template.
+std::vector<std::string> tokenizer_files(const fs::path& directory);
+// Into <iteration>/tokenizer (as Megatron Bridge keeps them) and <iteration>/ponte (config.json, generation_config.json).
+void keep_hf_files(const fs::path& hf_directory, const fs::path& iteration_directory);
+// Tokenizer files and generation_config.json back into an HF folder, from an iteration or from another HF folder; config.json is not copied.
+void restore_hf_files(const fs::path& from, const fs::path& hf_directory);
+
+}  // namespace ponte

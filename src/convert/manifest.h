@@ -1,0 +1,39 @@
+// Ponte's own record of what it wrote: per tensor its type, shape and content hashes (XXH3-128 of the row-major bytes of each chunk), and what was cast or
+// left out. <iteration>/ponte/manifest.json in a Megatron checkpoint, ponte_manifest.json in an HF folder.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "families/rule.h"
+
+namespace ponte {
+
+struct ManifestChunk {
+  Shape offsets, sizes;
+  std::string hash;
+};
+
+struct ManifestTensor {
+  DType dtype = DType::f32;
+  Shape shape;
+  std::vector<ManifestChunk> chunks;
+};
+
+struct Manifest {
+  std::string architecture;
+  std::map<std::string, ManifestTensor> tensors;
+  std::vector<std::string> casts, dropped;  // "lm_head.weight: equal to model.embed_tokens.weight (tied)"
+};
+
+std::string manifest_text(const Manifest& manifest);
+// UserError naming the file when it is no manifest of ours.
+Manifest read_manifest(const fs::path& file);
+
+inline constexpr const char* kHfManifest = "ponte_manifest.json";
+inline constexpr const char* kNativeManifest = "manifest.json";  // inside kKeptFolder
+
+}  // namespace ponte

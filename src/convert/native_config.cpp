@@ -1,0 +1,169 @@
+// Field names as in Megatron Bridge's GPTModelProvider (run_config.yaml, section model) and Megatron-LM's arguments.
+#include "convert/native_config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "base/errors.h"
+#include "families/registry.h"
+
+namespace ponte {
+namespace {
+
+// One document of Megatron settings, whatever its syntax: each getter is nullopt when the field is absent or null.
+struct Settings {
+  std::string origin;
+  std::function<std::optional<double>(const char*)> number;
+  std::function<std::optional<bool>(const char*)> flag;
+  std::function<std::optional<std::string>(const char*)> text;
+
+  int64_t size(const char* key) const {
+    const auto value = number(key);
+    require(value && *value > 0 && *value < 4294967296.0, "{}: '{}' is {}, wanted a positive size", origin, key, value ? format("{}", *value) : "missing");
+    return static_cast<int64_t>(*value);
+  }
+  int64_t size_or(const char* key, int64_t fallback) const { return number(key) ? size(key) : fallback; }
+  double number_or(const char* key, double fallback) const { return number(key).value_or(fallback); }
+  bool flag_or(const char* key, bool fallback) const { return flag(key).value_or(fallback); }
+};
+
+void read_rope(const Settings& s, ModelConfig& c) {
+  c.rotary_base = s.number_or("rotary_base", 10000.0);
+  c.rotary_percent = s.number_or("rotary_percent", 1.0);
+  const std::string kind = s.text("position_embedding_type").value_or("rope");
+  require(kind == "rope" || kind == "yarn", "{}: position_embedding_type '{}' is not supported; supported: rope, yarn", s.origin, kind);
+  c.position_embedding_type = kind;
+  if (kind == "yarn") {
+    c.rope_scaling_type = "yarn";
+    c.rope_scaling_factor = s.number_or("yarn_rotary_scaling_factor", 1.0);
+    c.original_max_position_embeddings = s.size_or("yarn_original_max_position_embeddings", 0);
+    c.yarn_beta_fast = s.number_or("yarn_beta_fast", 32.0);
+    c.yarn_beta_slow = s.number_or("yarn_beta_slow", 1.0);
+    c.yarn_mscale = s.number("yarn_mscale");
+    c.yarn_mscale_all_dim = s.number("yarn_mscale_all_dim");
+    c.yarn_truncate = s.flag_or("yarn_correction_range_round_to_int", true);
+  } else if (s.flag_or("rope_scaling", false)) {
+    c.rope_scaling_type = "llama3";  // Megatron's constants for Llama 3 scaling
+    c.rope_scaling_factor = s.number_or("rope_scaling_factor", 8.0);
+    c.rope_low_freq_factor = 1.0;
+    c.rope_high_freq_factor = 4.0;
+    c.original_max_position_embeddings = 8192;
+  } else if (const auto factor = s.number("seq_len_interpolation_factor"); factor && *factor != 1.0) {
+    c.rope_scaling_type = "linear";
+    c.rope_scaling_factor = *factor;
+  }
+}
+
+// The family whose facts these settings are.
+void choose_family(const Settings& s, ModelConfig& c) {
+  require(!s.number("num_moe_experts") || *s.number("num_moe_experts") == 0, "{}: a mixture of experts, which no supported family is", s.origin);
+  require(s.text("normalization").value_or("RMSNorm") == "RMSNorm" && c.gated_linear_unit, "{}: not an RMSNorm, gated decoder of a supported family", s.origin);
+  require(c.add_qkv_bias != c.qk_layernorm, "{}: add_qkv_bias {} with qk_layernorm {} is neither Qwen2 (bias, no norm) nor Qwen3 (norm, no bias)", s.origin,
+          c.add_qkv_bias, c.qk_layernorm);
+  const Family& family = family_of(c.qk_layernorm ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM");
+  c.hf_architecture = family.architecture;
+  c.model_type = family.model_type;
+}
+
+ModelConfig read_settings(const Settings& s) {
+  ModelConfig c;
+  c.num_layers = s.size("num_layers");
+  c.hidden_size = s.size("hidden_size");
+  c.num_attention_heads = s.size("num_attention_heads");
+  c.num_query_groups = s.size_or("num_query_groups", c.num_attention_heads);
+  require(c.num_attention_heads % c.num_query_groups == 0, "{}: {} attention heads do not divide over {} query groups", s.origin, c.num_attention_heads,
+          c.num_query_groups);
+  c.kv_channels = s.size_or("kv_channels", c.hidden_size / c.num_attention_heads);
+  c.ffn_hidden_size = s.size("ffn_hidden_size");
+  c.vocab_size = s.size_or("vocab_size", s.size_or("padded_vocab_size", 0));
+  c.seq_length = s.size_or("seq_length", 4096);
+  c.max_position_embeddings = s.size_or("max_position_embeddings", c.seq_length);
+  c.layernorm_epsilon = s.number_or("layernorm_epsilon", s.number_or("norm_epsilon", 1e-5));
+  c.init_method_std = s.number_or("init_method_std", 0.02);
+  c.attention_dropout = s.number_or("attention_dropout", 0.0);
+  c.gated_linear_unit = s.flag_or("gated_linear_unit", s.flag_or("swiglu", false));
+  c.add_qkv_bias = s.flag_or("add_qkv_bias", false);
+  c.qk_layernorm = s.flag_or("qk_layernorm", false);
+  c.share_embeddings_and_output_weights = s.flag_or("share_embeddings_and_output_weights", !s.flag_or("untie_embeddings_and_output_weights", true));
+  c.bf16 = s.flag_or("bf16", false);
+  c.fp16 = s.flag_or("fp16", false);
+  c.params_dtype = c.bf16 ? DType::bf16 : c.fp16 ? DType::f16 : DType::f32;
+  read_rope(s, c);
+  choose_family(s, c);
+  return c;
+}
+
+Settings yaml_settings(const YAML::Node& model, const std::string& origin) {
+  auto scalar = [model](const char* key) -> std::optional<std::string> {
+    const YAML::Node node = model[key];
+    if (!node || !node.IsScalar()) return std::nullopt;
+    return node.Scalar();
+  };
+  Settings s;
+  s.origin = origin;
+  s.text = scalar;
+  s.number = [scalar, origin](const char* key) -> std::optional<double> {
+    const auto text = scalar(key);
+    if (!text || *text == "null" || *text == "~") return std::nullopt;
+    try {
+      return YAML::Load(*text).as<double>();
+    } catch (const YAML::Exception&) {
+      fail("{}: '{}' is '{}', wanted a number", origin, key, *text);
+    }
+  };
+  s.flag = [scalar](const char* key) -> std::optional<bool> {
+    const auto text = scalar(key);
+    if (!text || (*text != "true" && *text != "false")) return std::nullopt;
+    return *text == "true";
+  };
+  return s;
+}
+
+Settings argument_settings(const Value& args, const std::string& origin) {
+  auto field = [args](const char* key) -> const Value* {
+    const Value* v = args.find(key);
+    return v && !v->is_none() ? v : nullptr;
+  };
+  Settings s;
+  s.origin = origin;
+  s.text = [field, origin](const char* key) -> std::optional<std::string> {
+    const Value* v = field(key);
+    return v && v->kind() == Value::Kind::text ? std::optional(v->as_text(origin)) : std::nullopt;
+  };
+  s.number = [field, origin](const char* key) -> std::optional<double> {
+    const Value* v = field(key);
+    return v && (v->kind() == Value::Kind::integer || v->kind() == Value::Kind::real) ? std::optional(v->as_number(origin)) : std::nullopt;
+  };
+  s.flag = [field, origin](const char* key) -> std::optional<bool> {
+    const Value* v = field(key);
+    return v && v->kind() == Value::Kind::boolean ? std::optional(v->as_boolean(origin)) : std::nullopt;
+  };
+  return s;
+}
+
+ModelConfig from_run_config(const fs::path& file) {
+  YAML::Node document;
+  try {
+    document = YAML::Load(read_file(file));
+  } catch (const YAML::Exception& e) {
+    fail("{}: not valid YAML: {}", file, e.what());
+  }
+  require(document.IsMap() && document["model"] && document["model"].IsMap(), "{}: no 'model' section", file);
+  return read_settings(yaml_settings(document["model"], file.string()));
+}
+
+}  // namespace
+
+ModelConfig native_model_config(const fs::path& directory, const TorchDistReader& reader) {
+  const fs::path kept = directory / kKeptFolder / "config.json", run_config = directory / "run_config.yaml";
+  if (fs::exists(kept)) return model_config_from_hf(kept);
+  if (fs::exists(run_config)) return from_run_config(run_config);
+  const std::optional<Value> common = reader.common_state();
+  const Value* args = common ? common->find("args") : nullptr;
+  require(args != nullptr, "{}: neither run_config.yaml nor Megatron-LM's arguments are in it, so its architecture is unknown; give --hf-model", directory);
+  return read_settings(argument_settings(*args, directory.string() + ": args"));
+}
+
+}  // namespace ponte

@@ -1,0 +1,141 @@
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+#include "base/errors.h"
+#include "convert/accounting.h"
+#include "convert/native_config.h"
+#include "convert/segment_source.h"
+#include "families/registry.h"
+
+namespace ponte {
+namespace {
+
+constexpr const char* kTracker = "latest_checkpointed_iteration.txt";
+
+bool is_iteration(const fs::path& path) { return fs::exists(path / ".metadata"); }
+
+// Tensors of a training run that are no weights.
+bool is_training_state(std::string_view key) {
+  for (std::string_view prefix : {"optimizer.", "chained_", "rng_state", "rerun_state", "opt_param_scheduler", "common_state"})
+    if (key.starts_with(prefix)) return true;
+  return false;
+}
+
+}  // namespace
+
+fs::path iteration_directory(const fs::path& path) {
+  if (is_iteration(path)) return path;
+  const fs::path tracker = path / kTracker;
+  require(fs::exists(tracker), "{}: not a Megatron checkpoint: neither {} nor .metadata is in it", path, kTracker);
+  std::string text = read_file(tracker);
+  while (!text.empty() && isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
+  fs::path directory = path / text;  // "release"
+  if (text != "release") {
+    int64_t iteration = -1;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), iteration);
+    require(error == std::errc() && end == text.data() + text.size() && iteration >= 0, "{}: '{}' is no iteration number", tracker, text);
+    std::string digits = std::to_string(iteration);
+    digits.insert(0, digits.size() < 7 ? 7 - digits.size() : 0, '0');
+    directory = path / ("iter_" + digits);
+  }
+  require(is_iteration(directory), "{}: the tracker names {}, which has no .metadata", path, directory);
+  return directory;
+}
+
+bool is_native_checkpoint(const fs::path& path) { return is_iteration(path) || fs::exists(path / kTracker); }
+
+NativeSource::NativeSource(const fs::path& path, const ModelConfig* config) : directory_(ponte::iteration_directory(path)), reader_(directory_) {
+  config_ = config ? *config : native_model_config(directory_, reader_);
+  // The stored tensors decide whether the head is tied, not a flag.
+  config_.share_embeddings_and_output_weights = !reader_.find("output_layer.weight") && !reader_.find("model.module.output_layer.weight");
+  table_ = rule_table(config_);
+  index_rules();
+  choose_dialect();
+  bind();
+}
+
+void NativeSource::choose_dialect() {
+  const Rule* layered = &table_.rules.front();
+  for (const Rule& rule : table_.rules)
+    if (rule.layer >= 0) {
+      layered = &rule;
+      break;
+    }
+  const Dialect candidates[] = {{Container::torch_dist, LayerKeys::stacked}, {Container::torch_dist, LayerKeys::numbered},
+                                {Container::fsdp_dtensor, LayerKeys::numbered}};
+  for (const Dialect& dialect : candidates)
+    if (reader_.find(stored_segment(*layered, 0, dialect).key)) {
+      dialect_ = dialect;
+      return;
+    }
+  dialect_ = dialect_of(table_);  // nothing fits: the accounting will say what is missing
+}
+
+void NativeSource::bind() {
+  Accounting accounting(directory_.string());
+  std::set<std::string> used;
+  std::map<const TorchDistChunk*, int64_t> opened;
+  for (const Rule& rule : table_.rules) {
+    std::vector<std::vector<SegmentChunk>> segments;
+    DType dtype = DType::f32;
+    for (size_t s = 0; s < rule.segments.size(); ++s) {
+      const StoredSegment stored = stored_segment(rule, s, dialect_);
+      const TorchDistTensor* tensor = reader_.find(stored.key);
+      if (!tensor) {
+        if (used.insert(stored.key).second) accounting.missing(stored.key);
+        continue;
+      }
+      used.insert(tensor->name);
+      Shape wanted = stored.shape, found = tensor->shape;
+      if (rule.segments[s].padded && found.size() == wanted.size() && found[0] > wanted[0]) found[0] = wanted[0];  // vocabulary padding is trimmed
+      if (found != wanted) accounting.mismatch(stored.key, tensor->shape, stored.shape);
+      else segments.push_back(bind_segment(rule, s, *tensor, stored, opened));
+      dtype = tensor->dtype;
+    }
+    rule_dtypes_.push_back(dtype);
+    chunks_.push_back(std::move(segments));
+  }
+  for (const TorchDistTensor& tensor : reader_.tensors())
+    if (!used.contains(tensor.name) && !is_training_state(tensor.name)) accounting.unexpected(tensor.name);
+  accounting.settle();
+}
+
+std::vector<SegmentChunk> NativeSource::bind_segment(const Rule& rule, size_t index, const TorchDistTensor& tensor, const StoredSegment& stored,
+                                                     std::map<const TorchDistChunk*, int64_t>& opened) {
+  const Segment& segment = rule.segments[index];
+  const size_t lead = stored.prefix.size();
+  std::vector<SegmentChunk> out;
+  for (const TorchDistChunk& chunk : tensor.chunks) {
+    bool elsewhere = false;
+    for (size_t d = 0; d < lead; ++d) elsewhere |= stored.prefix[d] < chunk.offsets[d] || stored.prefix[d] >= chunk.offsets[d] + chunk.sizes[d];
+    if (elsewhere) continue;
+    const Window whole = dense_window(Shape(chunk.sizes.size(), 0), chunk.sizes);  // strides of the chunk's own buffer
+    Window window;
+    bool inside = true;
+    for (size_t d = 0; d < lead; ++d) window.origin += (stored.prefix[d] - chunk.offsets[d]) * whole.strides[d];
+    for (size_t d = 0; d < segment.shape.size(); ++d) {
+      const int64_t first = chunk.offsets[lead + d] - (d == 0 ? stored.row : 0);  // of the chunk, in segment coordinates
+      const int64_t begin = std::max<int64_t>(0, first), end = std::min(segment.shape[d], first + chunk.sizes[lead + d]);
+      inside &= begin < end;
+      window.begin.push_back(begin);
+      window.end.push_back(end);
+      window.strides.push_back(whole.strides[lead + d]);
+      window.origin += (begin - first) * whole.strides[lead + d];
+    }
+    if (!inside) continue;
+    const auto [it, fresh] = opened.emplace(&chunk, static_cast<int64_t>(buffers_.size()));
+    if (fresh) {
+      opened_.push_back(reader_.bytes(tensor, chunk));
+      buffers_.push_back({format("{} at {}", tensor.name, chunk.offsets), tensor.dtype, opened_.back().bytes});
+    }
+    out.push_back({it->second, std::move(window)});
+  }
+  return out;
+}
+
+void NativeSource::append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const {
+  for (const SegmentChunk& chunk : chunks_[rule][segment]) append_copies(chunk.window, to, chunk.buffer, out);
+}
+
+}  // namespace ponte

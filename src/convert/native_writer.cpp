@@ -1,0 +1,157 @@
+#include "convert/native_writer.h"
+
+#include "base/checked.h"
+#include "base/errors.h"
+
+namespace ponte {
+namespace {
+
+// Chunks in the order of the writer's numbers.
+struct NativePlan {
+  std::vector<Target> targets;
+  std::vector<TensorSpec> specs;
+  std::vector<ManifestChunk> chunks;
+  std::vector<std::string> casts;
+};
+
+void plan_segment(const SegmentSource& source, size_t r, size_t s, DType dtype, NativePlan& plan) {
+  const Rule& rule = source.rules().rules[r];
+  const Segment& segment = rule.segments[s];
+  const StoredSegment stored = stored_segment(rule, s, dialect_of(source.rules()));
+  ManifestChunk chunk{stored.prefix, Shape(stored.prefix.size(), 1), ""};
+  chunk.offsets.resize(stored.shape.size(), 0);
+  chunk.offsets[stored.prefix.size()] = stored.row;
+  chunk.sizes.insert(chunk.sizes.end(), segment.shape.begin(), segment.shape.end());
+  Target target{rule.name(), dtype, checked_numel(segment.shape, stored.key), {}};
+  source.append_feeds(r, s, dense_window(Shape(segment.shape.size(), 0), segment.shape), target.copies);
+  plan.targets.push_back(std::move(target));
+  plan.specs.push_back({stored.key, dtype, stored.shape});
+  plan.chunks.push_back(std::move(chunk));
+}
+
+NativePlan plan_native(const SegmentSource& source, std::optional<DType> asked) {
+  NativePlan plan;
+  const RuleTable& table = source.rules();
+  for (size_t r = 0; r < table.rules.size(); ++r) {
+    const Rule& rule = table.rules[r];
+    const DType from = source.dtype(rule), to = stored_dtype(rule, from, asked);
+    if (from != to) plan.casts.push_back(format("{}: {} to {}", rule.name(), torch_name(from), torch_name(to)));
+    for (size_t s = 0; s < rule.segments.size(); ++s) plan_segment(source, r, s, to, plan);
+  }
+  return plan;
+}
+
+// Layers stacked into one stored tensor share its type.
+void require_one_dtype(const NativePlan& plan) {
+  std::map<std::string, size_t> first;
+  for (size_t i = 0; i < plan.specs.size(); ++i) {
+    const size_t other = first.emplace(plan.specs[i].name, i).first->second;
+    require(plan.specs[i].dtype == plan.specs[other].dtype, "{} is {} but {} is {}; Megatron stacks them in one tensor: choose one type with --torch-dtype",
+            plan.targets[other].name, torch_name(plan.specs[other].dtype), plan.targets[i].name, torch_name(plan.specs[i].dtype));
+  }
+}
+
+}  // namespace
+
+DType stored_dtype(const Rule& rule, DType source, std::optional<DType> asked) {
+  return asked && rule.precision == Precision::follows ? *asked : source;
+}
+
+Manifest write_native_weights(const SegmentSource& source, const fs::path& directory, std::optional<DType> asked, int64_t threads) {
+  const NativePlan plan = plan_native(source, asked);
+  require_one_dtype(plan);
+  TorchDistWriter writer(directory);
+  for (size_t i = 0; i < plan.specs.size(); ++i) {
+    const size_t number = writer.add_chunk(plan.specs[i], plan.chunks[i].offsets, plan.chunks[i].sizes);
+    PONTE_ASSERT(number == i);
+  }
+  for (const ExtraState& module : source.rules().extra_state) writer.add_object(extra_state_key(module, dialect_of(source.rules())), empty_extra_state());
+  writer.begin();
+  const auto hashes = run_transfer(source.buffers(), plan.targets,
+                                   [&](size_t target, uint64_t offset, std::span<const std::byte> block) { writer.write(target, offset, block); },
+                                   {threads, "import"});
+  writer.finish();
+  save_torch_file(directory / "common.pt", common_state_of_import(source.config()));
+  write_file_atomically(directory / "metadata.json", metadata_json());
+
+  Manifest manifest;
+  manifest.architecture = source.config().hf_architecture;
+  manifest.casts = plan.casts;
+  for (size_t i = 0; i < plan.specs.size(); ++i) {
+    ManifestTensor& tensor = manifest.tensors[plan.specs[i].name];
+    tensor.dtype = plan.specs[i].dtype;
+    tensor.shape = plan.specs[i].shape;
+    tensor.chunks.push_back({plan.chunks[i].offsets, plan.chunks[i].sizes, hashes[i]});
+  }
+  return manifest;
+}
+
+Value empty_extra_state() { return Value::list({Value::tensor(DType::u8, {0}, "")}); }
+
+Value common_state_of_import(const ModelConfig& c) {
+  const Value none;
+  const Value args = Value::dict_of({
+      {"num_layers", Value::integer(c.num_layers)},
+      {"hidden_size", Value::integer(c.hidden_size)},
+      {"ffn_hidden_size", Value::integer(c.ffn_hidden_size)},
+      {"seq_length", Value::integer(c.seq_length)},
+      {"max_position_embeddings", Value::integer(c.max_position_embeddings)},
+      {"num_attention_heads", Value::integer(c.num_attention_heads)},
+      {"group_query_attention", Value::boolean(c.num_query_groups != c.num_attention_heads)},
+      {"num_query_groups", Value::integer(c.num_query_groups)},
+      {"kv_channels", Value::integer(c.kv_channels)},
+      {"position_embedding_type", Value::text(c.position_embedding_type)},
+      {"add_position_embedding", Value::boolean(true)},
+      {"use_rotary_position_embeddings", Value::boolean(true)},
+      {"rotary_base", Value::integer(static_cast<int64_t>(c.rotary_base))},
+      {"rotary_percent", Value::real(c.rotary_percent)},
+      {"rotary_interleaved", Value::boolean(false)},
+      {"add_bias_linear", Value::boolean(c.add_bias_linear)},
+      {"add_qkv_bias", Value::boolean(c.add_qkv_bias)},
+      {"qk_layernorm", Value::boolean(c.qk_layernorm)},
+      {"squared_relu", Value::boolean(false)},
+      {"swiglu", Value::boolean(c.gated_linear_unit)},
+      {"untie_embeddings_and_output_weights", Value::boolean(!c.share_embeddings_and_output_weights)},
+      {"apply_layernorm_1p", Value::boolean(c.layernorm_zero_centered_gamma)},
+      {"normalization", Value::text(c.normalization)},
+      {"norm_epsilon", Value::real(c.layernorm_epsilon)},
+      {"apply_query_key_layer_scaling", Value::boolean(false)},
+      {"attention_dropout", Value::real(c.attention_dropout)},
+      {"hidden_dropout", Value::real(c.hidden_dropout)},
+      {"init_method_std", Value::real(c.init_method_std)},
+      {"vocab_size", Value::integer(c.vocab_size)},
+      {"padded_vocab_size", Value::integer(c.vocab_size)},
+      {"bf16", Value::boolean(c.bf16)},
+      {"fp16", Value::boolean(c.fp16)},
+      {"num_experts", none},
+      {"mtp_num_layers", none},
+      {"tensor_model_parallel_size", Value::integer(1)},
+      {"pipeline_model_parallel_size", Value::integer(1)},
+      {"consumed_train_samples", Value::integer(0)},
+      {"consumed_valid_samples", Value::integer(0)},
+      {"skipped_train_samples", Value::integer(0)},
+      {"iteration", Value::integer(0)},
+      {"data_parallel_random_init", Value::boolean(false)},
+  });
+  return Value::dict_of({
+      {"args", Value::construct("argparse", "Namespace", {}, args)},
+      {"checkpoint_version", Value::real(3.0)},
+      {"iteration", Value::integer(0)},
+      {"content_metadata", Value::dict_of({{"singleton_local_shards", Value::boolean(false)}, {"chained_optim_avoid_prefix", Value::boolean(true)}})},
+  });
+}
+
+Value train_state_of_import() {
+  return Value::dict_of({
+      {"step", Value::scalar(int64_t{0})},
+      {"consumed_train_samples", Value::scalar(int64_t{0})},
+      {"skipped_train_samples", Value::scalar(int64_t{0})},
+      {"consumed_valid_samples", Value::scalar(int64_t{0})},
+      {"floating_point_operations_so_far", Value::scalar_f32(0.0f)},
+      {"do_train", Value::scalar(false)},
+      {"do_valid", Value::scalar(false)},
+      {"do_test", Value::scalar(false)},
+  });
+}
+
+}  // namespace ponte

@@ -1,0 +1,86 @@
+// A WeightSource that can also be asked where elements come from: the file-to-file paths plan with it, the live path reads with it.
+#pragma once
+#include "base/file.h"
+#include "convert/dialect.h"
+#include "convert/transfer.h"
+#include "convert/weight_source.h"
+#include "format/hf_index.h"
+#include "format/torch_dist.h"
+
+namespace ponte {
+
+class SegmentSource : public WeightSource {
+ public:
+  const ModelConfig& config() const override { return config_; }
+  const RuleTable& rules() const override { return table_; }
+  DType dtype(const Rule& rule) const override;
+  void read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const override;
+
+  std::span<const SourceBuffer> buffers() const { return buffers_; }
+  // Copies from buffers() that fill `to`, a window of segment `segment` of rules().rules[rule].
+  virtual void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const = 0;
+  // Number of `rule` in rules(); found by name, so that rules of another table of the same model serve too.
+  size_t index_of(const Rule& rule) const;
+
+ protected:
+  void index_rules();
+  ModelConfig config_;
+  RuleTable table_;
+  std::vector<SourceBuffer> buffers_;
+  std::vector<DType> rule_dtypes_;
+
+ private:
+  std::map<std::string, size_t, std::less<>> by_name_;
+};
+
+// An HF folder. The constructor accounts for every tensor both ways.
+class HfSource : public SegmentSource {
+ public:
+  explicit HfSource(const fs::path& directory);
+  void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const override;
+  const HfCheckpoint& checkpoint() const { return checkpoint_; }
+  const std::vector<std::string>& dropped() const { return dropped_; }  // "lm_head.weight: equal to model.embed_tokens.weight (tied)"
+
+ private:
+  void check_aliases();
+  void bind();
+  HfCheckpoint checkpoint_;
+  std::vector<std::vector<int64_t>> buffer_of_;  // [rule][source]
+  std::vector<std::string> dropped_;
+};
+
+// A stored chunk holding part of a segment: `window` places its elements in buffers()[buffer].
+struct SegmentChunk {
+  int64_t buffer;
+  Window window;
+};
+
+// A Megatron checkpoint, torch_dist or fsdp_dtensor, in any chunking.
+class NativeSource : public SegmentSource {
+ public:
+  // `config`: nullptr to take the architecture from the checkpoint.
+  NativeSource(const fs::path& root_or_iteration, const ModelConfig* config);
+  void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const override;
+  std::span<const SegmentChunk> chunks(size_t rule, size_t segment) const { return chunks_[rule][segment]; }
+  const TorchDistReader& reader() const { return reader_; }
+  const fs::path& iteration_directory() const { return directory_; }
+  Dialect dialect() const { return dialect_; }
+
+ private:
+  void choose_dialect();
+  void bind();
+  std::vector<SegmentChunk> bind_segment(const Rule& rule, size_t segment, const TorchDistTensor& tensor, const StoredSegment& stored,
+                                         std::map<const TorchDistChunk*, int64_t>& opened);
+  fs::path directory_;
+  TorchDistReader reader_;
+  Dialect dialect_;
+  std::vector<std::vector<std::vector<SegmentChunk>>> chunks_;  // [rule][segment]
+  std::vector<ChunkBytes> opened_;                              // keeps owned bytes alive
+};
+
+// The iter_* folder meant by `path`: itself, or the newest one its tracker names. UserError when it is neither.
+fs::path iteration_directory(const fs::path& path);
+bool is_native_checkpoint(const fs::path& path);
+bool is_hf_checkpoint(const fs::path& path);
+
+}  // namespace ponte
