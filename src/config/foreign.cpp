@@ -164,7 +164,7 @@ constexpr ForeignValue kOnlyValues[] = {
     {"model.quant_recipe", "null"}, {"model.restore_modelopt_state", "false"}, {"model.rotary_interleaved", "false"},
     {"model.rotary_scaling_factor", "null|1.0"}, {"model.seq_len_interpolation_factor", "null"}, {"model.should_pad_vocab", "false|true"},
     {"model.softmax_scale", "null"}, {"model.softmax_type", "vanilla"}, {"model.use_fused_weighted_squared_relu", "false"},
-    {"model.use_mup", "false"}, {"model.window_attn_skip_freq", "null"}, {"peft.experts_shared_outer_loras", "false"},
+    {"model.use_mup", "false"}, {"model.window_attn_skip_freq", "null"}, {"optimizer.grad_norm_skip_threshold", ".inf|inf"}, {"peft.experts_shared_outer_loras", "false"},
     {"peft.normalize_moe_lora", "false"}, {"peft.share_expert_adapters", "true"}, {"scheduler.max_steps", "null"},
     {"tokenizer.chat_template_path", "null"}, {"tokenizer.special_tokens", "null"}, {"tokenizer.tokenizer_hf_no_include_special_tokens", "false"},
     {"tokenizer.vocab_extra_ids", "0"}, {"train.step_batch_size_schedule", "null"}, {"validation.multiple_validation_sets", "null|false"},
