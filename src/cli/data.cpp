@@ -67,16 +67,31 @@ struct SampleFlags {
   DatasetOptions options;
   std::vector<int64_t> num_samples;
   int64_t first = 0, count = -1;
-  bool no_extra = false, keep_partial = false;
+  bool no_extra = false, keep_partial = false, reset_position_ids = false, reset_attention_mask = false;
 };
 
-std::string sample_line(const SampleSource& source, int64_t index, std::vector<int32_t>& tokens, std::vector<float>& mask) {
+template <class Values>
+void put_list(std::string& line, std::string_view name, const Values& values) {
+  line += format(",\"{}\":[", name);
+  for (size_t i = 0; i < values.size(); ++i) line += (i ? "," : "") + std::to_string(static_cast<int64_t>(values[i]));
+  line += "]";
+}
+
+std::string sample_line(const SampleSource& source, int64_t index, const SampleFlags& f) {
+  const auto S = static_cast<size_t>(source.seq_length());
+  std::vector<int32_t> tokens(S + 1), positions(S);
+  std::vector<float> mask(S);
   source.sample(index, tokens, mask);
-  std::string line = format("{{\"index\":{},\"tokens\":[", index);
-  for (size_t t = 0; t < tokens.size(); ++t) line += (t ? "," : "") + std::to_string(tokens[t]);
-  line += "],\"loss_mask\":[";
-  for (size_t t = 0; t < mask.size(); ++t) line += t ? (mask[t] != 0 ? ",1" : ",0") : (mask[t] != 0 ? "1" : "0");
-  return line + "]}\n";
+  std::string line = format("{{\"index\":{}", index);
+  put_list(line, "tokens", tokens);
+  put_list(line, "loss_mask", mask);
+  const auto inputs = std::span<const int32_t>(tokens).first(S);
+  if (f.reset_position_ids) {
+    position_ids_from_eod(inputs, f.options.eod_id, positions);
+    put_list(line, "position_ids", positions);
+  }
+  if (f.reset_attention_mask) put_list(line, "segment_starts", segment_starts(inputs, f.options.eod_id));
+  return line + "}\n";
 }
 
 int samples(const Arguments& arguments) {
@@ -102,6 +117,8 @@ int samples(const Arguments& arguments) {
   app.add_option("--mid-level-dataset-surplus", f.options.mid_level_dataset_surplus)->capture_default_str();
   app.add_option("--path-to-cache", f.options.path_to_cache, "folder that keeps built indices");
   app.add_flag("--eod-mask-loss", f.options.eod_mask_loss, "mask the label after each end of document");
+  app.add_flag("--reset-position-ids", f.reset_position_ids, "print positions that restart after each end of document");
+  app.add_flag("--reset-attention-mask", f.reset_attention_mask, "print where segments that attend to themselves only begin");
   app.add_flag("--no-extra-token", f.no_extra, "add_extra_token_to_sequence=false");
   app.add_flag("--keep-partial-validation-sequence", f.keep_partial, "drop_last_partial_validation_sequence=false");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
@@ -117,11 +134,9 @@ int samples(const Arguments& arguments) {
   const auto splits = build_datasets(request, f.options);
   const auto& source = splits[f.split_name == "train" ? 0 : f.split_name == "valid" ? 1 : 2];
   require(source != nullptr, "split {} is empty", f.split_name);
-  std::vector<int32_t> tokens(static_cast<size_t>(f.options.seq_length) + 1);
-  std::vector<float> mask(static_cast<size_t>(f.options.seq_length));
   const int64_t end = f.count < 0 ? source->size() : f.first + f.count;
   for (int64_t i = f.first; i < end; ++i) {
-    const std::string line = sample_line(*source, i, tokens, mask);
+    const std::string line = sample_line(*source, i, f);
     std::fwrite(line.data(), 1, line.size(), stdout);
   }
   log_info("{} samples, fingerprint {}", source->size(), source->fingerprint());

@@ -18,7 +18,7 @@ namespace {
 template <class T>
 std::vector<T> build_sample_index(const TokenSource& source, const IndexArray& documents, int64_t seq_length, int64_t total_tokens, bool drop_last, int64_t extra) {
   // With a partial last sequence Megatron rounds through 32-bit floats; so must we.
-  const int64_t samples = drop_last ? (total_tokens - extra) / seq_length
+  const int64_t samples = total_tokens == 0 ? 0 : drop_last ? (total_tokens - extra) / seq_length
                                     : static_cast<int64_t>(std::ceil(static_cast<float>(total_tokens - extra) / static_cast<float>(seq_length)));
   std::vector<T> out;
   out.reserve(static_cast<size_t>(2 * (samples + 1)));
@@ -84,7 +84,9 @@ GptDataset::Epochs GptDataset::plan_epochs() const {
   require(range_.end - 1 <= std::numeric_limits<int32_t>::max(), "{}: more than 2^31 sequences; the order 'permutation' has no such bound", what);
   Epochs epochs;
   for (int64_t i = range_.begin; i < range_.end; ++i) epochs.tokens_per_epoch += range_.source->length(i);
-  require(epochs.tokens_per_epoch > 0, "{}: sequences {} to {} hold no tokens; the split needs a larger share or the corpus more documents", what, range_.begin, range_.end);
+  if (num_samples_.value_or(0) == 0 && epochs.tokens_per_epoch == 0) return epochs;  // an empty split nobody draws from
+  require(epochs.tokens_per_epoch > 0, "{}: {} samples requested, but sequences {} to {} hold no tokens; the split needs a larger share or the corpus more documents", what,
+          num_samples_.value_or(0), range_.begin, range_.end);
   if (!num_samples_) return epochs;
   const int64_t S = options_.seq_length, extra = options_.add_extra_token_to_sequence ? 1 : 0;
   const int64_t requested = checked_add(checked_multiply(*num_samples_, S, what), extra, what);

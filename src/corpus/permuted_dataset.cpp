@@ -55,7 +55,7 @@ PermutedDataset::PermutedDataset(const std::string& prefix, double begin, double
   const bool drop_last = split != Split::valid || options.drop_last_partial_validation_sequence;
   require(tokens_ >= 0 && first_token_ >= 0, "{}: sequence pointers run backwards", idx_path(prefix));
   per_epoch_ = std::max<int64_t>(0, drop_last ? (tokens_ - extra) / S : (tokens_ - extra + S - 1) / S);
-  require(per_epoch_ > 0, "{} ({} split): {} tokens, too few for one sample of {}", prefix, split_name(split), tokens_, S + extra);
+  require(per_epoch_ > 0 || num_samples.value_or(0) == 0, "{} ({} split): {} tokens, too few for one sample of {}", prefix, split_name(split), tokens_, S + extra);
   size_ = num_samples.value_or(per_epoch_);
   const std::string description = format("PermutedDataset {} tokens={}+{} split={} {}", dataset.fingerprint(), first_token_, tokens_, split_name(split), options_fingerprint(options));
   fingerprint_ = content_hash(std::as_bytes(std::span(description)));
@@ -66,7 +66,7 @@ PermutedDataset::~PermutedDataset() = default;
 void PermutedDataset::sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const {
   const int64_t S = options_.seq_length;
   PONTE_ASSERT(static_cast<int64_t>(tokens.size()) == S + 1 && static_cast<int64_t>(loss_mask.size()) == S);
-  require(index >= 0, "{}: sample {}", corpus_->dataset.prefix(), index);
+  require(index >= 0 && per_epoch_ > 0, "{}: sample {} of {} an epoch", corpus_->dataset.prefix(), index, per_epoch_);
   const int64_t at = permute(index % per_epoch_, per_epoch_, options_.random_seed, static_cast<uint64_t>(index / per_epoch_)) * S;
   const auto count = static_cast<size_t>(std::min(S + (options_.add_extra_token_to_sequence ? 1 : 0), tokens_ - at));
   corpus_->dataset.read_flat(first_token_ + at, tokens.first(count));
