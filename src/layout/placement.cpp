@@ -68,6 +68,7 @@ GradientReduction reduction(const Rule& rule, const Slice& slice, const TensorPa
 Slice slice_of(const Rule& rule, const TensorParallel& tp) {
   PONTE_ASSERT(tp.size >= 1 && tp.rank >= 0 && tp.rank < tp.size);
   Slice slice;
+  slice.rank = tp.rank;
   for (const Segment& segment : rule.segments) {
     SegmentSlice cut = slice_segment(rule, segment, tp);
     PONTE_ASSERT(rule.segments.size() == 1 || segment.shard_dim <= 0);  // segments are joined on dim 0

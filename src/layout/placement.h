@@ -36,6 +36,7 @@ enum class GradientReduction {
 struct Slice {
   Shape shape;                          // local
   std::vector<SegmentSlice> segments;   // as Rule::segments
+  int64_t rank = 0;                     // of whose slice this is: it saves the intervals whose first_sharer it is
   GradientReduction gradient = GradientReduction::none;
 };
 
