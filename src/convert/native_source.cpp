@@ -22,6 +22,34 @@ bool is_training_state(std::string_view key) {
   return false;
 }
 
+// The chunks of `tensor` that hold a part of `segment`; `open` maps a chunk and returns its buffer's number.
+std::vector<SegmentChunk> bind_segment(const Segment& segment, const TorchDistTensor& tensor, const StoredSegment& stored,
+                                       const std::function<int64_t(const TorchDistChunk&)>& open) {
+  const size_t lead = stored.prefix.size();
+  std::vector<SegmentChunk> out;
+  for (const TorchDistChunk& chunk : tensor.chunks) {
+    bool elsewhere = false;
+    for (size_t d = 0; d < lead; ++d) elsewhere |= stored.prefix[d] < chunk.offsets[d] || stored.prefix[d] >= chunk.offsets[d] + chunk.sizes[d];
+    if (elsewhere) continue;
+    const Window whole = dense_window(Shape(chunk.sizes.size(), 0), chunk.sizes);  // strides of the chunk's own buffer
+    Window window;
+    bool inside = true;
+    for (size_t d = 0; d < lead; ++d) window.origin += (stored.prefix[d] - chunk.offsets[d]) * whole.strides[d];
+    for (size_t d = 0; d < segment.shape.size(); ++d) {
+      const int64_t first = chunk.offsets[lead + d] - (d == 0 ? stored.row : 0);  // of the chunk, in segment coordinates
+      const int64_t begin = std::max<int64_t>(0, first), end = std::min(segment.shape[d], first + chunk.sizes[lead + d]);
+      inside &= begin < end;
+      window.begin.push_back(begin);
+      window.end.push_back(end);
+      window.strides.push_back(whole.strides[lead + d]);
+      window.origin += (begin - first) * whole.strides[lead + d];
+    }
+    if (!inside) continue;
+    out.push_back({open(chunk), std::move(window)});
+  }
+  return out;
+}
+
 }  // namespace
 
 fs::path iteration_directory(const fs::path& path) {
@@ -75,7 +103,15 @@ void NativeSource::choose_dialect() {
 void NativeSource::bind() {
   Accounting accounting(directory_.string());
   std::set<std::string> used;
-  std::map<const TorchDistChunk*, int64_t> opened;
+  std::map<const TorchDistChunk*, int64_t> numbers;
+  const auto open = [&](const TorchDistTensor& tensor, const TorchDistChunk& chunk) {
+    const auto [it, fresh] = numbers.emplace(&chunk, static_cast<int64_t>(buffers_.size()));
+    if (fresh) {
+      opened_.push_back(reader_.bytes(tensor, chunk));
+      buffers_.push_back({format("{} at {}", tensor.name, chunk.offsets), tensor.dtype, opened_.back().bytes});
+    }
+    return it->second;
+  };
   for (const Rule& rule : table_.rules) {
     std::vector<std::vector<SegmentChunk>> segments;
     DType dtype = DType::f32;
@@ -90,7 +126,7 @@ void NativeSource::bind() {
       Shape wanted = stored.shape, found = tensor->shape;
       if (rule.segments[s].padded && found.size() == wanted.size() && found[0] > wanted[0]) found[0] = wanted[0];  // vocabulary padding is trimmed
       if (found != wanted) accounting.mismatch(stored.key, tensor->shape, stored.shape);
-      else segments.push_back(bind_segment(rule, s, *tensor, stored, opened));
+      else segments.push_back(bind_segment(rule.segments[s], *tensor, stored, [&](const TorchDistChunk& chunk) { return open(*tensor, chunk); }));
       dtype = tensor->dtype;
     }
     rule_dtypes_.push_back(dtype);
@@ -101,41 +137,35 @@ void NativeSource::bind() {
   accounting.settle();
 }
 
-std::vector<SegmentChunk> NativeSource::bind_segment(const Rule& rule, size_t index, const TorchDistTensor& tensor, const StoredSegment& stored,
-                                                     std::map<const TorchDistChunk*, int64_t>& opened) {
-  const Segment& segment = rule.segments[index];
-  const size_t lead = stored.prefix.size();
-  std::vector<SegmentChunk> out;
-  for (const TorchDistChunk& chunk : tensor.chunks) {
-    bool elsewhere = false;
-    for (size_t d = 0; d < lead; ++d) elsewhere |= stored.prefix[d] < chunk.offsets[d] || stored.prefix[d] >= chunk.offsets[d] + chunk.sizes[d];
-    if (elsewhere) continue;
-    const Window whole = dense_window(Shape(chunk.sizes.size(), 0), chunk.sizes);  // strides of the chunk's own buffer
-    Window window;
-    bool inside = true;
-    for (size_t d = 0; d < lead; ++d) window.origin += (stored.prefix[d] - chunk.offsets[d]) * whole.strides[d];
-    for (size_t d = 0; d < segment.shape.size(); ++d) {
-      const int64_t first = chunk.offsets[lead + d] - (d == 0 ? stored.row : 0);  // of the chunk, in segment coordinates
-      const int64_t begin = std::max<int64_t>(0, first), end = std::min(segment.shape[d], first + chunk.sizes[lead + d]);
-      inside &= begin < end;
-      window.begin.push_back(begin);
-      window.end.push_back(end);
-      window.strides.push_back(whole.strides[lead + d]);
-      window.origin += (begin - first) * whole.strides[lead + d];
-    }
-    if (!inside) continue;
-    const auto [it, fresh] = opened.emplace(&chunk, static_cast<int64_t>(buffers_.size()));
-    if (fresh) {
-      opened_.push_back(reader_.bytes(tensor, chunk));
-      buffers_.push_back({format("{} at {}", tensor.name, chunk.offsets), tensor.dtype, opened_.back().bytes});
-    }
-    out.push_back({it->second, std::move(window)});
-  }
-  return out;
-}
-
 void NativeSource::append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const {
   for (const SegmentChunk& chunk : chunks_[rule][segment]) append_copies(chunk.window, to, chunk.buffer, out);
+}
+
+bool NativeSource::has_state(std::string_view prefix, const Rule& rule) const {
+  return reader_.find(std::string(prefix) + stored_segment(rule, 0, dialect_).key) != nullptr;
+}
+
+void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const Slice& slice, std::span<std::byte> out, DType out_dtype) const {
+  const Rule& rule = table_.rules[index_of(wanted)];
+  std::vector<ChunkBytes> opened;
+  std::vector<SourceBuffer> buffers;
+  std::vector<std::vector<SegmentChunk>> chunks;
+  for (size_t s = 0; s < rule.segments.size(); ++s) {
+    StoredSegment stored = stored_segment(rule, s, dialect_);
+    stored.key.insert(0, prefix);
+    const TorchDistTensor& tensor = reader_.at(stored.key);
+    Shape found = tensor.shape;
+    if (rule.segments[s].padded && found.size() == stored.shape.size() && found[0] > stored.shape[0]) found[0] = stored.shape[0];
+    require(found == stored.shape, "{}: {}: shape {}, wanted {}", directory_, stored.key, tensor.shape, stored.shape);
+    chunks.push_back(bind_segment(rule.segments[s], tensor, stored, [&](const TorchDistChunk& chunk) {
+      opened.push_back(reader_.bytes(tensor, chunk));
+      buffers.push_back({stored.key, tensor.dtype, opened.back().bytes});
+      return static_cast<int64_t>(buffers.size()) - 1;
+    }));
+  }
+  fill(rule, slice, out, out_dtype, buffers, [&](size_t segment, const Window& to, std::vector<Copy>& copies) {
+    for (const SegmentChunk& chunk : chunks[segment]) append_copies(chunk.window, to, chunk.buffer, copies);
+  });
 }
 
 }  // namespace ponte

@@ -1,5 +1,7 @@
 // A WeightSource that can also be asked where elements come from: the file-to-file paths plan with it, the live path reads with it.
 #pragma once
+#include <functional>
+
 #include "base/file.h"
 #include "convert/dialect.h"
 #include "convert/transfer.h"
@@ -8,6 +10,9 @@
 #include "format/torch_dist.h"
 
 namespace ponte {
+
+// Adds copies that fill `to`, a window of segment `segment`, from some set of buffers.
+using AppendFeeds = std::function<void(size_t segment, const Window& to, std::vector<Copy>& out)>;
 
 class SegmentSource : public WeightSource {
  public:
@@ -24,6 +29,9 @@ class SegmentSource : public WeightSource {
 
  protected:
   void index_rules();
+  // The body of read, whatever the buffers.
+  static void fill(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype, std::span<const SourceBuffer> buffers,
+                   const AppendFeeds& append);
   ModelConfig config_;
   RuleTable table_;
   std::vector<SourceBuffer> buffers_;
@@ -62,6 +70,8 @@ class NativeSource : public SegmentSource {
   NativeSource(const fs::path& root_or_iteration, const ModelConfig* config);
   void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const override;
   std::span<const SegmentChunk> chunks(size_t rule, size_t segment) const { return chunks_[rule][segment]; }
+  bool has_state(std::string_view prefix, const Rule& rule) const override;
+  void read_state(std::string_view prefix, const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const override;
   const TorchDistReader& reader() const { return reader_; }
   const fs::path& iteration_directory() const { return directory_; }
   Dialect dialect() const { return dialect_; }
@@ -69,8 +79,6 @@ class NativeSource : public SegmentSource {
  private:
   void choose_dialect();
   void bind();
-  std::vector<SegmentChunk> bind_segment(const Rule& rule, size_t segment, const TorchDistTensor& tensor, const StoredSegment& stored,
-                                         std::map<const TorchDistChunk*, int64_t>& opened);
   fs::path directory_;
   TorchDistReader reader_;
   Dialect dialect_;

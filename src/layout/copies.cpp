@@ -106,6 +106,23 @@ bool intersect(const Window& first, const Window& second, Window& out) {
   return true;
 }
 
+std::vector<Window> slice_windows(const Rule& rule, const Slice& slice, size_t segment) {
+  const Segment& whole = rule.segments[segment];
+  const SegmentSlice& cut = slice.segments[segment];
+  const Shape strides = dense_window(Shape(slice.shape.size(), 0), slice.shape).strides;
+  const size_t dim = whole.shard_dim == kReplicated ? 0 : static_cast<size_t>(whole.shard_dim);
+  std::vector<Window> out;
+  int64_t at = 0;
+  for (const Interval& interval : cut.intervals) {
+    Window window{Shape(whole.shape.size(), 0), whole.shape, strides, cut.offset * strides[0] + at * strides[dim]};
+    window.begin[dim] = interval.begin;
+    window.end[dim] = interval.end;
+    at += interval.end - interval.begin;
+    out.push_back(std::move(window));
+  }
+  return out;
+}
+
 int64_t Copy::elements() const {
   int64_t out = 1;
   for (const CopyAxis& axis : axes) out *= axis.extent;

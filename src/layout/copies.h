@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "families/rule.h"
+#include "layout/placement.h"
 
 namespace ponte {
 
@@ -32,6 +33,9 @@ struct Copy {
 
   int64_t elements() const;
 };
+
+// The intervals of a rank's slice as windows of segment `segment`, placed in the rank's local parameter (row-major, slice.shape).
+std::vector<Window> slice_windows(const Rule& rule, const Slice& slice, size_t segment);
 
 // The copies that fill what of `window` the box feeds: from the box's HF tensor into the window's buffer. source = box.source.
 void append_copies(const Box& box, const Window& window, std::vector<Copy>& out);

@@ -1,0 +1,118 @@
+#include "convert/weight_sink.h"
+
+#include <nlohmann/json.hpp>
+
+#include "base/checked.h"
+#include "base/errors.h"
+#include "convert/hf_writer.h"
+#include "convert/native_config.h"
+#include "convert/native_writer.h"
+#include "families/registry.h"
+
+namespace ponte {
+namespace {
+
+std::vector<SourceBuffer> live_buffers(const std::vector<LiveShard>& shards) {
+  std::vector<SourceBuffer> out;
+  for (const LiveShard& shard : shards) {
+    const std::string name = shard.prefix + shard.rule->name();
+    const std::span<const std::byte> bytes = shard.bytes();
+    const int64_t wanted = checked_multiply(checked_numel(shard.slice.shape, name), dtype_bytes(shard.dtype), name);
+    require(static_cast<int64_t>(bytes.size()) == wanted, "{}: {} bytes in memory for shape {} of {}", name, bytes.size(), shard.slice.shape,
+            torch_name(shard.dtype));
+    out.push_back({name, shard.dtype, bytes});
+  }
+  return out;
+}
+
+// One stored chunk of a live shard.
+struct LiveChunk {
+  TensorSpec spec;
+  Shape offsets, sizes;
+  Target target;
+};
+
+void append_chunks(const LiveShard& shard, int64_t buffer, Dialect dialect, std::vector<LiveChunk>& out) {
+  const Rule& rule = *shard.rule;
+  for (size_t s = 0; s < rule.segments.size(); ++s) {
+    const StoredSegment stored = stored_segment(rule, s, dialect);
+    const std::vector<Window> windows = slice_windows(rule, shard.slice, s);
+    for (size_t i = 0; i < windows.size(); ++i) {
+      const Window& window = windows[i];
+      if (shard.slice.segments[s].intervals[i].first_sharer != shard.slice.rank || window.elements() == 0) continue;
+      LiveChunk chunk{{shard.prefix + stored.key, shard.dtype, stored.shape}, stored.prefix, Shape(stored.prefix.size(), 1),
+                      {shard.prefix + rule.name(), shard.dtype, window.elements(), {}}};
+      for (size_t d = 0; d < window.begin.size(); ++d) {
+        chunk.offsets.push_back(window.begin[d] + (d == 0 ? stored.row : 0));
+        chunk.sizes.push_back(window.end[d] - window.begin[d]);
+      }
+      append_copies(window, dense_window(window.begin, window.end), buffer, chunk.target.copies);
+      out.push_back(std::move(chunk));
+    }
+  }
+}
+
+}  // namespace
+
+void save_torch_dist(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
+                     const std::vector<LiveObject>& objects) {
+  const Dialect dialect = dialect_of(table);
+  std::vector<LiveChunk> chunks;
+  for (size_t i = 0; i < shards.size(); ++i) append_chunks(shards[i], static_cast<int64_t>(i), dialect, chunks);
+  TorchDistWriter writer(directory);
+  std::vector<Target> targets;
+  for (const LiveChunk& chunk : chunks) {
+    writer.add_chunk(chunk.spec, chunk.offsets, chunk.sizes);
+    targets.push_back(chunk.target);
+  }
+  for (const ExtraState& module : table.extra_state) writer.add_object(extra_state_key(module, dialect), empty_extra_state());
+  for (const LiveObject& object : objects) writer.add_object_bytes(object.key, object.content);
+  writer.begin();
+  const std::vector<SourceBuffer> buffers = live_buffers(shards);
+  const auto hashes = run_transfer(buffers, targets,
+                                   [&](size_t target, uint64_t offset, std::span<const std::byte> block) { writer.write(target, offset, block); },
+                                   {0, "checkpoint"});
+  writer.finish();
+  Manifest manifest;
+  manifest.architecture = config.hf_architecture;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    ManifestTensor& tensor = manifest.tensors[chunks[i].spec.name];
+    tensor.dtype = chunks[i].spec.dtype;
+    tensor.shape = chunks[i].spec.shape;
+    tensor.chunks.push_back({chunks[i].offsets, chunks[i].sizes, hashes[i]});
+  }
+  fs::create_directories(directory / kKeptFolder);
+  write_file_atomically(directory / kKeptFolder / kNativeManifest, manifest_text(manifest));
+}
+
+void save_hf(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards, int64_t max_shard_bytes) {
+  std::vector<std::vector<std::vector<SegmentChunk>>> chunks(table.rules.size());
+  std::vector<DType> dtypes(table.rules.size(), DType::f32);
+  std::map<std::string, size_t> numbers;
+  for (size_t r = 0; r < table.rules.size(); ++r) {
+    numbers.emplace(table.rules[r].name(), r);
+    chunks[r].resize(table.rules[r].segments.size());
+  }
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const auto it = numbers.find(shards[i].rule->name());
+    require(it != numbers.end() && shards[i].prefix.empty(), "{}{}: no weight of this model", shards[i].prefix, shards[i].rule->name());
+    dtypes[it->second] = shards[i].dtype;
+    for (size_t s = 0; s < chunks[it->second].size(); ++s)
+      for (const Window& window : slice_windows(table.rules[it->second], shards[i].slice, s))
+        chunks[it->second][s].push_back({static_cast<int64_t>(i), window});
+  }
+  const std::vector<SourceBuffer> buffers = live_buffers(shards);
+  const NativePieces pieces{table, buffers, [&](size_t rule, size_t segment) { return std::span<const SegmentChunk>(chunks[rule][segment]); },
+                            [&](size_t rule) { return dtypes[rule]; }};
+  HfWriteOptions options;
+  options.max_shard_bytes = static_cast<uint64_t>(max_shard_bytes);
+  options.label = "save safetensors";
+  Manifest manifest = write_hf_weights(pieces, directory, options);
+  manifest.architecture = config.hf_architecture;
+  ModelConfig written = config;
+  written.params_dtype = dtypes.empty() ? config.params_dtype : dtypes[0];
+  write_file_atomically(directory / "config.json", dump_json(hf_config_from_model(written)));
+  write_file_atomically(directory / kHfManifest, manifest_text(manifest));
+}
+
+}  // namespace ponte
