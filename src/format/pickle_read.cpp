@@ -10,7 +10,7 @@ namespace ponte {
 namespace {
 
 // The closed world. A trailing ".*" admits every name of a module and of its submodules; admitted names are kept as data, never looked up.
-constexpr std::array<std::string_view, 49> kAdmitted{
+constexpr std::array<std::string_view, 50> kAdmitted{
     "torch.Size", "torch.device", "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16", "torch.int64", "torch.int32", "torch.int16",
     "torch.int8", "torch.uint8", "torch.uint16", "torch.uint32", "torch.uint64", "torch.bool", "torch.float8_e4m3fn", "torch.float8_e5m2",
     "torch.float8_e8m0fnu", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter",
@@ -18,7 +18,7 @@ constexpr std::array<std::string_view, 49> kAdmitted{
     "collections.defaultdict", "collections.Counter", "argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "pathlib.PurePosixPath",
     "pathlib.Path", "pathlib._local.PosixPath", "_codecs.encode", "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.core.numeric._frombuffer",
-    "numpy._core.numeric._frombuffer", "signal.Signals", "datetime.timedelta", "builtins.set", "builtins.frozenset", "builtins.bytearray",
+    "numpy._core.numeric._frombuffer", "signal.Signals", "datetime.timedelta", "builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.bytes",
     "builtins.complex"};
 
 bool admitted(const std::string& name) {
@@ -300,6 +300,7 @@ class PickleReader {
     if (name == "collections.OrderedDict" && args.empty()) return Value::dict({});
     if (name == "collections.defaultdict" && args.size() <= 1) return Value::dict({});
     if ((name == "builtins.set" || name == "builtins.frozenset") && args.size() == 1) return Value::set(sequence(args[0]));
+    if (name == "builtins.bytes" && args.empty()) return Value::bytes({});
     if (name == "_codecs.encode" && args.size() == 2 && text(args[1]) == "latin1") return Value::bytes(latin1(text(args[0]), origin_));
     if (name == "torch._utils._rebuild_parameter" && !args.empty() && args[0].kind() == Kind::tensor) return args[0];
     if (name == "torch._utils._rebuild_tensor_v2") return tensor(args);

@@ -319,10 +319,14 @@ void describe_into(const Value& value, std::string& out, size_t limit) {
     case Kind::none: out += "None"; break;
     case Kind::boolean: out += value.as_boolean("") ? "True" : "False"; break;
     case Kind::integer: out += format("{}", value.as_integer("")); break;
-    case Kind::real: out += format("{}", value.as_real("")); break;
+    case Kind::real: {
+      const std::string digits = format("{}", value.as_real(""));
+      out += digits.find_first_of(".en") == std::string::npos ? digits + ".0" : digits;
+      break;
+    }
     case Kind::text: out += format("'{}'", value.as_text("").substr(0, limit + 1)); break;
     case Kind::big_integer: case Kind::bytes: out += format("<{} bytes>", value.as_bytes("").size()); break;
-    case Kind::tuple: describe_list(value.items(""), "(", ")", out, limit); break;
+    case Kind::tuple: describe_list(value.items(""), "(", value.items("").size() == 1 ? ",)" : ")", out, limit); break;
     case Kind::list: describe_list(value.items(""), "[", "]", out, limit); break;
     case Kind::set: describe_list(value.items(""), "{", "}", out, limit); break;
     case Kind::dict: describe_dict(value.entries(""), out, limit); break;
