@@ -29,19 +29,32 @@ Sha256::Sha256() : context_(EVP_MD_CTX_new()) { PONTE_ASSERT(EVP_DigestInit_ex(s
 Sha256::~Sha256() { EVP_MD_CTX_free(static_cast<EVP_MD_CTX*>(context_)); }
 void Sha256::update(std::span<const std::byte> bytes) { EVP_DigestUpdate(static_cast<EVP_MD_CTX*>(context_), bytes.data(), bytes.size()); }
 
-std::string Sha256::hex() {
+namespace {
+std::string finish(EVP_MD_CTX* context) {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned size = 0;
-  EVP_DigestFinal_ex(static_cast<EVP_MD_CTX*>(context_), digest, &size);
+  EVP_DigestFinal_ex(context, digest, &size);
   std::string out;
   for (unsigned i = 0; i < size; ++i) out += format("{:02x}", static_cast<unsigned>(digest[i]));
   return out;
 }
+}  // namespace
+
+std::string Sha256::hex() { return finish(static_cast<EVP_MD_CTX*>(context_)); }
 
 std::string sha256(std::span<const std::byte> bytes) {
   Sha256 hash;
   hash.update(bytes);
   return hash.hex();
+}
+
+std::string git_blob_id(std::span<const std::byte> bytes) {
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
+  PONTE_ASSERT(EVP_DigestInit_ex(context.get(), EVP_sha1(), nullptr) == 1);
+  const std::string header = format("blob {}", bytes.size());
+  EVP_DigestUpdate(context.get(), header.c_str(), header.size() + 1);  // with the final zero byte
+  EVP_DigestUpdate(context.get(), bytes.data(), bytes.size());
+  return finish(context.get());
 }
 
 }  // namespace ponte

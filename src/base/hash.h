@@ -1,4 +1,4 @@
-// Content hashes: xxh3-128 for manifests (speed of memory), SHA-256 for files named by the hub.
+// Content hashes: xxh3-128 for manifests (speed of memory), SHA-256 and git's blob ids for files named by the hub.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -36,5 +36,8 @@ class Sha256 {
 };
 
 std::string sha256(std::span<const std::byte> bytes);
+
+// git's name for a file of this content: SHA-1 of "blob <size>\0" and the bytes.
+std::string git_blob_id(std::span<const std::byte> bytes);
 
 }  // namespace ponte
