@@ -1,14 +1,18 @@
 // Ranks as threads of one process: the back end of the equality tests, so that every parallel seam runs at several ranks without launching
-// anything. Collectives meet at a barrier and read each other's memory; a rank that throws releases the others with an error.
+// anything. Collectives meet at a barrier and read each other's memory.
 #pragma once
 #include <functional>
+#include <vector>
 
 #include "comm/group.h"
 
 namespace ponte {
 
-// Runs body(groups) on tensor_parallel threads, each with its own tensor group (and key_value_replicas subgroups of `replicas` neighbouring
-// ranks). Rethrows the first rank's exception after all threads have ended.
-void run_tensor_parallel_threads(int64_t tensor_parallel, int64_t replicas, const std::function<void(const Groups&)>& body);
+// Groups of `size` ranks that meet each other; element i belongs to rank i. Each is used by one thread.
+std::vector<std::shared_ptr<Group>> thread_groups(int64_t size);
+
+// Runs body(groups) on `size` threads that form one tensor-parallel group. When a rank throws, the others' collectives throw too; the first
+// rank's exception is rethrown after all threads have ended.
+void run_tensor_parallel(int64_t size, const std::function<void(const Groups&)>& body);
 
 }  // namespace ponte

@@ -36,9 +36,11 @@ at::Tensor times_transposed(const at::Tensor& x_SI, const at::Tensor& w_OI) {
   return y_SO;
 }
 
+void times_into(at::Tensor& dx_SI, const at::Tensor& dy_SO, const at::Tensor& w_OI) { product_into(dx_SI, dy_SO, w_OI, 0); }
+
 at::Tensor times(const at::Tensor& dy_SO, const at::Tensor& w_OI) {
   at::Tensor dx_SI = at::empty({dy_SO.size(0), w_OI.size(1)}, dy_SO.options());
-  product_into(dx_SI, dy_SO, w_OI, 0);
+  times_into(dx_SI, dy_SO, w_OI);
   return dx_SI;
 }
 

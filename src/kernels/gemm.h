@@ -11,6 +11,7 @@ at::Tensor times_transposed(const at::Tensor& x_SI, const at::Tensor& w_OI);
 void times_transposed_into(at::Tensor& y_SO, const at::Tensor& x_SI, const at::Tensor& w_OI);
 // dx_SI = dy_SO w_OI.
 at::Tensor times(const at::Tensor& dy_SO, const at::Tensor& w_OI);
+void times_into(at::Tensor& dx_SI, const at::Tensor& dy_SO, const at::Tensor& w_OI);
 // gradient_OI += dy_SO^T x_SI. The gradient is fp32 for fp32, bf16 and fp16 operands, fp64 for fp64. For bf16 the product of one call is rounded to
 // bf16 before it is added where the processor has no mixed product.
 void add_transposed_product(at::Tensor& gradient_OI, const at::Tensor& dy_SO, const at::Tensor& x_SI);

@@ -16,7 +16,8 @@
 namespace ponte {
 
 class KvCache;
-class WeightSource;  // convert/
+class WeightSource;   // convert/
+struct RuleTable;     // families/
 
 // One micro-batch. B rows, T tokens.
 struct Batch {
@@ -54,6 +55,7 @@ class Model {
   const ModelConfig& config() const;
   const ModelOptions& options() const;
   const Groups& groups() const;
+  const RuleTable& rules() const;
 
   // In a fixed order: embedding, layers from first to last, final norm, output layer. Pointers stay valid for the model's life.
   std::span<Parameter* const> parameters();
@@ -84,9 +86,10 @@ class Model {
   int64_t parameter_count() const;
   double training_flops_per_token(int64_t seq_length) const;
 
+ struct State;  // model/state.h; for the files of this folder
+
  private:
   friend class KvCache;
-  struct State;
   std::unique_ptr<State> state_;
 };
 

@@ -1,0 +1,24 @@
+// One pre-norm decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
+#pragma once
+#include <string>
+
+#include "nn/attention.h"
+#include "nn/mlp.h"
+#include "nn/parameters.h"
+
+namespace ponte {
+
+struct DecoderLayer {
+  RmsNorm attention_norm, mlp_norm;
+  SelfAttention attention;
+  GatedMlp mlp;
+  // Selective recompute: run these parts again in backward instead of keeping what they need.
+  bool recompute_core_attention = false, recompute_mlp = false, recompute_norms = false;
+
+  at::Tensor operator()(const at::Tensor& x_SH, const Sequence& sequence) const;
+};
+
+// prefix: "decoder.layers.3."
+DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region);
+
+}  // namespace ponte

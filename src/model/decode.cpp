@@ -1,0 +1,121 @@
+#include "model/decode.h"
+
+#include <ATen/ops/empty.h>
+
+#include <vector>
+
+#include "base/errors.h"
+#include "kernels/dispatch.h"
+
+namespace ponte {
+namespace {
+
+constexpr int64_t kMostRows = 8;        // what matrix_vector takes
+constexpr int64_t kRowsPerThread = 64;  // below that a second thread costs more than it gives
+
+template <class T>
+class Decoding {
+ public:
+  Decoding(const Model::State& state, KvCache& cache, const Angles& angles, int64_t B)
+      : state_(state), cache_(cache), angles_(angles), B_(B), H_(state.config.hidden_size) {}
+
+  at::Tensor run(const int64_t* tokens) {
+    std::vector<float> x(B_ * H_), normed(B_ * H_);
+    const Parameter& table = *state_.embedding.weight;
+    for (int64_t b = 0; b < B_; ++b) {
+      PONTE_ASSERT(tokens[b] >= 0 && tokens[b] < table.value.size(0));
+      typed_.to_float(H_, weights(table) + tokens[b] * H_, x.data() + b * H_);
+    }
+    for (size_t i = 0; i < state_.decoder.layers.size(); ++i) layer(static_cast<int64_t>(i), x, normed);
+    norm(state_.final_norm, x, normed);
+    at::Tensor logits = at::empty({B_, state_.config.vocab_size}, at::kFloat);
+    product(*state_.loss_head.weight, normed.data(), logits.mutable_data_ptr<float>(), false);
+    return logits;
+  }
+
+ private:
+  const T* weights(const Parameter& p) const { return static_cast<const T*>(p.value.const_data_ptr()); }
+
+  std::vector<float> widened(const Parameter* p) const {
+    std::vector<float> out(p ? p->value.numel() : 0);
+    if (p) typed_.to_float(p->value.numel(), weights(*p), out.data());
+    return out;
+  }
+
+  void product(const Parameter& w, const float* x, float* y, bool accumulate) const {
+    const int64_t O = w.value.size(0), I = w.value.size(1);
+    at::parallel_for(0, O, kRowsPerThread, [&](int64_t begin, int64_t end) { typed_.matrix_vector(begin, end, I, B_, weights(w), x, y, O, accumulate); });
+  }
+
+  void norm(const RmsNorm& n, const std::vector<float>& x, std::vector<float>& y) const {
+    float rstd[kMostRows];
+    plain_.rms_norm(B_, H_, x.data(), widened(n.weight).data(), static_cast<float>(n.options.epsilon), static_cast<float>(n.options.offset), y.data(), rstd);
+  }
+
+  void layer(int64_t index, std::vector<float>& x, std::vector<float>& normed) {
+    const DecoderLayer& layer = state_.decoder.layers[index];
+    norm(layer.attention_norm, x, normed);
+    attention(layer.attention, index, normed, x);
+    norm(layer.mlp_norm, x, normed);
+    const int64_t F = layer.mlp.linear_fc2.weight->value.size(1);
+    std::vector<float> gate_up(B_ * 2 * F), activated(B_ * F);
+    product(*layer.mlp.linear_fc1.weight, normed.data(), gate_up.data(), false);
+    plain_.swiglu(B_, F, gate_up.data(), activated.data());
+    product(*layer.mlp.linear_fc2.weight, activated.data(), x.data(), true);
+  }
+
+  // x += projection of this token's attention.
+  void attention(const SelfAttention& a, int64_t index, const std::vector<float>& normed, std::vector<float>& x) {
+    const HeadLayout& l = a.layout;
+    const int64_t D = l.head_dim, N = l.heads(), G = l.groups;
+    const QkvShape shape{1, G, l.queries_per_group, D, 2 * angles_.cos_SR.size(1)};
+    std::vector<float> qkv(B_ * shape.width()), q(B_ * N * D), k(B_ * G * D), v(B_ * G * D), rstd(B_ * (N + G)), out(B_ * N * D);
+    product(*a.linear_qkv.weight, normed.data(), qkv.data(), false);
+    if (a.linear_qkv.bias) {
+      const auto bias = widened(a.linear_qkv.bias);
+      for (size_t i = 0; i < qkv.size(); ++i) qkv[i] += bias[i % bias.size()];
+    }
+    const auto query_norm = widened(a.q_layernorm), key_norm = widened(a.k_layernorm);
+    const QkNorm<float> norms{a.q_layernorm ? query_norm.data() : nullptr, a.k_layernorm ? key_norm.data() : nullptr, static_cast<float>(a.norm.epsilon),
+                              static_cast<float>(a.norm.offset)};
+    plain_.split_qkv(0, B_, shape, qkv.data(), norms, pointer<float>(angles_.cos_SR), pointer<float>(angles_.sin_SR), q.data(), k.data(), v.data(), rstd.data());
+    const int64_t row = cache_.max_tokens() * D;  // one head of one row
+    T *keys = pointer<T>(cache_.keys(index)), *values = pointer<T>(cache_.values(index));
+    for (int64_t i = 0; i < B_ * G; ++i) {
+      const int64_t at = i * row + cache_.length(i / G) * D;
+      typed_.from_float(D, k.data() + i * D, keys + at);
+      typed_.from_float(D, v.data() + i * D, values + at);
+    }
+    at::parallel_for(0, B_ * N, 4, [&](int64_t begin, int64_t end) {
+      std::vector<float> scores(cache_.max_tokens());
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t b = i / N, last = cache_.length(b) + 1, first = a.window ? std::max<int64_t>(0, last - *a.window) : 0;
+        const int64_t at = (b * G + i % N / l.queries_per_group) * row + first * D;
+        typed_.attend_one(last - first, D, q.data() + i * D, keys + at, values + at, static_cast<float>(a.scale), scores.data(), out.data() + i * D);
+      }
+    });
+    product(*a.linear_proj.weight, out.data(), x.data(), true);
+  }
+
+  const Model::State& state_;
+  KvCache& cache_;
+  const Angles& angles_;
+  const int64_t B_, H_;
+  const VectorKernels<T>& typed_ = vector_kernels<T>();
+  const VectorKernels<float>& plain_ = vector_kernels<float>();
+};
+
+}  // namespace
+
+bool can_decode(const Model::State& state, int64_t B, int64_t T) {
+  return T == 1 && B <= kMostRows && state.groups.tensor->size() == 1 && has_vector_path(state.embedding.weight->value);
+}
+
+at::Tensor decode(const Model::State& state, const at::Tensor& tokens_B1, KvCache& cache, const Angles& angles) {
+  const at::Tensor tokens = tokens_B1.contiguous();
+  return with_vector_type(state.embedding.weight->value, [&]<class T>(T) {
+    return Decoding<T>(state, cache, angles, tokens.size(0)).run(tokens.const_data_ptr<int64_t>());
+  });
+}
+
+}  // namespace ponte

@@ -1,0 +1,22 @@
+// The stack of layers and how it is run: plainly, or with full recompute over stretches of layers (the block-runner seam). A pipeline stage is a decoder
+// over a sub-range of layers.
+#pragma once
+#include <vector>
+
+#include "model/block.h"
+
+namespace ponte {
+
+struct Decoder {
+  std::vector<DecoderLayer> layers;
+  // Lengths of the stretches of layers that are run with recompute, from the first layer on; the rest runs plainly.
+  std::vector<int64_t> recomputed_stretches;
+
+  at::Tensor operator()(const at::Tensor& x_SH, const Sequence& sequence) const;
+};
+
+// recompute_granularity "full": method "uniform" makes stretches of recompute_num_layers layers over the whole stack, "block" recomputes the first
+// recompute_num_layers layers one by one. Anything else: empty.
+std::vector<int64_t> recomputed_stretches(const ModelConfig& config, int64_t layers);
+
+}  // namespace ponte

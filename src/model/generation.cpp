@@ -1,0 +1,96 @@
+// The cached forward pass: many tokens at once (prompts), or one token a row, where the CPU reads every weight once at the speed of memory.
+#include <ATen/ATen.h>
+
+#include "base/errors.h"
+#include "kernels/embedding.h"
+#include "kernels/gemm.h"
+#include "kernels/swiglu.h"
+#include "model/decode.h"
+#include "model/kv_cache.h"
+#include "model/state.h"
+
+namespace ponte {
+namespace {
+
+struct Step {
+  int64_t B, T;
+  std::vector<int64_t> counts;  // tokens each row really appends
+  Angles angles;
+};
+
+std::vector<int64_t> checked_counts(const at::Tensor& tokens_BT, const KvCache& cache, std::span<const int64_t> token_counts) {
+  const int64_t B = tokens_BT.size(0), T = tokens_BT.size(1);
+  PONTE_ASSERT(B == cache.rows() && (token_counts.empty() || static_cast<int64_t>(token_counts.size()) == B));
+  std::vector<int64_t> counts(B, T);
+  for (int64_t b = 0; b < B; ++b) {
+    if (!token_counts.empty()) counts[b] = token_counts[b];
+    PONTE_ASSERT(counts[b] >= 0 && counts[b] <= T);
+    require(cache.length(b) + counts[b] <= cache.max_tokens(), "generation: row {} needs {} tokens of cache, it has room for {}", b,
+            cache.length(b) + counts[b], cache.max_tokens());
+  }
+  return counts;
+}
+
+at::Tensor positions_of(const KvCache& cache, int64_t B, int64_t T) {
+  const at::Tensor past = at::tensor(cache.lengths(), at::kLong).unsqueeze(1);
+  return (past + at::arange(T, at::kLong).unsqueeze(0)).reshape({B * T});
+}
+
+// Appends the new keys and values and attends over everything cached, row by row: [B, T, N * D].
+at::Tensor attend(const SelfAttention& layer, const QkvResult& heads, at::Tensor& keys, at::Tensor& values, const KvCache& cache, const Step& step) {
+  at::Tensor out = at::zeros({step.B, step.T, layer.layout.heads() * layer.layout.head_dim}, heads.q_BNTD.options());
+  for (int64_t b = 0; b < step.B; ++b) {
+    const int64_t past = cache.length(b), count = step.counts[b];
+    if (count == 0) continue;
+    keys[b].narrow(1, past, count).copy_(heads.k_BGTD[b].narrow(1, 0, count));
+    values[b].narrow(1, past, count).copy_(heads.v_BGTD[b].narrow(1, 0, count));
+    const at::Tensor q = heads.q_BNTD.narrow(0, b, 1).narrow(2, 0, count).contiguous();
+    const at::Tensor k = keys.narrow(0, b, 1).narrow(2, 0, past + count), v = values.narrow(0, b, 1).narrow(2, 0, past + count);
+    const AttentionResult result = attention(q, k, v, causal_ranges(1, count, past, layer.window, {}), layer.scale);
+    out[b].narrow(0, 0, count).copy_(result.out_BTND.view({count, -1}));
+  }
+  return out.view({step.B * step.T, -1});
+}
+
+at::Tensor run_layer(const DecoderLayer& layer, const at::Tensor& x_SH, at::Tensor& keys, at::Tensor& values, const KvCache& cache, const Step& step) {
+  const SelfAttention& a = layer.attention;
+  const auto value = [](const Parameter* p) { return p ? p->value : at::Tensor(); };
+  const QkvResult heads = split_qkv(a.linear_qkv(layer.attention_norm(x_SH)),
+                                    {a.layout, step.B, step.T, value(a.q_layernorm), value(a.k_layernorm), a.norm.epsilon, a.norm.offset, step.angles.cos_SR,
+                                     step.angles.sin_SR});
+  const at::Tensor y_SH = x_SH + a.region.leave(a.linear_proj(attend(a, heads, keys, values, cache, step)));
+  return y_SH + layer.mlp(layer.mlp_norm(y_SH));
+}
+
+// The rows whose logits are wanted: every token, or each row's last new one.
+at::Tensor wanted_rows(const at::Tensor& x_SH, const Step& step, Logits wanted) {
+  if (wanted == Logits::every_token) return x_SH;
+  std::vector<int64_t> index;
+  for (int64_t b = 0; b < step.B; ++b) index.push_back(b * step.T + std::max<int64_t>(step.counts[b] - 1, 0));
+  return x_SH.index_select(0, at::tensor(index, at::kLong).to(x_SH.device()));
+}
+
+}  // namespace
+
+at::Tensor Model::forward(const at::Tensor& tokens_BT, KvCache& cache, std::span<const int64_t> token_counts, Logits wanted) {
+  c10::InferenceMode inference;
+  State& s = *state_;
+  require(!s.config.sequence_parallel || s.groups.tensor->size() == 1, "generation: sequence_parallel must be off");
+  Step step{tokens_BT.size(0), tokens_BT.size(1), checked_counts(tokens_BT, cache, token_counts), {}};
+  step.angles = s.rotary(positions_of(cache, step.B, step.T).to(s.options.device));
+  at::Tensor logits;
+  if (can_decode(s, step.B, step.T)) {
+    logits = decode(s, tokens_BT, cache, step.angles);
+    if (wanted == Logits::every_token) logits = logits.unsqueeze(1);
+  } else {
+    at::Tensor x_SH = s.embedding(tokens_BT.reshape({-1}).to(s.options.device));
+    for (size_t i = 0; i < s.decoder.layers.size(); ++i)
+      x_SH = run_layer(s.decoder.layers[i], x_SH, cache.keys(static_cast<int64_t>(i)), cache.values(static_cast<int64_t>(i)), cache, step);
+    logits = s.loss_head.logits(s.final_norm(wanted_rows(x_SH, step, wanted)));
+    if (wanted == Logits::every_token) logits = logits.view({step.B, step.T, -1});
+  }
+  for (int64_t b = 0; b < step.B; ++b) cache.advance(b, step.counts[b]);
+  return logits;
+}
+
+}  // namespace ponte

@@ -1,0 +1,102 @@
+// Filling parameters: seeded random values, or files through convert's weight source; and completing gradients over the tensor-parallel group.
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "base/errors.h"
+#include "base/hash.h"
+#include "convert/weight_source.h"
+#include "model/state.h"
+
+namespace ponte {
+namespace {
+
+DType dtype_of(const at::Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kDouble: return DType::f64;
+    case at::kFloat: return DType::f32;
+    case at::kBFloat16: return DType::bf16;
+    case at::kHalf: return DType::f16;
+    default: fail("parameters of type {} cannot be read from files", at::toString(t.scalar_type()));
+  }
+}
+
+// This rank's shard of a whole parameter: intervals side by side in each segment, segments on dim 0, padding zero.
+at::Tensor cut(const Parameter& p, const at::Tensor& whole) {
+  at::Tensor out = at::zeros(p.slice.shape, whole.options());
+  int64_t row = 0;  // of the whole, where the segment starts on dim 0
+  for (size_t s = 0; s < p.slice.segments.size(); ++s) {
+    const Segment& segment = p.rule->segments[s];
+    const SegmentSlice& slice = p.slice.segments[s];
+    const int64_t dim = segment.shard_dim == kReplicated ? 0 : segment.shard_dim;
+    const at::Tensor from = whole.narrow(0, row, segment.shape[0]), to = out.narrow(0, slice.offset, slice.shape[0]);
+    int64_t at = 0;
+    for (const Interval& i : slice.intervals) {
+      to.narrow(dim, at, i.end - i.begin).copy_(from.narrow(dim, i.begin, i.end - i.begin));
+      at += i.end - i.begin;
+    }
+    row += segment.shape[0];
+  }
+  return out;
+}
+
+bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+// Megatron's defaults (transformer_config.py: init_method_normal, scaled_init_method_normal).
+at::Tensor whole_initial(const Parameter& p, const ModelConfig& c, uint64_t seed) {
+  const bool norm = contains(p.name, "layer_norm_weight") || contains(p.name, "layernorm.weight");
+  if (norm) return at::full(p.rule->shape, c.layernorm_zero_centered_gamma ? 0.0 : 1.0);
+  if (p.rule->shape.size() == 1) return at::zeros(p.rule->shape);
+  const bool residual = contains(p.name, "linear_proj.weight") || contains(p.name, "linear_fc2.weight");
+  const double deviation = residual ? c.init_method_std / std::sqrt(2.0 * static_cast<double>(c.num_layers)) : c.init_method_std;
+  const at::Generator generator = at::detail::createCPUGenerator(xxh3_64(std::as_bytes(std::span(p.name))) ^ seed);
+  return at::normal(0.0, deviation, p.rule->shape, generator, at::kFloat, at::kStrided, at::kCPU, false);
+}
+
+// Rows held by several ranks: each rank's local gradient is gathered and the sharers' are added. Shards of one parameter are laid out alike.
+void sum_over_sharers(Parameter& p, Group& group) {
+  const at::Tensor all = group.all_gather(p.main_grad.contiguous()).unflatten(0, {group.size(), p.main_grad.size(0)});
+  for (size_t s = 0; s < p.slice.segments.size(); ++s) {
+    const int64_t dim = std::max<int64_t>(p.rule->segments[s].shard_dim, 0);
+    int64_t at = 0;
+    for (const Interval& i : p.slice.segments[s].intervals) {
+      const int64_t rows = i.end - i.begin, offset = (dim == 0 ? p.slice.segments[s].offset : 0) + at;
+      if (i.sharers > 1) p.main_grad.narrow(dim, offset, rows).copy_(all.narrow(0, i.first_sharer, i.sharers).narrow(dim + 1, offset, rows).sum(0));
+      at += rows;
+    }
+  }
+}
+
+}  // namespace
+
+void Model::initialize(uint64_t seed) {
+  at::NoGradGuard off;
+  for (Parameter* p : state_->in_order) p->value.copy_(cut(*p, whole_initial(*p, state_->config, seed)));
+}
+
+void Model::load(const WeightSource& source) {
+  at::NoGradGuard off;
+  for (Parameter* p : state_->in_order) {
+    const bool on_cpu = p->value.device().is_cpu();
+    at::Tensor host = on_cpu ? p->value : at::empty(p->value.sizes(), p->value.options().device(at::kCPU));
+    const Rule& rule = source.rules().find(p->name);
+    require(rule.shape == p->rule->shape, "{}: shape {} in the source, wanted {}", p->name, rule.shape, p->rule->shape);
+    source.read(rule, p->slice, {static_cast<std::byte*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}, dtype_of(host));
+    if (!on_cpu) p->value.copy_(host);
+  }
+}
+
+void Model::reduce_gradients() {
+  at::NoGradGuard off;
+  Group& group = *state_->groups.tensor;
+  if (group.size() == 1) return;
+  for (Parameter* p : state_->in_order) {
+    if (!p->main_grad.defined()) continue;
+    if (p->slice.gradient == GradientReduction::sum_tensor_parallel) group.all_reduce(p->main_grad, ReduceOp::sum);
+    if (p->slice.gradient == GradientReduction::sum_sharers) sum_over_sharers(*p, group);
+  }
+}
+
+}  // namespace ponte

@@ -1,0 +1,39 @@
+// Self-attention of one layer: packed projection, head norms and rotation, the mixer core, output projection. The core is a seam: what stands behind
+// it may be replaced (ring, all-to-all) without this layer knowing.
+#pragma once
+#include "comm/region.h"
+#include "config/model_config.h"
+#include "kernels/attention.h"
+#include "kernels/split_qkv.h"
+#include "nn/linear.h"
+#include "nn/norm.h"
+#include "nn/rotary.h"
+
+namespace ponte {
+
+// What every layer of a forward pass needs to know of the batch.
+struct Sequence {
+  int64_t B, T;
+  Angles angles;              // [B*T, R]
+  at::Tensor document_starts_BT;  // undefined: one document per row
+};
+
+// Heads this rank holds, read off the shard of the packed projection.
+HeadLayout head_layout(const Parameter& packed_projection, const ModelConfig& config);
+
+struct SelfAttention {
+  Linear linear_qkv, linear_proj;
+  Parameter *q_layernorm = nullptr, *k_layernorm = nullptr;
+  HeadLayout layout;
+  NormOptions norm;
+  double scale;
+  std::optional<int64_t> window;
+  TensorRegion region;
+
+  // x_SH (normed) -> the layer's contribution to the residual stream.
+  at::Tensor operator()(const at::Tensor& x_SH, const Sequence& sequence) const;
+  // Head norms, rotation and the mixer core: qkv_SW -> [S, heads * head_dim]. What selective recompute repeats.
+  at::Tensor core(const at::Tensor& qkv_SW, const Sequence& sequence) const;
+};
+
+}  // namespace ponte
