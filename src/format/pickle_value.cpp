@@ -283,7 +283,7 @@ const Values& Value::arguments() const {
 }
 
 const Value& Value::state() const {
-  static const Value none;
+  static const Value none{};
   return kind_ == Kind::object ? node_->object().state : none;
 }
 

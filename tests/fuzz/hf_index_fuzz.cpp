@@ -1,0 +1,39 @@
+// Any bytes as model.safetensors.index.json beside two small shards.
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "format/hf_index.h"
+
+namespace {
+
+using namespace ponte;
+
+// A folder of this process with the shards a.safetensors (tensor "a") and b.safetensors (tensor "b").
+const fs::path& folder() {
+  static const fs::path path = [] {
+    const fs::path out = fs::temp_directory_path() / format("ponte-hf-index-fuzz-{}", ::getpid());
+    fs::create_directories(out);
+    for (const char* name : {"a", "b"}) {
+      const SafetensorsPlan plan = plan_safetensors(std::vector<TensorSpec>{{name, DType::u8, {1}}});
+      OutputFile file(out / format("{}.safetensors", name));
+      file.append(plan.header + "x");
+    }
+    return out;
+  }();
+  return path;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  try {
+    {
+      OutputFile file(folder() / kSafetensorsIndex);
+      file.append(std::string_view(reinterpret_cast<const char*>(data), size));
+    }
+    const HfCheckpoint checkpoint(folder());
+    if (checkpoint.tensors().size() > 2) __builtin_trap();
+  } catch (const UserError&) {
+  }
+  return 0;
+}
