@@ -25,18 +25,18 @@ Rule rule_at(const LayerPlace& place, std::string leaf, Shape shape) {
   rule.stack = place.stack;
   rule.layer = place.layer;
   rule.layer_count = place.layer_count;
-  rule.leaf = std::move(leaf);
+  rule.leaf = place.leaf_prefix + leaf;
   rule.shape = std::move(shape);
   return rule;
-}
-
-void add_extra_state(RuleTable& table, const LayerPlace& place, std::string leaf) {
-  table.extra_state.push_back({place.stack, place.layer, place.layer_count, std::move(leaf)});
 }
 
 const LayerPlace kOutside{};
 
 }  // namespace
+
+void add_extra_state(RuleTable& table, const LayerPlace& place, std::string leaf) {
+  table.extra_state.push_back({place.stack, place.layer, place.layer_count, place.leaf_prefix + leaf});
+}
 
 Rule copied(const LayerPlace& place, std::string leaf, std::string hf_name, Shape shape, int64_t shard_dim, int64_t unit) {
   Rule rule = rule_at(place, std::move(leaf), shape);
@@ -52,7 +52,7 @@ Rule copied(const LayerPlace& place, std::string leaf, std::string hf_name, Shap
 
 Rule fused_query_key_value(const LayerPlace& place, const ModelConfig& config, const std::string& suffix) {
   const int64_t D = config.kv_channels, G = config.num_query_groups, Q = config.num_attention_heads / G;
-  const int64_t group_rows = (Q + 2) * D;
+  const int64_t gates = config.attention_output_gate ? Q : 0, group_rows = (Q + gates + 2) * D;
   const bool matrix = suffix == "weight";
   const int64_t width = matrix ? config.hidden_size : 1;  // elements of one row
   auto shape_of = [&](int64_t rows) { return matrix ? Shape{rows, width} : Shape{rows}; };
@@ -63,20 +63,28 @@ Rule fused_query_key_value(const LayerPlace& place, const ModelConfig& config, c
   segment.shard_dim = 0;
   segment.unit = group_rows;
   segment.parts = {{Q * D, D}, {D, 0}, {D, 0}};
-  // Rows of one group: `heads` heads of q_proj (or one of k_proj, v_proj) starting at `first_row` of the group.
-  auto add = [&](const char* projection, int64_t heads, int64_t first_row) {
-    const int64_t rows = heads * D;
-    Box box{static_cast<int64_t>(rule.sources.size()), 0, {first_row}, {{G, rows * width, 0, group_rows}, {rows, width, 0, 1}}};
+  if (gates) segment.parts.insert(segment.parts.begin(), {Q * D, D});
+  auto add_source = [&](const char* projection, int64_t rows) {
+    rule.sources.push_back({format("{}self_attn.{}.{}", place.hf, projection, suffix), shape_of(rows)});
+  };
+  // `heads` heads of every group, from row `hf_row` of the last source on, one each `hf_step` rows; they start at `first_row` of the group.
+  auto add_heads = [&](int64_t heads, int64_t hf_row, int64_t hf_step, int64_t first_row) {
+    Box box{static_cast<int64_t>(rule.sources.size()) - 1, hf_row * width, {first_row},
+            {{G, heads * hf_step * width, 0, group_rows}, {heads, hf_step * width, 0, D}, {D, width, 0, 1}}};
     if (matrix) {
       box.native_origin.push_back(0);
       box.axes.push_back({width, 1, 1, 1});
     }
     segment.boxes.push_back(std::move(box));
-    rule.sources.push_back({format("{}self_attn.{}.{}", place.hf, projection, suffix), shape_of(G * rows)});
   };
-  add("q_proj", Q, 0);
-  add("k_proj", 1, Q * D);
-  add("v_proj", 1, (Q + 1) * D);
+  const int64_t query_step = gates ? 2 * D : D;
+  add_source("q_proj", G * Q * query_step);
+  add_heads(Q, 0, query_step, 0);
+  if (gates) add_heads(Q, D, query_step, Q * D);
+  add_source("k_proj", G * D);
+  add_heads(1, 0, D, (Q + gates) * D);
+  add_source("v_proj", G * D);
+  add_heads(1, 0, D, (Q + gates + 1) * D);
   rule.segments.push_back(std::move(segment));
   return rule;
 }

@@ -10,13 +10,18 @@ struct LayerPlace {
   std::string stack;
   int64_t layer = -1, layer_count = 0;
   std::string hf;  // prefix, with its final dot
+  std::string leaf_prefix = {};  // of Megatron's leaves, with its final dot: "mtp_model_layer." inside a multi-token prediction layer
 };
+
+// One Transformer Engine module of this layer.
+void add_extra_state(RuleTable& table, const LayerPlace& place, std::string leaf);
 
 // One segment that is the HF tensor as it is.
 Rule copied(const LayerPlace& place, std::string leaf, std::string hf_name, Shape shape, int64_t shard_dim = kReplicated, int64_t unit = 1);
 
 // Megatron's fused query/key/value projection, [group, {query x heads per group, key, value}, head_dim] x hidden. HF keeps query, key and value apart.
-// `suffix` is "weight" ([rows, hidden]) or "bias" ([rows]).
+// `suffix` is "weight" ([rows, hidden]) or "bias" ([rows]). With attention_output_gate HF's q_proj holds [query; gate] for each head and Megatron's group
+// is {queries, gates, key, value}.
 Rule fused_query_key_value(const LayerPlace& place, const ModelConfig& config, const std::string& suffix);
 // Megatron's linear_fc1 = segments gate, up of `ffn` rows each.
 Rule fused_gate_up(const LayerPlace& place, std::string leaf, const std::string& hf_gate, const std::string& hf_up, int64_t ffn, int64_t hidden);

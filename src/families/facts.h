@@ -14,6 +14,8 @@
 namespace ponte {
 PONTE_FAMILY_FACTS(qwen2)
 PONTE_FAMILY_FACTS(qwen3)
+PONTE_FAMILY_FACTS(qwen3_moe)
+PONTE_FAMILY_FACTS(qwen3_next)
 }  // namespace ponte
 
 #undef PONTE_FAMILY_FACTS

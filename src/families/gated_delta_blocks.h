@@ -1,0 +1,17 @@
+// Rules of a gated delta net layer. Source: megatron/core/ssm/gated_delta_net.py (in_proj and conv1d hold their parts one after the other and are
+// sharded part by part) and transformers' modeling_qwen3_next.py, modeling_qwen3_5.py (the two ways HF stores the same projections).
+#pragma once
+#include "base/json.h"
+#include "families/blocks.h"
+
+namespace ponte {
+
+// input_layernorm + linear_attn.*
+void add_gated_delta_net(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present);
+bool is_linear_attention(const ModelConfig& config, int64_t layer);
+
+// layer_types or full_attention_interval, linear_num_key_heads and its kin.
+void read_gated_delta_config(const Json& hf, std::string_view origin, ModelConfig& config);
+void write_gated_delta_config(const ModelConfig& config, Json& hf);
+
+}  // namespace ponte

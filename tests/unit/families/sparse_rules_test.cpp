@@ -1,0 +1,142 @@
+// Routed experts, gated attention and gated delta nets.
+#include <set>
+
+#include "base/errors.h"
+#include "bijection.h"
+#include "families/facts.h"
+#include "families/moe_blocks.h"
+#include "layout/placement.h"
+
+namespace ponte {
+namespace {
+
+ModelConfig sparse_config() {
+  ModelConfig c;
+  c.num_layers = 4;
+  c.hidden_size = 8;
+  c.ffn_hidden_size = 12;
+  c.num_attention_heads = 4;
+  c.num_query_groups = 2;
+  c.kv_channels = 3;
+  c.vocab_size = 17;
+  c.qk_layernorm = true;
+  c.num_moe_experts = 3;
+  c.moe_ffn_hidden_size = 5;
+  c.moe_router_topk = 2;
+  return c;
+}
+
+ModelConfig next_config() {
+  ModelConfig c = sparse_config();
+  c.attention_output_gate = true;
+  c.moe_shared_expert_intermediate_size = 6;
+  c.moe_shared_expert_gate = true;
+  c.linear_num_key_heads = 2;
+  c.linear_num_value_heads = 6;
+  c.linear_key_head_dim = 3;
+  c.linear_value_head_dim = 4;
+  c.linear_conv_kernel_dim = 4;
+  c.layer_types = {"linear_attention", "linear_attention", "linear_attention", "full_attention"};
+  c.mtp_num_layers = 1;
+  return c;
+}
+
+TEST(SparseRules, BijectionForEveryExpertStorage) {
+  const ModelConfig c = sparse_config();
+  const int64_t H = c.hidden_size, F = c.moe_ffn_hidden_size, E = c.num_moe_experts;
+  expect_bijection(qwen3_moe::rules(c, {}));
+  for (const bool out_in : {true, false}) {
+    HfTensors present;
+    for (int64_t layer = 0; layer < c.num_layers; ++layer) {
+      const std::string hf = format("model.layers.{}.mlp.experts.", layer);
+      present[hf + "gate_up_proj"] = out_in ? Shape{E, 2 * F, H} : Shape{E, H, 2 * F};
+      present[hf + "down_proj"] = out_in ? Shape{E, H, F} : Shape{E, F, H};
+    }
+    const RuleTable table = qwen3_moe::rules(c, present);
+    expect_bijection(table);
+    // Element (row 1 of up, column 2) of expert 2, where each orientation keeps it.
+    const Rule& fc1 = table.find("decoder.layers.0.mlp.experts.linear_fc1.weight2");
+    size_t found = 0;
+    for_each_element(fc1.segments[1].boxes[0], fc1.segments[1], [&](size_t from, size_t to) { if (to == size_t(1 * H + 2)) found = from; });
+    EXPECT_EQ(static_cast<int64_t>(found), out_in ? (2 * 2 * F + F + 1) * H + 2 : (2 * H + 2) * 2 * F + F + 1);
+  }
+}
+
+TEST(SparseRules, SquareExpertsAreDecidedByTheirSibling) {
+  ModelConfig c = sparse_config();
+  const int64_t E = c.num_moe_experts, H = c.hidden_size;
+  auto storage = [&](int64_t ffn, Shape gate_up, Shape down) {
+    c.moe_ffn_hidden_size = ffn;
+    return expert_storage("l.", c, {{"l.mlp.experts.gate_up_proj", gate_up}, {"l.mlp.experts.down_proj", down}});
+  };
+  // gate_up square: 2F = H; down tells.
+  EXPECT_EQ(storage(H / 2, {E, H, H}, {E, H, H / 2}), ExpertStorage::packed_out_in);
+  EXPECT_EQ(storage(H / 2, {E, H, H}, {E, H / 2, H}), ExpertStorage::packed_in_out);
+  // down square: F = H; gate_up tells.
+  EXPECT_EQ(storage(H, {E, 2 * H, H}, {E, H, H}), ExpertStorage::packed_out_in);
+  EXPECT_EQ(storage(H, {E, H, 2 * H}, {E, H, H}), ExpertStorage::packed_in_out);
+  EXPECT_THROW(storage(H, {E, 2 * H, H + 1}, {E, H, H}), UserError);
+  EXPECT_THROW(expert_storage("l.", c, {{"l.mlp.experts.gate_up_proj", {E, 2 * H, H}}}), UserError);
+  EXPECT_THROW(expert_storage("l.", c, {{"l.mlp.experts.gate_up_proj", {E, 2 * H, H}}, {"l.mlp.experts.down_proj", {E, H, H}},
+                                        {"l.mlp.experts.0.gate_proj.weight", {H, H}}}), UserError);
+}
+
+TEST(SparseRules, NextIsABijectionInBothSpellings) {
+  const ModelConfig c = next_config();
+  expect_bijection(qwen3_next::rules(c, {}));
+  HfTensors separate;
+  for (int layer = 0; layer < 3; ++layer) separate[format("model.layers.{}.linear_attn.in_proj_qkv.weight", layer)] = {};
+  expect_bijection(qwen3_next::rules(c, separate));
+}
+
+// Megatron's order inside a query group is queries, gates, key, value; HF's q_proj alternates query and gate by head.
+TEST(SparseRules, GatedQueryRows) {
+  const ModelConfig c = next_config();
+  const RuleTable table = qwen3_next::rules(c, {});
+  const Rule& qkv = table.find("decoder.layers.3.self_attention.linear_qkv.weight");
+  const int64_t D = c.kv_channels, H = c.hidden_size;
+  ASSERT_EQ(qkv.shape, (Shape{(2 * 4 + 2 * 2) * D, H}));
+  std::map<size_t, std::pair<std::string, size_t>> origin;  // native row -> HF tensor, row
+  for (const Box& box : qkv.segments[0].boxes)
+    for_each_element(box, qkv.segments[0], [&](size_t from, size_t to) {
+      if (to % H == 0) origin[to / H] = {qkv.sources[static_cast<size_t>(box.source)].name, from / H};
+    });
+  const std::string q = "model.layers.3.self_attn.q_proj.weight", k = "model.layers.3.self_attn.k_proj.weight";
+  EXPECT_EQ(origin[0], std::make_pair(q, size_t{0}));                          // group 0, query of head 0
+  EXPECT_EQ(origin[static_cast<size_t>(D)], std::make_pair(q, size_t(2 * D)));      // query of head 1
+  EXPECT_EQ(origin[static_cast<size_t>(2 * D)], std::make_pair(q, size_t(D)));      // gate of head 0
+  EXPECT_EQ(origin[static_cast<size_t>(4 * D)], std::make_pair(k, size_t{0}));      // key of group 0
+  EXPECT_EQ(origin[static_cast<size_t>(6 * D)], std::make_pair(q, size_t(4 * D)));  // group 1, query of head 2
+}
+
+// A rank's share is its key heads' part of every segment: shard first, then fuse.
+TEST(SparseRules, GatedDeltaNetIsCutByKeyHeads) {
+  const ModelConfig c = next_config();
+  const RuleTable table = qwen3_next::rules(c, {});
+  const Slice slice = slice_of(table.find("decoder.layers.0.self_attention.in_proj.weight"), {.rank = 1, .size = 2});
+  ASSERT_EQ(slice.segments.size(), 6u);
+  const int64_t local[] = {3, 3, 12, 12, 3, 3};  // query, key, value, z, beta, alpha of one key head
+  for (size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(slice.segments[i].shape[0], local[i]);
+    EXPECT_EQ(slice.segments[i].intervals[0].begin, local[i]);
+  }
+  EXPECT_EQ(slice_of(table.find("decoder.layers.0.self_attention.out_proj.weight"), {.rank = 0, .size = 2}).shape, (Shape{8, 12}));
+  EXPECT_EQ(slice_of(table.find("decoder.layers.0.self_attention.A_log"), {.rank = 0, .size = 2}).shape, (Shape{3}));
+}
+
+TEST(SparseRules, PredictionHeadIsReadFromNames) {
+  ModelConfig c = next_config();
+  auto has_head = [&](const HfTensors& present) {
+    for (const Rule& rule : qwen3_next::rules(c, present).rules)
+      if (rule.name() == "mtp.layers.0.mtp_model_layer.self_attention.linear_qkv.weight") return true;
+    return false;
+  };
+  EXPECT_TRUE(has_head({}));
+  EXPECT_FALSE(has_head({{"model.norm.weight", {8}}}));
+  c.mtp_num_layers = 0;
+  EXPECT_FALSE(has_head({}));
+  EXPECT_TRUE(has_head({{"mtp.fc.weight", {8, 16}}}));
+}
+
+}  // namespace
+}  // namespace ponte
