@@ -9,5 +9,13 @@ int run_export(const Arguments& arguments);      // export.cpp
 int run_verify(const Arguments& arguments);      // verify.cpp
 int run_inspect(const Arguments& arguments);     // inspect.cpp
 int run_data(const Arguments& arguments);        // data.cpp
+int run_preprocess(const Arguments& arguments);  // preprocess.cpp
+
+int run_recipes(const Arguments& arguments);       // recipes.cpp
+int run_fetch(const Arguments& arguments);         // fetch.cpp
+int run_doctor(const Arguments& arguments);        // doctor.cpp
+int run_train_config(const Arguments& arguments);  // train_config.cpp
+int run_sft(const Arguments& arguments);           // train_config.cpp
+int run_pt(const Arguments& arguments);            // train_config.cpp
 
 }  // namespace ponte

@@ -9,9 +9,14 @@ constexpr ponte::Command kCommands[] = {
     {"export", "a Megatron checkpoint becomes a Hugging Face folder", ponte::run_export},
     {"verify", "are the two the same, bit for bit", ponte::run_verify},
     {"inspect", "tensors of a checkpoint of any format, and how they map", ponte::run_inspect},
-    {"train", "pretrain or fine-tune a model", nullptr},
+    {"train", "pretrain or fine-tune a model", ponte::run_train_config},
     {"generate", "text from a Hugging Face or Megatron model", nullptr},
     {"chat", "talk with a model", nullptr},
+    {"recipes", "starting points of runs, and the reference of all keys", ponte::run_recipes},
+    {"fetch", "bring a model or data set of the hub into the cache", ponte::run_fetch},
+    {"doctor", "one screen about this machine", ponte::run_doctor},
+    {"sft", "train --mode sft", ponte::run_sft, false},
+    {"pt", "train --mode pt", ponte::run_pt, false},
     {"verify-forward", "the part of verify that computes", nullptr, false},
 };
 

@@ -26,6 +26,8 @@ struct HubSettings {
   std::string endpoint;   // without a trailing slash
   std::string token;      // "": none
   bool offline = false;
+  int attempts = 5;              // per request without progress
+  double backoff_seconds = 1.0;  // before the second attempt; doubles
   static HubSettings from_environment();
 };
 

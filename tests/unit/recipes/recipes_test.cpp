@@ -1,0 +1,135 @@
+// Recipes against what Megatron Bridge's own functions return, and that every one can run.
+#include "recipes/recipes.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <map>
+#include <set>
+
+#include "base/errors.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "config/document.h"
+
+namespace ponte {
+namespace {
+
+Json bridge_recipes() { return read_json(fs::path(PONTE_SOURCE_DIR) / "tests/golden/recipes/bridge.json"); }
+
+// Bridge's value, as YAML prints ours.
+std::string as_yaml(const Json& value) {
+  if (value.is_null()) return "null";
+  if (value.is_string()) {
+    Config c;
+    c.checkpoint.save = value.get<std::string>();
+    return config_value(c, "checkpoint.save");
+  }
+  if (value.is_number_float()) {
+    Config c;
+    c.optimizer.lr = value.get<double>();
+    return value.get<double>() == 0 ? "null" : config_value(c, "optimizer.lr");
+  }
+  if (value.is_array()) {
+    std::string out = "[";
+    for (const Json& item : value) out += (out.size() > 1 ? ", " : "") + as_yaml(item);
+    return out + "]";
+  }
+  return value.dump();
+}
+
+// Keys where Bridge states what we derive (precision, the data set's length), or what another key of ours says.
+bool stated_otherwise(const std::string& key, const Config& config) {
+  static const std::set<std::string> derived = {"optimizer.bf16", "dataset.seq_length"};
+  return derived.contains(key) || (key == "model.recompute_modules") || (key == "tokenizer.vocab_size" && config.tokenizer.vocab_size == 0);
+}
+
+TEST(Recipes, EqualBridgesOwnFunctions) {
+  int64_t compared = 0, found = 0;
+  const Json all = bridge_recipes();
+  for (const auto& [name, golden] : all.items()) {
+    if (name == "qwen3_600m_sft_yarn_128k_config") continue;  // trains on a conversation data set of its own
+    const Config config = recipe_config(find_recipe(name));
+    ++found;
+    for (const auto& [key, value] : golden.items()) {
+      if (key == "hf_model_id") {
+        EXPECT_EQ(find_recipe(name).model->hf_id, value.get<std::string>());
+        continue;
+      }
+      if (stated_otherwise(key, config)) continue;
+      std::string ours = config_value(config, key);
+      if (ours == "0.0") ours = "null";
+      if (value.is_number_integer() && ours == value.dump() + ".0") ours = value.dump();
+      EXPECT_EQ(ours, as_yaml(value)) << name << " " << key;
+      ++compared;
+    }
+  }
+  EXPECT_EQ(found, 50);
+  EXPECT_GT(compared, 3500);
+}
+
+TEST(Recipes, EveryOneResolvesAndIsValid) {
+  std::set<std::string> names;
+  for (const Recipe& recipe : recipes()) {
+    EXPECT_TRUE(names.insert(recipe.name).second) << recipe.name;
+    for (const char* layout : {"", "documentation"}) {
+      Config config = recipe_config(recipe, layout);
+      if (recipe.mode == RecipeMode::peft) config.checkpoint.pretrained_checkpoint = "base";
+      const ModelConfig& m = config.model;
+      const int64_t ranks = m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
+      EXPECT_NO_THROW({
+        finalize(config, ranks);
+        validate(config, ranks);
+      }) << recipe.name
+         << " " << layout;
+    }
+  }
+  EXPECT_EQ(recipes().size(), 16u * 3 + 2);
+}
+
+// The table of Bridge's Qwen page: tensor ranks for pretraining and full fine-tuning, then for adapters.
+TEST(Recipes, DocumentationLayoutIsThePagesTable) {
+  const std::map<std::string, std::pair<int64_t, int64_t>> page = {
+      {"qwen2_500m", {1, 1}}, {"qwen2_1p5b", {1, 1}},  {"qwen2_7b", {2, 1}},   {"qwen2_72b", {8, 4}},  {"qwen25_500m", {1, 1}}, {"qwen25_1p5b", {1, 1}},
+      {"qwen25_7b", {2, 1}},  {"qwen25_14b", {2, 1}},  {"qwen25_32b", {4, 2}}, {"qwen25_72b", {8, 4}}, {"qwen3_600m", {1, 1}},  {"qwen3_1p7b", {1, 1}},
+      {"qwen3_4b", {1, 1}},   {"qwen3_8b", {2, 1}},    {"qwen3_14b", {2, 1}},  {"qwen3_32b", {4, 2}}};
+  ASSERT_EQ(page.size(), recipe_models().size());
+  for (const Recipe& recipe : recipes()) {
+    const Config config = recipe_config(recipe, "documentation");
+    const auto& [full, peft] = page.at(std::string(recipe.model->name));
+    EXPECT_EQ(config.model.tensor_model_parallel_size, recipe.mode == RecipeMode::peft ? peft : full) << recipe.name;
+    EXPECT_EQ(config.model.pipeline_model_parallel_size, 1);
+  }
+}
+
+// Weights of the published models: a size typed wrongly changes the count.
+TEST(Recipes, SizesGiveThePublishedParameterCounts) {
+  const std::map<std::string, double> billions = {{"qwen2_500m", 0.494},  {"qwen2_1p5b", 1.544},  {"qwen2_7b", 7.616},    {"qwen2_72b", 72.706},  {"qwen25_500m", 0.494}, {"qwen25_1p5b", 1.544},
+                                                  {"qwen25_7b", 7.616},   {"qwen25_14b", 14.770}, {"qwen25_32b", 32.764}, {"qwen25_72b", 72.706}, {"qwen3_600m", 0.596},  {"qwen3_1p7b", 1.721},
+                                                  {"qwen3_4b", 4.022},    {"qwen3_8b", 8.191},    {"qwen3_14b", 14.768},  {"qwen3_32b", 32.762}};
+  for (const RecipeModel& model : recipe_models()) {
+    ModelConfig m;
+    set_architecture(m, model);
+    const double qkv = static_cast<double>((m.num_attention_heads + 2 * m.num_query_groups) * m.kv_channels);
+    const double hidden = static_cast<double>(m.hidden_size);
+    const double layer = hidden * qkv + (m.add_qkv_bias ? qkv : 0) + hidden * static_cast<double>(m.num_attention_heads * m.kv_channels) +
+                         3.0 * hidden * static_cast<double>(m.ffn_hidden_size) + 2 * hidden + (m.qk_layernorm ? 2.0 * static_cast<double>(m.kv_channels) : 0);
+    const double embeddings = static_cast<double>(m.vocab_size) * hidden * (m.share_embeddings_and_output_weights ? 1 : 2);
+    EXPECT_NEAR((static_cast<double>(m.num_layers) * layer + embeddings + hidden) / 1e9, billions.at(std::string(model.name)), 6e-4) << model.name;
+  }
+}
+
+TEST(Recipes, NamesOldAndNew) {
+  EXPECT_EQ(find_recipe("qwen3-8b-pretrain-config").name, "qwen3_8b_pretrain_config");
+  EXPECT_EQ(find_recipe("qwen3_8b_finetune_config").name, "qwen3_8b_peft_config");
+  EXPECT_EQ(find_recipe("qwen3_8b_finetune_config", RecipeMode::sft).name, "qwen3_8b_sft_config");
+  try {
+    find_recipe("qwen3_8b_pretrain_confg");
+    ADD_FAILURE();
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean qwen3_8b_pretrain_config?"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace ponte

@@ -1,0 +1,112 @@
+// Layers: recipe < files < HF model < command line, and what the user is told.
+#include "recipes/resolve.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "base/errors.h"
+
+namespace ponte {
+namespace {
+
+class Resolve : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(testing::TempDir()) / "resolve_test";
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  std::string file(const std::string& name, const std::string& text) {
+    std::ofstream(folder_ / name) << text;
+    return (folder_ / name).string();
+  }
+  static std::string refusal(const RunRequest& request) {
+    try {
+      resolve_run(request);
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "";
+  }
+  fs::path folder_;
+};
+
+TEST_F(Resolve, LaterLayersWin) {
+  RunRequest request;
+  request.recipe = "qwen3_600m_pretrain_config";
+  request.config_files = {file("a.yaml", "train:\n  train_iters: 10\n  global_batch_size: 8\noptimizer:\n  lr: 0.1\n"), file("b.yaml", "train:\n  global_batch_size: 16\n")};
+  request.overrides = {"optimizer.lr=0.5"};
+  const ResolvedRun run = resolve_run(request);
+  EXPECT_EQ(run.config.train.micro_batch_size, 2);
+  EXPECT_EQ(run.config.train.train_iters, 10);
+  EXPECT_EQ(run.config.train.global_batch_size, 16);
+  EXPECT_EQ(run.config.optimizer.lr, 0.5);
+  EXPECT_EQ(run.origins.at("train.micro_batch_size"), "recipe qwen3_600m_pretrain_config");
+  EXPECT_EQ(run.origins.at("train.train_iters"), "file " + (folder_ / "a.yaml").string() + " line 2");
+  EXPECT_EQ(run.origins.at("train.global_batch_size"), "file " + (folder_ / "b.yaml").string() + " line 2");
+  EXPECT_EQ(run.origins.at("optimizer.lr"), "command line");
+  EXPECT_EQ(run.origins.at("model.params_dtype"), "derived");
+  EXPECT_EQ(run.config.scheduler.lr_warmup_iters, 10);  // the recipe's 500, ended by the shorter run
+  EXPECT_NE(effective_config(run).find("lr: 0.5"), std::string::npos);
+}
+
+TEST_F(Resolve, AnHfModelGivesArchitectureTokenizerAndWeights) {
+  RunRequest request;
+  request.recipe = "qwen3_8b_pretrain_config";
+  request.hf_model = (fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3/hf").string();
+  request.overrides = {"model.layernorm_epsilon=1e-5"};
+  const ResolvedRun run = resolve_run(request);
+  EXPECT_EQ(run.config.model.num_layers, 2);
+  EXPECT_EQ(run.config.model.layernorm_epsilon, 1e-5);
+  EXPECT_EQ(run.config.model.seq_length, 4096);  // the run's
+  EXPECT_EQ(run.config.model.bf16, true);
+  EXPECT_FALSE(run.config.model.hf_config_json.empty());
+  EXPECT_EQ(run.config.checkpoint.pretrained_checkpoint, run.hf_model_folder);
+  EXPECT_EQ(run.origins.at("model.num_layers"), "HF model " + request.hf_model);
+}
+
+TEST_F(Resolve, FinetuneRecipesFollowPeft) {
+  for (const auto& [peft, lr, tensor] : std::initializer_list<std::tuple<const char*, double, int64_t>>{{"", 1e-4, 1}, {"peft=null", 5e-6, 4}, {"peft=lora", 1e-4, 1}, {"peft=dora", 1e-4, 1}}) {
+    RunRequest request;
+    request.recipe = "qwen3_8b_finetune_config";
+    request.world_size = 4;
+    if (*peft) request.overrides = {peft};
+    const Config config = resolve_run(request).config;
+    EXPECT_EQ(config.optimizer.lr, lr) << peft;
+    EXPECT_EQ(config.model.tensor_model_parallel_size, tensor) << peft;
+  }
+}
+
+TEST_F(Resolve, OneLengthIsEnough) {
+  for (const char* key : {"model.seq_length=128", "dataset.seq_length=128"}) {
+    RunRequest request;
+    request.recipe = "qwen3_600m_sft_config";
+    request.overrides = {key};
+    const Config config = resolve_run(request).config;
+    EXPECT_EQ(config.model.seq_length, 128) << key;
+    EXPECT_EQ(config.dataset.seq_length, 128) << key;
+  }
+}
+
+TEST_F(Resolve, ContradictionsAreErrors) {
+  const std::pair<const char*, const char*> rows[] = {
+      {"model.params_dtype=torch.float16", "mixed_precision=bf16_mixed"}, {"ddp.grad_reduce_in_fp32=false", "mixed_precision=bf16_mixed"}, {"scheduler.lr_warmup_iters=400000", "lr_warmup_iters"},
+      {"optimizer.bf16=false", "optimizer.bf16"}};
+  for (const auto& [change, wanted] : rows) {
+    RunRequest request;
+    request.recipe = "qwen3_600m_pretrain_config";
+    request.overrides = {change};
+    EXPECT_NE(refusal(request).find(wanted), std::string::npos) << change << " -> " << refusal(request);
+    request.overrides.push_back("mixed_precision=null");
+    const bool stands = std::string_view(change).starts_with("ddp");
+    EXPECT_TRUE(!stands || refusal(request).empty()) << refusal(request);
+  }
+  RunRequest request;
+  request.layout = "documentation";
+  EXPECT_NE(refusal(request).find("wants a --recipe"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ponte
