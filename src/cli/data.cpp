@@ -73,7 +73,10 @@ struct SampleFlags {
 template <class Values>
 void put_list(std::string& line, std::string_view name, const Values& values) {
   line += format(",\"{}\":[", name);
-  for (size_t i = 0; i < values.size(); ++i) line += (i ? "," : "") + std::to_string(static_cast<int64_t>(values[i]));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i) line += ',';
+    line += std::to_string(static_cast<int64_t>(values[i]));
+  }
   line += "]";
 }
 

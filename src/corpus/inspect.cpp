@@ -56,7 +56,11 @@ std::string shown_tokens(std::span<const int32_t> ids, const std::optional<Token
   if (!stdout_is_terminal()) return tokenizer->decode(ids);
   constexpr const char* colours[] = {"\033[30;46m", "\033[30;43m"};
   StreamDecoder decoder(*tokenizer, SkipSpecial::no);
-  for (size_t i = 0; i < ids.size(); ++i) out += colours[i % 2] + decoder.push(ids[i]) + "\033[0m";
+  for (size_t i = 0; i < ids.size(); ++i) {
+    out += colours[i % 2];
+    out += decoder.push(ids[i]);
+    out += "\033[0m";
+  }
   return out + decoder.finish();
 }
 

@@ -1,0 +1,104 @@
+#include "corpus/encode_block.h"
+
+#include <simdjson.h>
+
+#include <cstring>
+#include <limits>
+
+#include "base/errors.h"
+
+namespace ponte {
+namespace {
+
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r\n\f\v") == line.npos; }
+
+// Appends ids in the width of the file.
+void store(std::span<const int32_t> ids, DType dtype, std::vector<std::byte>& out) {
+  const size_t at = out.size();
+  if (dtype == DType::i32) {
+    out.resize(at + ids.size_bytes());
+    std::memcpy(out.data() + at, ids.data(), ids.size_bytes());
+    return;
+  }
+  out.resize(at + 2 * ids.size());
+  uint32_t all = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const auto narrow = static_cast<uint16_t>(ids[i]);
+    all |= static_cast<uint32_t>(ids[i]);
+    std::memcpy(out.data() + at + 2 * i, &narrow, 2);
+  }
+  require(all <= 0xFFFF, "the tokenizer gives ids above 65535, though its vocabulary counts fewer than 65500 tokens: Megatron's format stores such a vocabulary in 16 bits");
+}
+
+}  // namespace
+
+BlockEncoder::BlockEncoder(EncodeOptions options) : options_(std::move(options)), json_(options_.preprocess.json_keys) {}
+
+EncodedBlock BlockEncoder::encode(TextBlock& block) {
+  EncodedBlock out;
+  out.keys.resize(options_.preprocess.json_keys.size());
+  out.file = block.file;
+  out.next = block.next;
+  out.text_bytes = block.text_bytes;
+  out.compressed_total = block.compressed_total;
+  const size_t size = block.bytes.size();
+  block.bytes.append(kJsonPadding, '\0');
+  std::string_view text(block.bytes.data(), size);
+  if (block.first_line == 1 && text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark is no part of the text
+  if (block.oversized) out.problems.push_back({block.first_line, too_long(block.oversized)});
+  else if (block.format == InputFormat::parquet) encode_rows(block, out);
+  else if (block.format == InputFormat::text && options_.preprocess.text_unit == TextUnit::file) encode_plain(text, 1, out);
+  else encode_lines(text, block, out);
+  return out;
+}
+
+void BlockEncoder::encode_lines(std::string_view text, const TextBlock& block, EncodedBlock& out) {
+  int64_t number = block.first_line - 1;
+  for (const std::string_view line : split_lines(text)) {
+    ++number;
+    if (is_blank(line)) ++out.blank;
+    else if (line.size() > options_.preprocess.max_document_bytes) out.problems.push_back({number, too_long(line.size())});
+    else if (block.format == InputFormat::text) encode_plain(line, number, out);
+    else if (auto problem = json_.read(line)) out.problems.push_back({number, std::move(*problem)});
+    else
+      for (size_t k = 0; k < out.keys.size(); ++k) append(json_.texts(k), out.keys[k]);
+  }
+}
+
+void BlockEncoder::encode_plain(std::string_view text, int64_t line, EncodedBlock& out) {
+  if (!simdjson::validate_utf8(text.data(), text.size())) return out.problems.push_back({line, "not valid UTF-8"});
+  append({text}, out.keys[0]);
+}
+
+// Row by row, the columns of a row together, in the order of json_keys.
+void BlockEncoder::encode_rows(const TextBlock& block, EncodedBlock& out) {
+  for (int64_t row : block.null_rows) out.problems.push_back({row, "a column holds no value (null)"});
+  uint64_t begin = 0;
+  for (size_t i = 0; i < block.ends.size(); ++i) {
+    append({std::string_view(block.bytes).substr(begin, block.ends[i] - begin)}, out.keys[i % out.keys.size()]);
+    begin = block.ends[i];
+  }
+}
+
+std::string BlockEncoder::too_long(uint64_t bytes) const {
+  return format("a document of {}, longer than --max-document-bytes {}", human_bytes(bytes), options_.preprocess.max_document_bytes);
+}
+
+void BlockEncoder::append(const std::vector<std::string_view>& texts, EncodedDocuments& out) {
+  const size_t first = out.lengths.size();
+  ids_.clear();
+  for (const std::string_view text : texts) {
+    const size_t before = ids_.size();
+    options_.tokenizer->encode_append(text, options_.add_special, ids_);
+    if (ids_.size() > before) out.lengths.push_back(static_cast<int32_t>(ids_.size() - before));
+  }
+  require(ids_.size() < std::numeric_limits<int32_t>::max(), "a document of {} tokens; Megatron's format counts them in 31 bits", ids_.size());
+  if (!ids_.empty() && options_.eod_id >= 0) {
+    ids_.push_back(options_.eod_id);
+    ++out.lengths.back();
+  }
+  out.sequences_per_document.push_back(static_cast<int32_t>(out.lengths.size() - first));
+  store(ids_, options_.dtype, out.ids);
+}
+
+}  // namespace ponte

@@ -1,0 +1,56 @@
+// Input files as a stream of blocks of whole documents, each with the place behind it, so that reading can go on from there.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "corpus/preprocess.h"
+#include "format/jsonl.h"
+
+namespace ponte {
+
+// A place between two documents of the input.
+struct InputPlace {
+  int64_t file = 0;      // number in the list of files
+  uint64_t offset = 0;   // in the decompressed file (Parquet: rows read)
+  int64_t line = 1;      // that begins there (Parquet: row, from 1)
+  bool operator==(const InputPlace&) const = default;
+};
+
+struct TextBlock {
+  int64_t file = 0;
+  InputFormat format = InputFormat::jsonl;
+  std::string bytes;
+  int64_t first_line = 1;
+  uint64_t oversized = 0;             // not 0: instead of bytes, one document of this size was passed over
+  std::vector<uint64_t> ends;         // Parquet: where each value ends in `bytes`, row by row, keys together; lines are cut by the worker
+  std::vector<int64_t> null_rows;     // Parquet: rows without a value, numbered from 1
+  InputPlace next;                    // behind this block
+  uint64_t text_bytes = 0;            // of input, decompressed
+  uint64_t compressed_total = 0;      // bytes of all input files consumed at the end of this block
+};
+
+struct BlockOptions {
+  std::vector<fs::path> files;
+  PreprocessOptions preprocess;
+  size_t block_bytes = size_t{1} << 20;
+};
+
+class TextBlockReader {
+ public:
+  TextBlockReader(BlockOptions options, InputPlace start);
+  ~TextBlockReader();
+  bool next(TextBlock& block);
+
+ private:
+  void open_file();
+  bool next_in_file(TextBlock& block);
+  bool whole_file(TextBlock& block);
+  BlockOptions options_;
+  InputPlace place_;
+  uint64_t finished_bytes_ = 0;  // compressed, of the files before this one
+  InputFormat format_ = InputFormat::jsonl;
+  std::unique_ptr<LineReader> lines_;
+};
+
+}  // namespace ponte
