@@ -1,0 +1,95 @@
+// train_step_bench [fp32|bf16] [steps] [train|decode]: time of a training step (forward, backward, clipping, AdamW), or of greedy decoding, on the
+// model of bench/train_step/compare.py: Qwen3 with hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000; batch 4 x 512.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <string>
+
+#include "model/kv_cache.h"
+#include "model/model.h"
+#include "optim/adamw.h"
+
+namespace ponte {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+ModelConfig bench_config() {
+  ModelConfig c;
+  c.model_type = "qwen3";
+  c.hf_architecture = "Qwen3ForCausalLM";
+  c.num_layers = 8;
+  c.hidden_size = 512;
+  c.ffn_hidden_size = 1536;
+  c.num_attention_heads = 8;
+  c.num_query_groups = 4;
+  c.kv_channels = 64;
+  c.vocab_size = 32000;
+  c.max_position_embeddings = 4096;
+  c.qk_layernorm = true;
+  return c;
+}
+
+void report(const char* what, std::vector<double> times, double scale, const char* unit) {
+  std::sort(times.begin(), times.end());
+  std::printf("%s min %.4f median %.4f s (%.1f %s)\n", what, times.front(), times[times.size() / 2], scale / times[times.size() / 2], unit);
+}
+
+void train(Model& model, int steps) {
+  at::manual_seed(1);
+  Batch batch;
+  batch.tokens_BT = at::randint(3, 32000, {4, 512}, at::kLong);
+  batch.labels_BT = batch.tokens_BT.roll(-1, 1);
+  AdamW optimizer(model.parameters(), {});
+  std::vector<double> times, forward, backward, update;
+  for (int i = 0; i < steps + 2; ++i) {
+    const auto start = Clock::now();
+    model.zero_gradients();
+    const LossSum loss = model.forward_loss(batch, 1.0 / 2048);
+    const double f = seconds_since(start);
+    loss.scaled.backward();
+    model.reduce_gradients();
+    const double b = seconds_since(start);
+    const double norm = optimizer.measure(1.0, AdamW::Zeros::not_counted).norm;
+    optimizer.step(1e-4, 0.1, std::min(1.0, 1.0 / norm));
+    if (i < 2) continue;
+    times.push_back(seconds_since(start));
+    forward.push_back(f), backward.push_back(b - f), update.push_back(times.back() - b);
+  }
+  report("step", times, 2048, "tokens/s");
+  report("  forward (with the output layer's gradients)", forward, 2048, "tokens/s");
+  report("  backward", backward, 2048, "tokens/s");
+  report("  clipping and AdamW", update, 2048, "tokens/s");
+}
+
+void decode(Model& model, int repeats) {
+  at::manual_seed(1);
+  const at::Tensor prompt = at::randint(3, 32000, {1, 128}, at::kLong);
+  std::vector<double> times, prefill;
+  for (int i = 0; i < repeats + 1; ++i) {
+    KvCache cache(model, 1, 256);
+    const auto start = Clock::now();
+    at::Tensor next = model.forward(prompt, cache).argmax(-1, true);
+    const double p = seconds_since(start);
+    for (int t = 1; t < 128; ++t) next = model.forward(next, cache).argmax(-1, true);
+    if (i == 0) continue;
+    times.push_back(seconds_since(start)), prefill.push_back(p);
+  }
+  report("prompt of 128 and 128 new tokens", times, 128, "tokens/s");
+  report("  prompt", prefill, 128, "tokens/s");
+}
+
+}  // namespace
+}  // namespace ponte
+
+int main(int count, char** arguments) {
+  const std::string type = count > 1 ? arguments[1] : "fp32", what = count > 3 ? arguments[3] : "train";
+  ponte::ModelOptions options;
+  options.dtype = type == "bf16" ? at::kBFloat16 : at::kFloat;
+  ponte::Model model(ponte::bench_config(), ponte::single_groups(), options);
+  model.initialize(1);
+  what == "decode" ? ponte::decode(model, count > 2 ? std::stoi(arguments[2]) : 5) : ponte::train(model, count > 2 ? std::stoi(arguments[2]) : 5);
+}
