@@ -9,6 +9,8 @@ constexpr ponte::Command kCommands[] = {
     {"export", "a Megatron checkpoint becomes a Hugging Face folder", ponte::run_export},
     {"verify", "are the two the same, bit for bit", ponte::run_verify},
     {"inspect", "tensors of a checkpoint of any format, and how they map", ponte::run_inspect},
+    {"preprocess", "text becomes a tokenised corpus (.bin/.idx)", ponte::run_preprocess},
+    {"data", "inspect, verify and join corpora; print a run's samples", ponte::run_data},
     {"train", "pretrain or fine-tune a model", ponte::run_train_config},
     {"generate", "text from a Hugging Face or Megatron model", nullptr},
     {"chat", "talk with a model", nullptr},
