@@ -1,7 +1,9 @@
 // tokenizer.json and tokenizer_config.json into a TokenizerState.
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "text/encoder.h"
 #include "text/read_pipeline.h"
 #include "text/tokenizer_state.h"
@@ -132,15 +134,27 @@ bool same(const AddedToken& a, const AddedToken& b) {
   return a.single_word == b.single_word && a.lstrip == b.lstrip && a.rstrip == b.rstrip && a.normalized == b.normalized && a.special == b.special;
 }
 
-// A special token of tokenizer_config.json: a string, or an object with its content.
-std::optional<AddedToken> named_token(const JsonView& config, std::string_view key) {
-  const auto value = config.find(key);
-  if (!value) return std::nullopt;
+// An added token of tokenizer_config.json, which is read without simdjson: it holds numbers beyond 64 bits (model_max_length).
+AddedToken read_added_token(const Json& json, const std::string& place) {
   AddedToken out;
-  if (value->is_object()) {
-    out = read_added_token(*value);
+  out.content = json_get<std::string>(json, "content", place);
+  out.single_word = json_get_or(json, "single_word", false, place);
+  out.lstrip = json_get_or(json, "lstrip", false, place);
+  out.rstrip = json_get_or(json, "rstrip", false, place);
+  out.special = json_get_or(json, "special", false, place);
+  out.normalized = json_get_or(json, "normalized", !out.special, place);
+  return out;
+}
+
+// A special token there: a string, or an object with its content.
+std::optional<AddedToken> named_token(const Json& config, std::string_view key, const std::string& place) {
+  const auto it = config.find(std::string(key));
+  if (it == config.end() || it->is_null()) return std::nullopt;
+  AddedToken out;
+  if (it->is_object()) {
+    out = read_added_token(*it, place + "." + std::string(key));
   } else {
-    out.content = value->string();
+    out.content = json_get<std::string>(config, key, place);
     out.normalized = false;
   }
   out.special = true;
@@ -150,24 +164,23 @@ std::optional<AddedToken> named_token(const JsonView& config, std::string_view k
 constexpr std::string_view kNamed[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 
 // What transformers adds when it opens the folder: tokens of added_tokens_decoder that are new or say something else, then missing special tokens.
-void add_from_config(const JsonView& config, AddedVocabulary& added) {
-  if (const auto decoder = config.find("added_tokens_decoder")) {
+void add_from_config(const Json& config, const std::string& place, AddedVocabulary& added) {
+  if (const auto decoder = config.find("added_tokens_decoder"); decoder != config.end() && !decoder->is_null()) {
+    require(decoder->is_object(), "{}: added_tokens_decoder is not an object", place);
     std::map<int64_t, AddedToken> by_id;
-    for (const auto& field : decoder->object()) {
-      const JsonView view(field.value, decoder->place() + "." + std::string(field.key));
-      require(!field.key.empty() && field.key.size() < 10 && field.key.find_first_not_of("0123456789") == std::string_view::npos, "{}: wanted an id",
-              view.place());
-      by_id.emplace(std::stoll(std::string(field.key)), read_added_token(view));
+    for (const auto& [key, value] : decoder->items()) {
+      require(!key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos, "{}: added_tokens_decoder: '{}' is no id", place, key);
+      by_id.emplace(std::stoll(key), read_added_token(value, place + ".added_tokens_decoder"));
     }
-    for (auto& [id, token] : by_id) {
+    for (const auto& [id, token] : by_id) {
       const AddedToken* known = added.find(token.content);
       if (!known || !same(*known, token)) added.add(token);
       known = added.find(token.content);
-      require(!known || known->id == id, "{}: token '{}' has id {}, but the tokenizer gives it {}", decoder->place(), token.content, id, known ? known->id : -1);
+      require(!known || known->id == id, "{}: token '{}' has id {}, but the tokenizer gives it {}", place, token.content, id, known ? known->id : -1);
     }
   }
   for (const std::string_view key : kNamed)
-    if (const auto token = named_token(config, key); token && !added.find(token->content)) added.add(*token);
+    if (const auto token = named_token(config, key, place); token && !added.find(token->content)) added.add(*token);
 }
 
 void index_tokens(TokenizerState& state) {
@@ -212,7 +225,7 @@ void check_pipeline(const TokenizerState& state, const JsonView& root) {
 
 std::unique_ptr<TokenizerState> read_tokenizer(std::string_view tokenizer_json, std::string_view config_json, std::string_view origin) {
   auto state = std::make_unique<TokenizerState>();
-  simdjson::dom::parser parser, config_parser;
+  simdjson::dom::parser parser;
   const JsonView root(parse_document(parser, tokenizer_json, origin), std::string(origin));
   PreTokenizerSpec spec;
   if (const auto json = root.find("pre_tokenizer")) spec = read_pre_tokenizer(*json);
@@ -227,22 +240,20 @@ std::unique_ptr<TokenizerState> read_tokenizer(std::string_view tokenizer_json, 
 
   AddedVocabulary added(state->model->vocabulary());
   if (const auto list = root.find("added_tokens")) list->each([&](const JsonView& token) { added.add(read_added_token(token)); });
-  std::optional<JsonView> config;
-  if (!config_json.empty()) {
-    config.emplace(parse_document(config_parser, config_json, origin), std::string(origin) + " (tokenizer_config)");
-    add_from_config(*config, added);
-  }
+  const std::string place = "tokenizer_config.json beside " + std::string(origin);
+  const Json config = config_json.empty() ? Json::object() : parse_json(config_json, place);
+  require(config.is_object(), "{}: not a JSON object", place);
+  add_from_config(config, place, added);
   state->added = added.by_id();
   index_tokens(*state);
   build_matchers(*state);
   check_pipeline(*state, root);
-  if (config) {
-    const auto id = [&](std::string_view key) -> std::optional<int32_t> {
-      const auto token = named_token(*config, key);
-      return token ? std::optional(added.find(token->content)->id) : std::nullopt;
-    };
-    state->bos = id("bos_token"), state->eos = id("eos_token"), state->pad = id("pad_token"), state->unk = id("unk_token");
-  }
+  const auto id = [&](std::string_view key) -> std::optional<int32_t> {
+    const auto token = named_token(config, key, place);
+    const AddedToken* known = token ? added.find(token->content) : nullptr;
+    return known ? std::optional(known->id) : std::nullopt;
+  };
+  state->bos = id("bos_token"), state->eos = id("eos_token"), state->pad = id("pad_token"), state->unk = id("unk_token");
   return state;
 }
 
