@@ -154,7 +154,7 @@ void IndexedDatasetWriter::add_dataset(const IndexedDataset& dataset) {
       files_->ids.append(std::as_bytes(std::span(narrow)));
     }
   }
-  for (int64_t i = 0; i < dataset.sequences(); ++i) files_->lengths.append_value(dataset.sequence_length(i));
+  for (int64_t i = 0; i < dataset.sequences(); ++i) files_->lengths.append_value(static_cast<int32_t>(dataset.sequence_length(i)));
   for (int64_t i = 1; i <= dataset.documents(); ++i) files_->documents.append_value<int64_t>(first + dataset.document_index(i));
   position_.tokens += total;
   position_.sequences += dataset.sequences();
