@@ -39,7 +39,13 @@ bool is_hexadecimal(const std::string& text, size_t size) {
   fail("{}: {} answers with status {}{}", what, settings.endpoint, answer.status, answer.body.empty() ? "" : ": " + answer.body.substr(0, 200));
 }
 
-bool is_transient(const HttpResponse& answer) { return answer.status == 0 || answer.status == 429 || answer.status >= 500 || (!answer.error.empty() && !answer.stopped); }
+bool is_transient(const HttpResponse& answer) {
+  if (answer.hopeless || answer.stopped) return false;
+  return answer.status == 0 || answer.status == 429 || answer.status >= 500 || !answer.error.empty();
+}
+
+// A machine without a network is told so soon.
+int most_attempts(const HttpResponse& answer, const HubSettings& settings) { return answer.unreachable ? std::min(settings.attempts, 2) : settings.attempts; }
 
 void pause(const HubSettings& settings, int attempt) {
   std::this_thread::sleep_for(std::chrono::duration<double>(settings.backoff_seconds * static_cast<double>(1 << std::min(attempt, 4))));
@@ -48,7 +54,7 @@ void pause(const HubSettings& settings, int attempt) {
 HttpResponse request_with_retries(const HttpRequest& request, const HubSettings& settings) {
   for (int attempt = 0;; ++attempt) {
     HttpResponse answer = http_request(request);
-    if (!is_transient(answer) || attempt + 1 >= settings.attempts) return answer;
+    if (!is_transient(answer) || attempt + 1 >= most_attempts(answer, settings)) return answer;
     pause(settings, attempt);
   }
 }
@@ -173,8 +179,9 @@ class Fetch {
       }
       const bool whole = answer.error.empty() && (answer.status == 200 || answer.status == 206) && (!file.size || partial.size() >= *file.size);
       if (whole) return;
-      if (!is_transient(answer) && answer.status != 200 && answer.status != 206) fail_status(remote_.id + "/" + file.name, answer, settings_);
-      if (answer.stopped) break;
+      const bool refused = answer.status >= 300 && !is_transient(answer);
+      if (refused && answer.error.empty()) fail_status(remote_.id + "/" + file.name, answer, settings_);
+      if (answer.stopped || answer.hopeless || attempt + 1 >= most_attempts(answer, settings_)) break;
       if (partial.size() > before) attempt = -1;
       else pause(settings_, attempt);
     }

@@ -130,6 +130,8 @@ std::string perform(const HttpRequest& request, HttpResponse& response, const st
   curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
   response.status = static_cast<int>(status);
   if (result != CURLE_OK) response.error = response.stopped ? "stopped" : curl_easy_strerror(result);
+  response.unreachable = result == CURLE_COULDNT_RESOLVE_HOST || result == CURLE_COULDNT_CONNECT || result == CURLE_COULDNT_RESOLVE_PROXY;
+  response.hopeless = result == CURLE_URL_MALFORMAT || result == CURLE_UNSUPPORTED_PROTOCOL || result == CURLE_PEER_FAILED_VERIFICATION;
   curl_off_t length = -1;
   curl_easy_getinfo(curl.get(), CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
   if (!response.size && length >= 0 && status == 200) response.size = static_cast<uint64_t>(length);
@@ -152,6 +154,7 @@ HttpResponse http_request(const HttpRequest& request) {
     url = next;
   }
   response.status = 0;
+  response.hopeless = true;
   response.error = format("more than {} redirects", kMaxRedirects);
   return response;
 }

@@ -26,7 +26,9 @@ struct HttpResponse {
   std::string code;     // X-Error-Code
   std::optional<uint64_t> size;  // X-Linked-Size or Content-Length of the whole file
   std::string error;
-  bool stopped = false; // by the sink
+  bool stopped = false;      // by the sink
+  bool unreachable = false;  // no connection came about
+  bool hopeless = false;     // trying again changes nothing
 };
 
 // Never throws for what the network does; at most 8 redirects.

@@ -27,7 +27,7 @@ struct HubSettings {
   std::string token;      // "": none
   bool offline = false;
   int attempts = 5;              // per request without progress
-  double backoff_seconds = 1.0;  // before the second attempt; doubles
+  double backoff_seconds = 0.5;  // before the second attempt; doubles
   static HubSettings from_environment();
 };
 

@@ -1,0 +1,86 @@
+"""The `recipes` command and the dry run, as a user meets them; that recipes equal Megatron Bridge's is tests/unit/recipes."""
+import pathlib
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.fast
+def test_reference_page_is_current(ponte):
+    assert ponte("recipes", "docs").out == (ROOT / "docs" / "configuration.md").read_text(), "run: ponte recipes docs > docs/configuration.md"
+
+
+@pytest.mark.fast
+def test_list_names_every_model_and_mode(ponte):
+    names = [line.split()[0] for line in ponte("recipes", "list").out.splitlines() if "_config" in line and "<" not in line]
+    for model in ("qwen2_500m", "qwen2_72b", "qwen25_14b", "qwen25_72b", "qwen3_600m", "qwen3_32b"):
+        for mode in ("pretrain", "sft", "peft"):
+            assert f"{model}_{mode}_config" in names
+    assert len(names) == len(set(names)) == 50
+
+
+@pytest.mark.fast
+def test_show_is_yaml_that_reads_back(ponte, tmp_path):
+    shown = ponte("recipes", "show", "qwen3_8b_sft_config").out
+    document = yaml.safe_load(shown)
+    assert document["model"]["params_dtype"] == "torch.bfloat16"
+    assert document["optimizer"]["lr"] == 5e-6 and document["optimizer"]["adam_eps"] == 1e-8
+    assert document["peft"]["scheme"] is None
+    (tmp_path / "shown.yaml").write_text(shown)
+    again = ponte("train", "--config-file", tmp_path / "shown.yaml", "--dry-run").out
+    assert yaml.safe_load(again) == document
+
+
+@pytest.mark.fast
+def test_dry_run_names_origins(ponte, tmp_path):
+    (tmp_path / "my.yaml").write_text("train:\n  train_iters: 7\n")
+    result = ponte("train", "--recipe", "qwen3_600m_pretrain_config", "--config-file", tmp_path / "my.yaml", "--lr", "1e-3", "logger.wandb_project=p", "--dry-run")
+    lines = {line.split(":")[0].strip(): line for line in result.out.splitlines() if not line.startswith("#")}
+    assert f"# file {tmp_path}/my.yaml line 2" in lines["train_iters"]
+    assert "0.001" in lines["lr"] and "# command line" in lines["lr"]
+    assert "# recipe qwen3_600m_pretrain_config" in lines["global_batch_size"]
+    assert "without effect: logger.wandb_project=p" in result.out
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("arguments, wanted", [
+    (["--recipe", "qwen3_8b_pretrain_confg"], "did you mean qwen3_8b_pretrain_config?"),
+    (["--recipe", "qwen3_600m_pretrain_config", "train.train_itres=1"], "did you mean train.train_iters?"),
+    (["--recipe", "qwen3_600m_pretrain_config", "train.train_iters=x"], "train.train_iters must be an integer or null, not x"),
+    (["--recipe", "qwen3_600m_pretrain_config", "--micro-batch-size", "5"], "train.global_batch_size 32 is not a multiple of train.micro_batch_size 5"),
+    (["--recipe", "qwen3_600m_pretrain_config", "--train-itres", "5"], "did you mean --train-iters?"),
+    (["--config-file", "/no/such.yaml"], "/no/such.yaml"),
+    (["--hf-model", "/no/such/folder"], "/no/such/folder"),
+    ([], "the model has no layers"),
+])
+def test_mistakes_exit_1(ponte, arguments, wanted):
+    assert wanted in ponte("train", *arguments, "--dry-run", code=1).err
+
+
+@pytest.mark.fast
+def test_spellings_of_ms_swift(ponte, golden):
+    words = ("--model", golden / "qwen3/hf", "--load_safetensors", "true", "--save_safetensors", "true", "--tensor_model_parallel_size", "2", "--sequence_parallel", "true",
+             "--micro_batch_size", "1", "--global_batch_size", "4", "--recompute_granularity", "full", "--recompute_method", "uniform", "--recompute_num_layers", "1", "--finetune",
+             "true", "--lr", "1e-5", "--lr_warmup_fraction", "0.05", "--min_lr", "1e-6", "--save", "out", "--save_interval", "200", "--max_length", "64", "--train_iters", "10",
+             "--no_save_optim", "true", "--no_save_rng", "true", "--dry-run")
+    document = yaml.safe_load(ponte("pt", *words).out)
+    assert document["model"]["num_layers"] == 2 and document["model"]["sequence_parallel"] is True and document["model"]["seq_length"] == 64
+    assert document["checkpoint"]["save_optim"] is False and document["checkpoint"]["save_hf"] is True
+    assert document["optimizer"]["min_lr"] == 1e-6 and document["scheduler"]["lr_warmup_fraction"] == 0.05
+
+
+@pytest.mark.fast
+def test_missing_parts_are_named(ponte):
+    result = ponte("train", "--recipe", "qwen3_8b_sft_config", "--dry-run")
+    assert "fine-tuning data" in result.err and "tensor parallelism" in result.err
+
+
+@pytest.mark.fast
+def test_doctor_is_one_screen(ponte):
+    result = ponte("doctor", code=None)
+    assert result.code in (0, 1)
+    assert len(result.out.splitlines()) <= 24
+    for subject in ("processor", "memory", "torch", "NVIDIA driver", "NCCL", "hub cache"):
+        assert subject in result.out
