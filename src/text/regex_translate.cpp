@@ -69,6 +69,7 @@ class Translator {
       else if (c == '[') character_class();
       else if (c == '(') group();
       else if (c == '^' || c == '$') unsupported(pattern_.substr(at_, 1));  // line anchors in Ruby's syntax
+      else if (rest().starts_with("{,") || rest().starts_with("}+")) unsupported(rest().substr(0, 2));  // {0,n} and a plain + there
       else out_ += c, ++at_;
     }
     return out_;
