@@ -80,6 +80,14 @@ TEST(Safetensors, PlanReproducesGoldenFiles) {
   }
 }
 
+TEST(Safetensors, WiderTypesComeFirst) {
+  const std::vector<TensorSpec> specs{{"a", DType::boolean, {1}}, {"b", DType::bf16, {1}}, {"d", DType::f32, {1}}, {"c", DType::f32, {1}}, {"e", DType::i64, {1}}};
+  const SafetensorsPlan plan = plan_safetensors(specs);
+  const uint64_t data = plan.header.size();
+  EXPECT_EQ(data % 8, 0u);
+  EXPECT_EQ(plan.offsets, (std::vector<uint64_t>{data + 18, data + 16, data + 12, data + 8, data}));
+}
+
 TEST(Safetensors, ErrorsNameTheNearestTensor) {
   const SafetensorsFile file(golden("qwen3/hf/model.safetensors"));
   EXPECT_EQ(file.find("nothing"), nullptr);

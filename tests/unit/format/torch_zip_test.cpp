@@ -93,6 +93,9 @@ TEST(TorchZip, DamageIsNamed) {
   expect("that its directory lacks", [&](std::string& a) { a[data_header + 14] ^= 1; });
   expect("has sizes 16 and 17", [&](std::string& a) { a[data_central + 24] ^= 1; });
   expect("runs into the directory", [&](std::string& a) { a[data_central + 20 + 3] = a[data_central + 24 + 3] = 1; });
+  expect("'archive/data/0' and 'archive/version' overlap", [&](std::string& a) {
+    for (const size_t at : {data_central + 20, data_central + 24, data_header + 18, data_header + 22}) a[at] = 80;
+  });
   expect("compressed", [&](std::string& a) { a[data_central + 10] = 8; });
   expect("compressed", [&](std::string& a) { a[data_header + 8] = 8; });
   expect("encrypted", [&](std::string& a) { a[data_central + 8] |= 1; });
