@@ -11,7 +11,7 @@ namespace ponte {
 
 inline constexpr const char* kLatestIteration = "latest_checkpointed_iteration.txt";
 inline constexpr const char* kLatestTrainState = "latest_train_state.pt";
-inline constexpr const char* kRunRecord = "ponte.json";  // in an iteration's folder: what only Ponte keeps
+inline constexpr const char* kRunRecord = "ponte/run.json";  // in an iteration's folder: what only Ponte keeps
 
 std::string iteration_folder_name(int64_t iteration);          // iter_0000500
 std::optional<int64_t> iteration_of(const fs::path& folder);   // 500; nullopt for any other name

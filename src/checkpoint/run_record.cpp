@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "base/errors.h"
+#include "convert/native_writer.h"
 
 namespace ponte {
 namespace {
@@ -85,6 +86,8 @@ Value common_state_value(const Config& config, const RunState& state, const Sche
     out.push_back({"optimizer", optimizer_value(config, state, *schedule)});
     out.push_back({"opt_param_scheduler", schedule_value(*schedule, state.schedule_steps)});
   }
+  const Value of_import = common_state_of_import(config.model);
+  if (const Value* arguments = of_import.find("args")) out.push_back({"args", *arguments});  // Megatron-LM takes the architecture from them
   out.push_back({"content_metadata", Value::dict_of({{"distrib_optim_sharding_type", Value::text("fully_reshardable")},
                                                      {"distrib_optim_fully_reshardable_mem_efficient", Value::boolean(false)},
                                                      {"singleton_local_shards", Value::boolean(false)},

@@ -1,5 +1,5 @@
-// RunState to and from the objects of a checkpoint: common.pt and train_state.pt with the keys Megatron reads and writes, ponte.json with what only
-// Ponte keeps.
+// RunState to and from the objects of a checkpoint: common.pt and train_state.pt with the keys Megatron reads and writes, ponte/run.json with what
+// only Ponte keeps.
 #pragma once
 #include <nlohmann/json_fwd.hpp>
 

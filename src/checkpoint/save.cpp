@@ -9,6 +9,8 @@
 #include "checkpoint/layout.h"
 #include "checkpoint/run_record.h"
 #include "checkpoint/tensor_dtype.h"
+#include "convert/hf_files.h"
+#include "convert/native_config.h"
 #include "convert/weight_sink.h"
 #include "families/registry.h"
 #include "format/torch_dist.h"
@@ -17,9 +19,6 @@ namespace ponte {
 namespace {
 
 constexpr int64_t kMaxShardBytes = 5'000'000'000;  // of HF safetensors files
-constexpr const char* kTokenizerFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-                                           "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json", "tokenizer.model"};
-
 LiveShard shard(std::string prefix, const Parameter& parameter, const at::Tensor& tensor) {
   PONTE_ASSERT(tensor.is_contiguous() && tensor.device().is_cpu());
   return {.prefix = std::move(prefix), .rule = parameter.rule, .slice = parameter.slice, .dtype = dtype_of(tensor.scalar_type()),
@@ -47,8 +46,16 @@ std::string torch_generator_state() {
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
   fs::create_directories(to);
-  for (const char* name : kTokenizerFiles)
-    if (fs::exists(from / name)) write_file_atomically(to / name, read_file(from / name));
+  for (const std::string& name : tokenizer_files(from)) write_file_atomically(to / name, read_file(from / name));
+}
+
+// What lets export and verify work from the checkpoint alone.
+void write_kept_files(const fs::path& folder, const CheckpointContent& c) {
+  fs::create_directories(folder / kKeptFolder);
+  write_file_atomically(folder / kKeptFolder / "config.json", dump_json(hf_config_from_model(c.config.model)));
+  write_file_atomically(folder / kRunRecord, dump_json(run_record_json(c.state)));
+  const fs::path generation = c.tokenizer_folder / "generation_config.json";
+  if (!c.tokenizer_folder.empty() && fs::exists(generation)) write_file_atomically(folder / kKeptFolder / "generation_config.json", read_file(generation));
 }
 
 void write_content(const fs::path& folder, const CheckpointContent& c) {
@@ -57,7 +64,7 @@ void write_content(const fs::path& folder, const CheckpointContent& c) {
   if (c.config.checkpoint.save_hf) {
     fs::create_directories(folder / "hf");
     save_hf(folder / "hf", c.config.model, table, shards, kMaxShardBytes);
-    if (!c.tokenizer_folder.empty()) copy_tokenizer(c.tokenizer_folder, folder / "hf");
+    if (!c.tokenizer_folder.empty()) restore_hf_files(c.tokenizer_folder, folder / "hf");
   }
   if (c.optimizer) append_optimizer_shards(*c.optimizer, shards);
   std::vector<LiveObject> objects;
@@ -67,7 +74,7 @@ void write_content(const fs::path& folder, const CheckpointContent& c) {
   save_torch_file(folder / "common.pt", common_state_value(c.config, c.state, c.optimizer ? c.schedule : nullptr));
   save_torch_file(folder / "train_state.pt", train_state_value(c.state.train));
   write_file_atomically(folder / "run_config.yaml", bridge_run_config_yaml(c.config));
-  write_file_atomically(folder / kRunRecord, dump_json(run_record_json(c.state)));
+  write_kept_files(folder, c);
   if (!c.tokenizer_folder.empty() && c.config.checkpoint.save_tokenizer_assets) copy_tokenizer(c.tokenizer_folder, folder / "tokenizer");
   write_file_atomically(folder / "metadata.json", metadata_json());  // last: its presence says "this is a checkpoint"
 }

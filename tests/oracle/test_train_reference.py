@@ -1,0 +1,102 @@
+"""`ponte train` against a loop written here on transformers and torch: the same start, the same samples, fifty steps."""
+import json
+import math
+
+import pytest
+import torch
+
+from training import Training, series, write_corpus
+
+STEPS, BATCH, LENGTH = 50, 4, 32
+LR, MIN_LR, WARMUP, DECAY, CLIP, BETAS, EPS = 2e-3, 2e-4, 5, 0.1, 1.0, (0.9, 0.95), 1e-8
+SETTINGS = (f"train.train_iters={STEPS}", f"train.global_batch_size={BATCH}", "train.micro_batch_size=2", f"model.seq_length={LENGTH}",
+            f"optimizer.lr={LR}", f"optimizer.min_lr={MIN_LR}", f"optimizer.weight_decay={DECAY}", f"optimizer.clip_grad={CLIP}",
+            f"optimizer.adam_beta1={BETAS[0]}", f"optimizer.adam_beta2={BETAS[1]}", f"optimizer.adam_eps={EPS}", "scheduler.lr_decay_style=cosine",
+            f"scheduler.lr_warmup_iters={WARMUP}", "validation.eval_interval=0", "logger.log_interval=10", "dataset.split='100,0,0'", "rng.seed=99")
+
+
+def learning_rate(samples):
+    """Megatron's cosine with warm-up; the unit is samples."""
+    warmup, end = WARMUP * BATCH, STEPS * BATCH
+    if samples <= warmup:
+        return LR * samples / warmup
+    if samples > end:
+        return MIN_LR
+    return MIN_LR + 0.5 * (math.cos(math.pi * (samples - warmup) / (end - warmup)) + 1.0) * (LR - MIN_LR)
+
+
+def reference(model, samples, qk_decay):
+    """Plain AdamW written out in the order of Megatron's fused one; decay on matrices only, on q and k norms when asked."""
+    parameters = dict(model.named_parameters())
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
+    losses, norms = [], []
+    for step in range(STEPS):
+        rows = torch.tensor(samples[step * BATCH:(step + 1) * BATCH])
+        logits = model(rows[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        model.zero_grad()
+        loss.backward()
+        norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in parameters.values()))
+        scale = min(1.0, CLIP / (norm + 1e-6))
+        lr, t = learning_rate(step * BATCH), step + 1
+        with torch.no_grad():
+            for name, p in parameters.items():
+                first, second = moments[name]
+                g = p.grad * scale
+                first.mul_(BETAS[0]).add_(g, alpha=1 - BETAS[0])
+                second.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
+                decayed = p.ndim > 1 or (qk_decay and ("q_norm" in name or "k_norm" in name))
+                update = (first / (1 - BETAS[0] ** t)) / ((second / (1 - BETAS[1] ** t)).sqrt() + EPS) + (DECAY if decayed else 0.0) * p
+                p.sub_(lr * update)
+        losses.append(loss.item())
+        norms.append(norm)
+    return losses, norms
+
+
+CASES = [("qwen3", dict(vocab_size=512), False), ("qwen3", dict(vocab_size=511, tie_word_embeddings=True), True),
+         ("qwen2", dict(vocab_size=512, tie_word_embeddings=True), False)]
+
+
+@pytest.mark.parametrize("kind, changes, qk_decay", CASES)
+def test_fifty_steps(ponte, tmp_path, tiny, kind, changes, qk_decay):
+    import transformers
+    folder, _ = tiny(kind, **changes)
+    corpus = write_corpus(tmp_path / "corpus", vocab=511)
+    training = Training(ponte, tmp_path, "--hf-model", folder, *SETTINGS, f"dataset.data_path=[{corpus}]",
+                        f"optimizer.apply_wd_to_qk_layernorm={str(qk_decay).lower()}", f"checkpoint.save={tmp_path / 'save'}")
+    steps, _ = training.run()
+    assert [s["iteration"] for s in steps] == list(range(1, STEPS + 1))
+
+    printed = ponte("data", "samples", "--data-path", corpus, "--split", "100,0,0", "--seq-length", LENGTH, "--seed", 99, "--num-samples",
+                    f"{STEPS * BATCH},0,0", "--count", STEPS * BATCH).out
+    samples = [json.loads(line)["tokens"] for line in printed.splitlines()]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    losses, norms = reference(model, samples, qk_decay)
+    assert losses[-1] < losses[0] - 0.5, "the task must be learnable, or equal losses say little"
+    for step, loss, norm in zip(steps, losses, norms):
+        assert step["lm_loss"] == pytest.approx(loss, rel=1e-5), step
+        assert step["grad_norm"] == pytest.approx(norm, rel=1e-4), step
+        assert step["learning_rate"] == pytest.approx(learning_rate(step["iteration"] * BATCH), rel=1e-12), step
+        assert step["consumed_samples"] == step["iteration"] * BATCH
+
+    # And the weights after fifty steps, through the export.
+    ponte("export", "--megatron-path", tmp_path / "save", "--hf-path", tmp_path / "hf")
+    trained = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    for (name, ours), (_, theirs) in zip(trained.named_parameters(), model.named_parameters()):
+        difference = (ours - theirs).norm() / theirs.norm()
+        assert difference < 2e-4, (name, difference)
+
+
+def test_the_step_does_not_depend_on_the_micro_batches(ponte, tmp_path, tiny):
+    """One normalisation over the valid tokens of the whole step; eod_mask_loss makes their number differ from row to row."""
+    folder, _ = tiny("qwen3", vocab_size=8192)
+    corpus = write_corpus(tmp_path / "corpus", vocab=8192, documents=60)
+    runs = {}
+    for micro in (1, 2, 4, 8):
+        training = Training(ponte, tmp_path, "--hf-model", folder, *SETTINGS, f"dataset.data_path=[{corpus}]", "dataset.eod_mask_loss=true",
+                            "train.train_iters=4", "train.global_batch_size=8", f"train.micro_batch_size={micro}", "scheduler.lr_warmup_iters=0")
+        runs[micro], _ = training.run(name=f"micro{micro}")
+    for micro in (1, 2, 4):
+        for key in ("lm_loss", "grad_norm"):
+            for iteration, value in series(runs[8], key).items():
+                assert series(runs[micro], key)[iteration] == pytest.approx(value, rel=2e-6), (micro, key, iteration)

@@ -1,0 +1,64 @@
+"""What the tests of training share: a small corpus on disk, `ponte train` with its log as records, and checkpoints as tensors."""
+import json
+import pathlib
+import struct
+
+import numpy as np
+
+
+def write_corpus(prefix, vocab=512, documents=40, seed=7, shortest=5, longest=90):
+    """Random documents as Megatron's .bin/.idx (int32 tokens), written from the format's description."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(shortest, longest, documents).astype(np.int32)
+    # Sequences with structure, so that a loss can fall: a random walk over the vocabulary.
+    tokens = (np.cumsum(generator.integers(0, 3, int(lengths.sum()))) % (vocab - 2)).astype(np.int32)
+    with open(f"{prefix}.bin", "wb") as out:
+        out.write(tokens.tobytes())
+    pointers = (np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]) * 4).astype(np.int64)
+    with open(f"{prefix}.idx", "wb") as out:
+        out.write(b"MMIDIDX\x00\x00" + struct.pack("<QB", 1, 4) + struct.pack("<QQ", documents, documents + 1))
+        out.write(lengths.tobytes() + pointers.tobytes() + np.arange(documents + 1, dtype=np.int64).tobytes())
+    return prefix
+
+
+class Training:
+    """One configuration; run(...) trains with it and returns the JSON records of its steps."""
+
+    def __init__(self, ponte, folder, *settings):
+        self.ponte, self.folder, self.settings = ponte, pathlib.Path(folder), [str(s) for s in settings]
+
+    def arguments(self, *more, log=None):
+        return ["train", *self.settings, *([f"logger.jsonl={log}"] if log else []), *map(str, more)]
+
+    def run(self, *more, name="log", code=0, timeout=300):
+        log = self.folder / f"{name}.jsonl"
+        result = self.ponte(*self.arguments(*more, log=log), code=code, timeout=timeout)
+        return (records(log) if log.exists() else []), result
+
+
+def records(log):
+    return [json.loads(line) for line in pathlib.Path(log).read_text().splitlines()]
+
+
+def series(steps, key):
+    return {step["iteration"]: step[key] for step in steps}
+
+
+def load_checkpoint(iteration):
+    """Every tensor of a torch_dist iteration, read by torch.distributed.checkpoint."""
+    import torch
+    from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    reader = FileSystemReader(str(iteration))
+    tensors = {key: torch.empty(item.size, dtype=item.properties.dtype) for key, item in reader.read_metadata().state_dict_metadata.items()
+               if isinstance(item, TensorStorageMetadata)}
+    load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
+def assert_same_tensors(left, right):
+    import torch
+    assert left.keys() == right.keys()
+    for key in left:
+        assert left[key].dtype == right[key].dtype, key
+        assert torch.equal(left[key], right[key]), key
