@@ -1,0 +1,181 @@
+"""`ponte preprocess` against the bytes Megatron-LM's own tool wrote, and against its builder fed by transformers; kill -9, full disks, memory."""
+import gzip
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+
+import numpy
+import pytest
+import transformers
+from conftest import BIN, DEMO, GOLDEN
+from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
+
+PAIRS = GOLDEN / "preprocess"
+
+
+def same_files(ours, theirs):
+    for suffix in (".bin", ".idx"):
+        assert (ours.parent / (ours.name + suffix)).read_bytes() == (theirs.parent / (theirs.name + suffix)).read_bytes(), suffix
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name, flags, keys", [
+    ("plain", ["--workers", 1], ["text"]),
+    ("eod", ["--append-eod", "--json-keys", "text", "title"], ["text", "title"]),
+    ("eod", ["--append-eod", "--partitions", 3, "--keep-sequential-samples"], ["text"]),
+    ("parts", ["--append-eod", "--partitions", 3, "--workers", 3], ["text"]),
+])
+def test_bytes_of_megatron_lm(name, flags, keys, ponte, tmp_path):
+    ponte("preprocess", "--input", PAIRS / "input.jsonl", "--output-prefix", tmp_path / "out", "--tokenizer-model", DEMO / "base",
+          "--tokenizer-type", "HuggingFaceTokenizer", "--log-interval", 10, *flags)
+    for key in keys:
+        same_files(tmp_path / f"out_{key}_document", PAIRS / f"{name}_{key}_document")
+    assert sorted(os.listdir(tmp_path)) == sorted(f"out_{key}_document{suffix}" for key in keys for suffix in (".bin", ".idx"))
+
+
+def wild_text(draw):
+    pools = ["abc de,.!?'\"", "éüßçñ ", "日本語漢字 ", "😀👩‍👩‍👧🏳️‍🌈", "0123456789 ", "\n\r\t\x00\x1b\u2028\u0085", "ــًٌ العربية ", "e\u0301a\u0308\ufb01"]
+    out = []
+    for _ in range(draw.randrange(0, 12)):
+        pool = draw.choice(pools)
+        out.append("".join(draw.choice(pool) for _ in range(draw.randrange(1, 30))))
+    return draw.choice(["", " ", "\n"]).join(out) + draw.choice(["", "", "<|endoftext|>"])
+
+
+@pytest.mark.fast
+def test_wild_lines_like_the_builder_fed_by_transformers(ponte, tmp_path):
+    draw = random.Random(11)
+    lines, texts = [], []
+    for _ in range(600):
+        text = [wild_text(draw) for _ in range(draw.randrange(0, 4))] if draw.random() < 0.2 else wild_text(draw)
+        lines.append(json.dumps({"id": 1, "text": text}, ensure_ascii=draw.random() < 0.5))
+        texts.append(text)
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), newline="")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO / "base")
+    builder = IndexedDatasetBuilder(str(tmp_path / "wanted.bin"), dtype=DType.optimal_dtype(len(tokenizer)))
+    for text in texts:
+        parts = [ids for sentence in (text if isinstance(text, list) else [text]) if (ids := tokenizer(sentence).input_ids)]
+        lengths = [len(ids) for ids in parts]
+        ids = [i for part in parts for i in part]
+        if ids:
+            ids.append(tokenizer.eos_token_id)
+            lengths[-1] += 1
+        builder.add_document(ids, lengths)
+    builder.finalize(str(tmp_path / "wanted.idx"))
+    ponte("preprocess", "--input", tmp_path / "in.jsonl", "--output-prefix", tmp_path / "out", "--tokenizer-model", DEMO / "base", "--append-eod")
+    same_files(tmp_path / "out_text_document", tmp_path / "wanted")
+
+
+def prose(folder, copies, name="prose.jsonl"):
+    text = gzip.decompress((DEMO / "prose.jsonl.gz").read_bytes())
+    (folder / name).write_bytes(text * copies)
+    return folder / name
+
+
+@pytest.mark.fast
+def test_compressed_input_gives_the_same_bytes(ponte, tmp_path):
+    import zstandard
+    plain = prose(tmp_path, 1)
+    (tmp_path / "z.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(plain.read_bytes()))
+    for name, source in (("plain", plain), ("gz", DEMO / "prose.jsonl.gz"), ("zst", tmp_path / "z.jsonl.zst")):
+        ponte("preprocess", "--input", source, "--output-prefix", tmp_path / name, "--tokenizer-model", DEMO / "base")
+    same_files(tmp_path / "gz_text_document", tmp_path / "plain_text_document")
+    same_files(tmp_path / "zst_text_document", tmp_path / "plain_text_document")
+
+
+@pytest.mark.parametrize("flags", [[], ["--partitions", 3]])
+def test_killed_at_any_moment_and_run_again(flags, ponte, tmp_path):
+    source = prose(tmp_path, 12)
+    common = ["--input", source, "--tokenizer-model", DEMO / "base", "--append-eod", "--shard-bytes", 1 << 20, *flags]
+    ponte("preprocess", *common, "--output-prefix", tmp_path / "whole")
+    command = [str(BIN / "ponte"), "preprocess", *map(str, common), "--output-prefix", str(tmp_path / "killed")]
+    draw, kills, went_on = random.Random(3), 0, 0
+    for _ in range(200):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        try:
+            out, err = process.communicate(timeout=draw.uniform(0.05, 0.6))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            assert not (tmp_path / "killed_text_document.idx").exists() or not (tmp_path / ".killed.preprocess" / "state.json").exists() or \
+                json.loads((tmp_path / ".killed.preprocess" / "state.json").read_text())["finished"]
+            continue
+        if process.returncode == 0:
+            went_on = b"going on after" in err
+            break
+        assert b"already exists" in err  # killed after the last move and before the folder went
+        break
+    assert kills > 2
+    same_files(tmp_path / "killed_text_document", tmp_path / "whole_text_document")
+    assert went_on or kills < 200
+
+
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    def peak(copies):
+        source = prose(tmp_path, copies)
+        command = [str(BIN / "ponte"), "preprocess", "--input", str(source), "--output-prefix", str(tmp_path / f"m{copies}"), "--tokenizer-model", str(DEMO / "base"),
+                   "--workers", "2"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        return usage.ru_maxrss / 1024
+    small, large = peak(20), peak(80)
+    assert large < small + 60 and large < 500, (small, large)
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(ponte, tmp_path):
+    source = prose(tmp_path, 4)
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    command = [str(BIN / "ponte"), "preprocess", "--input", str(source), "--output-prefix", str(tmp_path / "out"), "--tokenizer-model", str(DEMO / "base"),
+               "--shard-bytes", "1000000"]
+    process = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files)
+    assert process.returncode == 1 and "cannot write" in process.stderr and "File too large" in process.stderr, process.stderr
+    assert not (tmp_path / "out_text_document.bin").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and "going on after" in again.stderr
+    ponte("preprocess", "--input", source, "--output-prefix", tmp_path / "whole", "--tokenizer-model", DEMO / "base")
+    same_files(tmp_path / "out_text_document", tmp_path / "whole_text_document")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("flags, message", [
+    (["--split-sentences"], "--split-sentences"),
+    (["--tokenizer-type", "GPT2BPETokenizer"], "only HuggingFaceTokenizer"),
+    (["--on-error", "ignore"], "on-error"),
+    (["--tokenizr-model", "x"], "did you mean --tokenizer-model?"),
+    (["--workers", "-1"], "--workers -1"),
+])
+def test_wrong_flags_are_named(flags, message, ponte, tmp_path):
+    result = ponte("preprocess", "--input", PAIRS / "input.jsonl", "--output-prefix", tmp_path / "out", "--tokenizer-model", DEMO / "base", *flags, code=1)
+    assert message in result.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.fast
+def test_data_commands(ponte, tmp_path):
+    for name in ("plain", "parts"):
+        ponte("data", "verify", PAIRS / f"{name}_text_document")
+    ponte("data", "merge", "--input", PAIRS / "plain_text_document", PAIRS / "eod_title_document.bin", "--output-prefix", tmp_path / "joined")
+    builder = IndexedDatasetBuilder(str(tmp_path / "wanted.bin"), dtype=numpy.uint16)
+    builder.add_index(str(PAIRS / "plain_text_document"))
+    builder.add_index(str(PAIRS / "eod_title_document"))
+    builder.finalize(str(tmp_path / "wanted.idx"))
+    same_files(tmp_path / "joined", tmp_path / "wanted")
+    assert "already exists" in ponte("data", "merge", "--input", PAIRS / "plain_text_document", "--output-prefix", tmp_path / "joined", code=1).err
+    out = ponte("data", "inspect", PAIRS / "plain_text_document.idx", "--tokenizer-model", DEMO / "base", "--document", 0, 56).out
+    assert "57 documents" in out and "Hello world." in out and "no newline at the end" in out
+    dataset = IndexedDataset(str(PAIRS / "plain_text_document"))
+    assert f"{len(dataset)} sequences" in out and f"{int(dataset.sequence_lengths.sum())} tokens" in out
+    damaged = bytearray((PAIRS / "plain_text_document.idx").read_bytes())
+    damaged[40] ^= 1
+    (tmp_path / "d.idx").write_bytes(damaged)
+    (tmp_path / "d.bin").write_bytes((PAIRS / "plain_text_document.bin").read_bytes())
+    assert "d.idx: sequence 2 starts at byte" in ponte("data", "verify", tmp_path / "d", code=1).err
