@@ -1,3 +1,4 @@
+// Which files make up a folder, and whether index and shards tell the same story.
 #include "format/hf_index.h"
 
 #include <algorithm>
@@ -8,25 +9,34 @@
 
 #include "base/checked.h"
 #include "base/json.h"
+#include "format/json_fields.h"
 
 namespace ponte {
 namespace {
 
-bool plain_file_name(const std::string& name) {
-  return !name.empty() && name.front() != '.' && name.find('/') == std::string::npos && name.find('\\') == std::string::npos && name.find('\0') == std::string::npos;
+bool plain_file_name(std::string_view name) {
+  return !name.empty() && name.front() != '.' && name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
 }
 
 // Tensor name -> shard file, from model.safetensors.index.json.
 std::map<std::string, std::string> read_index(const fs::path& file) {
-  const Json index = read_json(file);
-  require(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), "{}: no 'weight_map' object", file);
+  const std::string text = read_file(file), origin = file.string();
+  simdjson::dom::parser parser;
+  JsonObject root, map;
+  const auto error = parser.parse(text).get(root);
+  require(error == simdjson::SUCCESS, "{}: not a JSON object ({})", file, simdjson::error_message(error));
+  bool found = false;
+  each_field(root, origin, [&](std::string_view key, const JsonElement& value) {
+    if (key == "weight_map") found = value.get(map) == simdjson::SUCCESS;
+  });
+  require(found, "{}: no 'weight_map' object", file);
   std::map<std::string, std::string> out;
-  for (const auto& [name, shard] : index["weight_map"].items()) {
-    require(shard.is_string(), "{}: weight_map['{}'] is not a file name", file, name);
-    const auto shard_name = shard.get<std::string>();
-    require(plain_file_name(shard_name), "{}: weight_map['{}'] is '{}', wanted a plain file name in the same folder", file, name, shard_name);
-    out.emplace(name, shard_name);
-  }
+  each_field(map, origin, [&](std::string_view name, const JsonElement& value) {
+    std::string_view shard;
+    require(value.get(shard) == simdjson::SUCCESS, "{}: weight_map['{}'] is not a file name", file, name);
+    require(plain_file_name(shard), "{}: weight_map['{}'] is '{}', wanted a plain file name in the same folder", file, name, shard);
+    out.emplace(name, shard);
+  });
   require(!out.empty(), "{}: weight_map is empty", file);
   return out;
 }

@@ -1,39 +1,25 @@
+// The header as JSON, then every range against the data area; and the other way round, a layout for given tensors.
 #include "format/safetensors.h"
-
-#include <simdjson.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
 
 #include "base/checked.h"
 #include "base/json.h"
+#include "format/json_fields.h"
 
 namespace ponte {
 namespace {
 
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the limit of the safetensors library
 
-using Element = simdjson::dom::element;
-using Object = simdjson::dom::object;
-
-// Iterates an object with a check that no key comes twice.
-template <class Body>
-void each_field(const Object& object, std::string_view origin, Body body) {
-  std::unordered_set<std::string_view> seen;
-  for (const auto field : object) {
-    require(seen.insert(field.key).second, "{}: key '{}' appears twice in the header", origin, field.key);
-    body(field.key, field.value);
-  }
-}
-
-StringPairs read_metadata(const Element& value, std::string_view origin) {
-  Object object;
+StringPairs read_metadata(const JsonElement& value, std::string_view origin) {
+  JsonObject object;
   require(value.get(object) == simdjson::SUCCESS, "{}: __metadata__ is not an object of texts", origin);
   StringPairs out;
-  each_field(object, origin, [&](std::string_view key, const Element& v) {
+  each_field(object, origin, [&](std::string_view key, const JsonElement& v) {
     std::string_view text;
     require(v.get(text) == simdjson::SUCCESS, "{}: __metadata__ '{}' is not a text", origin, key);
     out.emplace_back(key, text);
@@ -41,11 +27,11 @@ StringPairs read_metadata(const Element& value, std::string_view origin) {
   return out;
 }
 
-std::vector<int64_t> read_integers(const Element& value, std::string_view what) {
+std::vector<int64_t> read_integers(const JsonElement& value, std::string_view what) {
   simdjson::dom::array array;
   require(value.get(array) == simdjson::SUCCESS, "{} is not a list of integers", what);
   std::vector<int64_t> out;
-  for (const Element item : array) {
+  for (const JsonElement item : array) {
     int64_t v = 0;
     require(item.get(v) == simdjson::SUCCESS && v >= 0, "{} holds something other than integers from 0 to 2^63-1", what);
     out.push_back(v);
@@ -57,15 +43,15 @@ struct Range {
   uint64_t begin = 0, end = 0;  // in the data area
 };
 
-std::pair<TensorView, Range> read_tensor(std::string_view name, const Element& value, std::string_view origin) {
+std::pair<TensorView, Range> read_tensor(std::string_view name, const JsonElement& value, std::string_view origin) {
   const std::string what = format("{}: tensor '{}'", origin, name);
-  Object object;
+  JsonObject object;
   require(value.get(object) == simdjson::SUCCESS, "{}: its header entry is not an object", what);
   TensorView t;
   t.name = std::string(name);
   Range range;
   int found = 0;
-  each_field(object, what, [&](std::string_view key, const Element& v) {
+  each_field(object, what, [&](std::string_view key, const JsonElement& v) {
     if (key == "dtype") {
       std::string_view text;
       require(v.get(text) == simdjson::SUCCESS, "{}: dtype is not a text", what);
@@ -115,13 +101,13 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string
   require(header_bytes <= kMaxHeaderBytes, "{}: header of {} bytes, the limit is {}: not a safetensors file?", origin, header_bytes, kMaxHeaderBytes);
   require(header_bytes <= file.size() - 8, "{}: header of {} bytes in a file of {}: truncated?", origin, header_bytes, file.size());
   simdjson::dom::parser parser;
-  Object root;
+  JsonObject root;
   const auto error = parser.parse(reinterpret_cast<const char*>(file.data()) + 8, header_bytes, true).get(root);
   require(error == simdjson::SUCCESS, "{}: the header is not a JSON object ({})", origin, simdjson::error_message(error));
 
   SafetensorsHeader out;
   std::vector<std::pair<TensorView, Range>> found;
-  each_field(root, origin, [&](std::string_view key, const Element& value) {
+  each_field(root, origin, [&](std::string_view key, const JsonElement& value) {
     if (key == "__metadata__") out.metadata = read_metadata(value, origin);
     else found.push_back(read_tensor(key, value, origin));
   });

@@ -58,7 +58,7 @@ TEST(HfCheckpoint, RefusesIncompleteAndAmbiguousFolders) {
       {"duplicate key", {spec("a")}, {}, R"({"a": "x.safetensors", "a": "x.safetensors"})", "twice"},
       {"empty map", {spec("a")}, {}, "{}", "weight_map is empty"},
       {"no map", {spec("a")}, {}, "3", "no 'weight_map' object"},
-      {"bad JSON", {spec("a")}, {}, "{", "not valid JSON"},
+      {"bad JSON", {spec("a")}, {}, "{", "not a JSON object"},
       {"nothing", {}, {}, nullptr, "no *.safetensors file"},
   };
   for (const Case& c : cases) {
