@@ -194,7 +194,7 @@ void apply_section(ConfigDraft& draft, const std::string& section, const YamlVal
   if (const YamlValue* target = value.find("_target_")) apply_target(draft, section, *target, place);
   for (const auto& [key, entry] : value.entries)
     if (key != "_target_" && key != "_call_") apply_key(draft, section, key, entry, place);
-  if (section == "mixed_precision" && draft.config.mixed_precision.name.empty() && !value.entries.empty())
+  if (section == "mixed_precision" && draft.config.mixed_precision.name.empty() && !value.find("name") && !value.entries.empty())
     assign(draft, "mixed_precision.name", scalar("custom", value.line), place);
 }
 
@@ -246,7 +246,7 @@ void apply_override(ConfigDraft& draft, std::string_view assignment, const std::
   if (dot != std::string::npos) {
     YamlValue section;
     section.kind = YamlValue::Kind::map;
-    section.entries.emplace_back(name.substr(dot + 1), std::move(value));
+    section.entries.push_back({name.substr(dot + 1), std::move(value)});
     return apply_section(draft, name.substr(0, dot), section, place);
   }
   if (apply_named_section(draft, name, value, place)) return;

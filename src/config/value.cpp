@@ -102,7 +102,7 @@ class Builder : public YAML::EventHandler {
       level.key = value.text;
       level.has_key = true;
     } else {
-      level.value.entries.emplace_back(std::move(level.key), std::move(value));
+      level.value.entries.push_back({std::move(level.key), std::move(value)});
       level.has_key = false;
     }
   }

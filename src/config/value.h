@@ -2,23 +2,29 @@
 #pragma once
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace ponte {
+
+struct YamlEntry;
 
 struct YamlValue {
   enum class Kind { null, scalar, list, map };
   Kind kind = Kind::null;
   std::string text;                                  // scalar, as written
   bool quoted = false;                               // scalar in quotes: text even where it looks like a number or null
-  std::vector<YamlValue> items;                          // list
-  std::vector<std::pair<std::string, YamlValue>> entries;  // map, in the order of the document
+  std::vector<YamlValue> items;                      // list
+  std::vector<YamlEntry> entries;                    // map, in the order of the document
   int line = 0;                                      // from 1; 0 on the command line
 
   bool is_null() const { return kind == Kind::null; }
   bool is_scalar() const { return kind == Kind::scalar; }
   const YamlValue* find(std::string_view key) const;
+};
+
+struct YamlEntry {
+  std::string key;
+  YamlValue value;
 };
 
 // Strict YAML 1.1 as configuration files use it: no anchors or aliases, no duplicate keys, at most 100 levels, at most one document. UserError with the

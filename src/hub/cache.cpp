@@ -47,6 +47,11 @@ bool has_all_shards(const fs::path& snapshot) {
   return true;
 }
 
+bool has_tokenizer(const fs::path& snapshot) {
+  const auto exists = [&](const char* name) { return fs::exists(snapshot / name); };
+  return exists("tokenizer.json") || exists("tokenizer_config.json") || exists("vocab.json") || exists("tokenizer.model");
+}
+
 }  // namespace
 
 CachedRepository::CachedRepository(const fs::path& cache, const std::string& id, RepositoryKind kind) : cache_(cache), root_(cache / folder_name(id, kind)) {}
@@ -95,13 +100,14 @@ BlobLock::BlobLock(const fs::path& file) {
 BlobLock::~BlobLock() { ::close(fd_); }
 
 bool is_complete(const fs::path& snapshot, HubFiles files) {
-  if (files == HubFiles::all) return false;
-  if (!fs::exists(snapshot / "config.json") && files == HubFiles::model) return false;
-  if (files == HubFiles::model && !has_all_shards(snapshot)) return false;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model"})
-    if (fs::exists(snapshot / name)) return true;
-  // Weights without a tokenizer are a model; a request for a tokenizer is not met by a configuration alone.
-  return files == HubFiles::model;
+  const bool config = fs::exists(snapshot / "config.json");
+  if (files == HubFiles::model) return config && has_all_shards(snapshot);
+  return files == HubFiles::tokenizer && config && has_tokenizer(snapshot);
+}
+
+bool is_usable(const fs::path& snapshot, HubFiles files) {
+  if (files == HubFiles::tokenizer) return has_tokenizer(snapshot) || fs::exists(snapshot / "config.json");
+  return files == HubFiles::all || is_complete(snapshot, files);
 }
 
 bool is_wanted(const std::string& file, HubFiles files, bool names_model_files) {

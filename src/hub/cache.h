@@ -42,6 +42,8 @@ class BlobLock {
 
 // Whether a snapshot holds what `files` asks for, as far as its own index tells.
 bool is_complete(const fs::path& snapshot, HubFiles files);
+// The same where nothing more can be had: a data set as it is, a model without a tokenizer, a tokenizer without a model.
+bool is_usable(const fs::path& snapshot, HubFiles files);
 
 // Whether a file of a repository is wanted. `names_model_files`: the repository has files called model*.safetensors.
 bool is_wanted(const std::string& file, HubFiles files, bool names_model_files);

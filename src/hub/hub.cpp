@@ -34,7 +34,7 @@ bool has_form_of_id(const std::string& ref) {
 fs::path offline_snapshot(const CachedRepository& cache, const std::string& id, const std::string& revision, HubFiles files, const HubSettings& settings, const std::string& why) {
   const auto snapshot = cache.snapshot(revision);
   require(snapshot.has_value(), "{} ({}): {}, and it is not in the cache {}", id, revision, why, settings.cache);
-  require(files == HubFiles::all || is_complete(*snapshot, files), "{} ({}): {}, and the cache {} does not hold all of it", id, revision, why, settings.cache);
+  require(is_usable(*snapshot, files), "{} ({}): {}, and the cache {} does not hold all of it", id, revision, why, settings.cache);
   return *snapshot;
 }
 
