@@ -2,6 +2,7 @@
 import gzip
 import json
 import os
+import pathlib
 import random
 import resource
 import signal
@@ -121,11 +122,15 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
         command = [str(BIN / "ponte"), "preprocess", "--input", str(source), "--output-prefix", str(tmp_path / f"m{copies}"), "--tokenizer-model", str(DEMO / "base"),
                    "--workers", "2"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        assert status == 0
-        return usage.ru_maxrss / 1024
-    small, large = peak(20), peak(80)
-    assert large < small + 60 and large < 500, (small, large)
+        most = 0  # MB; getrusage would count the pages of this Python before exec
+        while process.poll() is None:
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+            most = max([most] + [int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM")])
+            time.sleep(0.01)
+        assert process.returncode == 0
+        return most
+    small, large = peak(5), peak(25)
+    assert large < small + 30 and large < 200, (small, large)
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(ponte, tmp_path):
