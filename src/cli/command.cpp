@@ -65,6 +65,17 @@ void flag_names(const CLI::App& app, std::vector<std::string>& out) {
     for (const std::string& name : option->get_lnames()) out.push_back("--" + name);
 }
 
+void refuse_unknown_flags(const CLI::App& app, const Arguments& arguments, const std::string& help) {
+  std::vector<std::string> names;
+  flag_names(app, names);
+  for (const std::string& argument : arguments) {
+    const std::string flag = with_dashes(argument).substr(0, argument.find('='));
+    if (flag.rfind("--", 0) != 0 || std::find(names.begin(), names.end(), flag) != names.end()) continue;
+    const std::string near = nearest(flag, names);
+    fail("{}: no such flag{}{}", argument, near.empty() ? "" : format(", did you mean {}?", near), help);
+  }
+}
+
 }  // namespace
 
 Parsed parse_arguments(CLI::App& app, const Arguments& arguments) {
@@ -77,15 +88,11 @@ Parsed parse_arguments(CLI::App& app, const Arguments& arguments) {
   } catch (const CLI::CallForHelp&) {
     std::cout << app.help();
     return Parsed::done;
+  } catch (const CLI::RequiredError& error) {
+    refuse_unknown_flags(app, arguments, help);  // a misspelled flag is why the right one is missing
+    fail("{}{}", error.what(), help);
   } catch (const CLI::ExtrasError& error) {
-    std::vector<std::string> names;
-    flag_names(app, names);
-    for (const std::string& argument : arguments) {
-      const std::string flag = with_dashes(argument).substr(0, argument.find('='));
-      if (flag.rfind("--", 0) != 0 || std::find(names.begin(), names.end(), flag) != names.end()) continue;
-      const std::string near = nearest(flag, names);
-      fail("{}: no such flag{}{}", argument, near.empty() ? "" : format(", did you mean {}?", near), help);
-    }
+    refuse_unknown_flags(app, arguments, help);
     fail("{}{}", error.what(), help);
   } catch (const CLI::ParseError& error) {
     fail("{}{}", error.what(), help);
