@@ -157,7 +157,7 @@ class Parser {
     node->recursive = skip_word("recursive");
     end_block();
     ++loops_;
-    node->body = statements({"endfor", "else"});
+    node->body = statements({"else", "endfor"});
     --loops_;
     if (next().text == "else") node->otherwise = body_until("endfor");
     else end_block();

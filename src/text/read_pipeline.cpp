@@ -156,7 +156,11 @@ void post_processor(const JsonView& json, Surroundings& out) {
     out.before.insert(out.before.begin(), own.before.begin(), own.before.end());
     out.after.insert(out.after.end(), own.after.begin(), own.after.end());
   } else if (type == "RobertaProcessing" || type == "BertProcessing") {
-    const auto id = [&](std::string_view key) { return token_id(json[key].item(json[key].array().at(1).value(), 1)); };
+    const auto id = [&](std::string_view key) {
+      const JsonView pair = json[key];
+      require(pair.array().size() == 2, "{}: wanted a token and its id", pair.place());
+      return token_id(pair.item(pair.array().at(1).value(), 1));
+    };
     out.before.insert(out.before.begin(), id("cls"));
     out.after.push_back(id("sep"));
   } else if (type != "ByteLevel") {  // ByteLevel only moves offsets
