@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "base/errors.h"
 
@@ -61,6 +60,13 @@ void keep_top_p(std::vector<Candidate>& all, double p) {
   }
 }
 
+void keep_min_p(std::vector<Candidate>& all, double p) {
+  if (p <= 0) return;
+  double largest = 0;
+  for (const Candidate& c : all) largest = std::max(largest, c.probability);
+  std::erase_if(all, [least = p * largest](const Candidate& c) { return c.probability < least; });
+}
+
 }  // namespace
 
 void check_sampling(const SamplingOptions& options) {
@@ -83,9 +89,9 @@ std::vector<Candidate> candidates(std::span<const float> logits, const SamplingO
   keep_top_k(all, options.top_k);
   set_probabilities(all);
   if (options.top_p < 1) keep_top_p(all, options.top_p);
-  std::sort(all.begin(), all.end(), more_likely);
-  const double least = options.min_p * all.front().probability;
-  while (all.size() > 1 && all.back().probability < least) all.pop_back();
+  keep_min_p(all, options.min_p);
+  const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+  if (!std::is_sorted(all.begin(), all.end(), by_id)) std::sort(all.begin(), all.end(), by_id);
   set_probabilities(all);
   return all;
 }

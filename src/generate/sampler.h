@@ -24,7 +24,8 @@ struct Candidate {
   double probability;  // among the candidates kept
 };
 
-// The tokens a draw may give, most likely first (ties by id). Not for greedy options.
+// The tokens a draw may give, in the order of their ids, so that a rounding difference in the logits moves a draw's outcome as little as it can.
+// Not for greedy options.
 std::vector<Candidate> candidates(std::span<const float> logits, const SamplingOptions& options);
 
 // Lowest id of the largest logit. InternalError when every logit is NaN.

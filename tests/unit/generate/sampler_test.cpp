@@ -26,15 +26,15 @@ TEST(Sampler, FiltersKeepWhatTransformersKeeps) {
     std::vector<int32_t> kept;
   };
   const Case cases[] = {
-      {"all, likeliest first, ties by id", {.temperature = 1}, {1, 3, 2, 0, 4, 5}},
-      {"top_k", {.temperature = 1, .top_k = 3}, {1, 3, 2}},
+      {"all, by id", {.temperature = 1}, {0, 1, 2, 3, 4, 5}},
+      {"top_k", {.temperature = 1, .top_k = 3}, {1, 2, 3}},
       {"top_k keeps ties of the last", {.temperature = 1, .top_k = 1}, {1, 3}},
-      {"top_k above the vocabulary", {.temperature = 1, .top_k = 100}, {1, 3, 2, 0, 4, 5}},
+      {"top_k above the vocabulary", {.temperature = 1, .top_k = 100}, {0, 1, 2, 3, 4, 5}},
       {"top_p keeps the token that crosses the sum", {.temperature = 1, .top_p = 0.5}, {1, 3}},
       {"top_p always keeps one", {.temperature = 1, .top_p = 1e-9}, {1}},
-      {"top_p after top_k, over what top_k left", {.temperature = 1, .top_k = 3, .top_p = 0.92}, {1, 3, 2}},
-      {"min_p", {.temperature = 1, .min_p = 0.2}, {1, 3, 2}},
-      {"a high temperature flattens before top_p", {.temperature = 100, .top_p = 0.6}, {1, 3, 2, 0}},
+      {"top_p after top_k, over what top_k left", {.temperature = 1, .top_k = 3, .top_p = 0.92}, {1, 2, 3}},
+      {"min_p", {.temperature = 1, .min_p = 0.2}, {1, 2, 3}},
+      {"a high temperature flattens before top_p", {.temperature = 100, .top_p = 0.6}, {0, 1, 2, 3}},
       {"min_p of 1 keeps the likeliest", {.temperature = 1, .min_p = 1.0}, {1, 3}},
   };
   for (const Case& c : cases) {
