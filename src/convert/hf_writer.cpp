@@ -14,18 +14,33 @@ struct HfPlan {
   std::vector<std::string> casts;
 };
 
+// A norm kept in fp32 because of its offset goes back to the type of the other weights where that loses nothing.
+DType hf_dtype(const NativePieces& pieces, size_t r, std::optional<DType> asked) {
+  const Rule& rule = pieces.table.rules[r];
+  const DType stored = pieces.dtype(r), others = pieces.dtype(0);
+  if (asked || native_offset(rule) == 0 || stored == others) return stored_dtype(rule, stored, asked);
+  for (size_t s = 0; s < rule.segments.size(); ++s)
+    for (const SegmentChunk& chunk : pieces.chunks(r, s)) {
+      const Window window = dense_window(chunk.window.begin, chunk.window.end);
+      Target target{rule.name(), others, window.elements(), {}, -native_offset(rule)};
+      append_copies(chunk.window, window, chunk.buffer, target.copies);
+      if (!inverts(pieces.buffers, target, stored)) return stored;
+    }
+  return others;
+}
+
 HfPlan plan_hf(const NativePieces& pieces, std::optional<DType> asked) {
   HfPlan plan;
   std::map<std::string, size_t, std::less<>> number;
   const RuleTable& table = pieces.table;
   for (size_t r = 0; r < table.rules.size(); ++r) {
     const Rule& rule = table.rules[r];
-    const DType from = pieces.dtype(r), to = stored_dtype(rule, from, asked);
+    const DType from = pieces.dtype(r), to = hf_dtype(pieces, r, asked);
     std::vector<size_t> targets;  // of the rule's sources
     for (const Source& hf : rule.sources) {
       const auto [it, fresh] = number.emplace(hf.name, plan.targets.size());
       if (fresh) {
-        plan.targets.push_back({hf.name, to, checked_numel(hf.shape, hf.name), {}});
+        plan.targets.push_back({hf.name, to, checked_numel(hf.shape, hf.name), {}, -native_offset(rule)});
         plan.specs.push_back({hf.name, to, hf.shape});
         if (from != to) plan.casts.push_back(format("{}: {} to {}", hf.name, torch_name(from), torch_name(to)));
       }

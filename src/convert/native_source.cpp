@@ -163,7 +163,7 @@ void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const
       return static_cast<int64_t>(buffers.size()) - 1;
     }));
   }
-  fill(rule, slice, out, out_dtype, buffers, [&](size_t segment, const Window& to, std::vector<Copy>& copies) {
+  fill(rule, slice, out, out_dtype, buffers, 0, [&](size_t segment, const Window& to, std::vector<Copy>& copies) {
     for (const SegmentChunk& chunk : chunks[segment]) append_copies(chunk.window, to, chunk.buffer, copies);
   });
 }

@@ -14,6 +14,20 @@ struct NativePlan {
   std::vector<std::string> casts;
 };
 
+// A norm whose offset does not invert in its type stays fp32.
+DType native_dtype(const SegmentSource& source, size_t r, std::optional<DType> asked) {
+  const Rule& rule = source.rules().rules[r];
+  const DType plain = stored_dtype(rule, source.dtype(rule), asked);
+  if (source.offset(r) == 0) return plain;
+  for (size_t s = 0; s < rule.segments.size(); ++s) {
+    const Shape& shape = rule.segments[s].shape;
+    Target target{rule.name(), plain, checked_numel(shape, rule.leaf), {}, source.offset(r)};
+    source.append_feeds(r, s, dense_window(Shape(shape.size(), 0), shape), target.copies);
+    if (!inverts(source.buffers(), target, plain)) return DType::f32;
+  }
+  return plain;
+}
+
 void plan_segment(const SegmentSource& source, size_t r, size_t s, DType dtype, NativePlan& plan) {
   const Rule& rule = source.rules().rules[r];
   const Segment& segment = rule.segments[s];
@@ -22,7 +36,7 @@ void plan_segment(const SegmentSource& source, size_t r, size_t s, DType dtype, 
   chunk.offsets.resize(stored.shape.size(), 0);
   chunk.offsets[stored.prefix.size()] = stored.row;
   chunk.sizes.insert(chunk.sizes.end(), segment.shape.begin(), segment.shape.end());
-  Target target{rule.name(), dtype, checked_numel(segment.shape, stored.key), {}};
+  Target target{rule.name(), dtype, checked_numel(segment.shape, stored.key), {}, source.offset(r)};
   source.append_feeds(r, s, dense_window(Shape(segment.shape.size(), 0), segment.shape), target.copies);
   plan.targets.push_back(std::move(target));
   plan.specs.push_back({stored.key, dtype, stored.shape});
@@ -34,7 +48,7 @@ NativePlan plan_native(const SegmentSource& source, std::optional<DType> asked) 
   const RuleTable& table = source.rules();
   for (size_t r = 0; r < table.rules.size(); ++r) {
     const Rule& rule = table.rules[r];
-    const DType from = source.dtype(rule), to = stored_dtype(rule, from, asked);
+    const DType from = source.dtype(rule), to = native_dtype(source, r, asked);
     if (from != to) plan.casts.push_back(format("{}: {} to {}", rule.name(), torch_name(from), torch_name(to)));
     for (size_t s = 0; s < rule.segments.size(); ++s) plan_segment(source, r, s, to, plan);
   }
@@ -55,6 +69,14 @@ void require_one_dtype(const NativePlan& plan) {
 
 DType stored_dtype(const Rule& rule, DType source, std::optional<DType> asked) {
   return asked && rule.precision == Precision::follows ? *asked : source;
+}
+
+bool inverts(std::span<const SourceBuffer> sources, const Target& target, DType original) {
+  std::vector<std::byte> scratch, plain, back(static_cast<size_t>(target.elements * dtype_bytes(original)));
+  const std::span<const std::byte> shifted = gather(sources, target, 0, target.elements, scratch);
+  run_copy({0, 0, 0, {{target.elements, 1, 1}}}, {target.name, target.dtype, shifted}, back.data(), original, -target.add);
+  const std::span<const std::byte> wanted = gather(sources, {target.name, original, target.elements, target.copies}, 0, target.elements, plain);
+  return std::equal(wanted.begin(), wanted.end(), back.begin());
 }
 
 Manifest write_native_weights(const SegmentSource& source, const fs::path& directory, std::optional<DType> asked, int64_t threads) {

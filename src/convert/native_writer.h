@@ -7,6 +7,8 @@ namespace ponte {
 
 // The type a parameter gets: the one asked for, unless its precision is a contract.
 DType stored_dtype(const Rule& rule, DType source, std::optional<DType> asked);
+// Whether adding `add` to the values of `target` in its type and taking it off again in `original` gives the values back, element by element.
+bool inverts(std::span<const SourceBuffer> sources, const Target& target, DType original);
 
 // Data files, .metadata, common.pt and metadata.json into `directory`. Returns tensors and casts of the manifest.
 Manifest write_native_weights(const SegmentSource& source, const fs::path& directory, std::optional<DType> asked, int64_t threads);

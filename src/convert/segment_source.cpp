@@ -20,12 +20,12 @@ DType SegmentSource::dtype(const Rule& rule) const { return rule_dtypes_[index_o
 
 void SegmentSource::read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const {
   const size_t index = index_of(rule);
-  fill(table_.rules[index], slice, out, out_dtype, buffers_,
+  fill(table_.rules[index], slice, out, out_dtype, buffers_, offset(index),
        [&](size_t segment, const Window& to, std::vector<Copy>& copies) { append_feeds(index, segment, to, copies); });
 }
 
 void SegmentSource::fill(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype, std::span<const SourceBuffer> buffers,
-                         const AppendFeeds& append) {
+                         float add, const AppendFeeds& append) {
   require(static_cast<int64_t>(out.size()) == checked_multiply(checked_numel(slice.shape, rule.leaf), dtype_bytes(out_dtype), rule.leaf),
           "{}: a buffer of {} bytes for shape {} of {}", rule.name(), out.size(), slice.shape, torch_name(out_dtype));
   std::vector<Copy> copies;
@@ -36,7 +36,7 @@ void SegmentSource::fill(const Rule& rule, const Slice& slice, std::span<std::by
       if (window.elements() > 0) append(s, window, copies);
   }
   if (padded) std::memset(out.data(), 0, out.size());
-  for (const Copy& copy : copies) run_copy(copy, buffers[static_cast<size_t>(copy.source)], out.data(), out_dtype);
+  for (const Copy& copy : copies) run_copy(copy, buffers[static_cast<size_t>(copy.source)], out.data(), out_dtype, add);
 }
 
 std::unique_ptr<WeightSource> WeightSource::open(const std::filesystem::path& path) {

@@ -24,13 +24,15 @@ class SegmentSource : public WeightSource {
   std::span<const SourceBuffer> buffers() const { return buffers_; }
   // Copies from buffers() that fill `to`, a window of segment `segment` of rules().rules[rule].
   virtual void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const = 0;
+  // What append_feeds' elements still need added to be Megatron's: -1 for a zero-centred norm read from HF.
+  virtual float offset(size_t rule) const { return 0; }
   // Number of `rule` in rules(); found by name, so that rules of another table of the same model serve too.
   size_t index_of(const Rule& rule) const;
 
  protected:
   void index_rules();
   // The body of read, whatever the buffers.
-  static void fill(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype, std::span<const SourceBuffer> buffers,
+  static void fill(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype, std::span<const SourceBuffer> buffers, float add,
                    const AppendFeeds& append);
   ModelConfig config_;
   RuleTable table_;
@@ -41,11 +43,15 @@ class SegmentSource : public WeightSource {
   std::map<std::string, size_t, std::less<>> by_name_;
 };
 
+// Megatron's value minus HF's.
+inline float native_offset(const Rule& rule) { return rule.arithmetic == Arithmetic::minus_one ? -1.0f : 0.0f; }
+
 // An HF folder. The constructor accounts for every tensor both ways.
 class HfSource : public SegmentSource {
  public:
   explicit HfSource(const fs::path& directory);
   void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const override;
+  float offset(size_t rule) const override { return native_offset(table_.rules[rule]); }
   const HfCheckpoint& checkpoint() const { return checkpoint_; }
   const std::vector<std::string>& dropped() const { return dropped_; }  // "lm_head.weight: equal to model.embed_tokens.weight (tied)"
 

@@ -17,10 +17,10 @@ namespace {
 constexpr int64_t kBlockBytes = 1 << 20;  // fits a core's second-level cache beside what hashing and checksums need
 
 // Innermost loop of a copy: n elements, strides in elements.
-using Kernel = void (*)(const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride, int64_t n);
+using Kernel = void (*)(const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride, int64_t n, float add);
 
 template <class T>
-void move_elements(const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride, int64_t n) {
+void move_elements(const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride, int64_t n, float) {
   if (from_stride == 1 && to_stride == 1) {
     std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
     return;
@@ -46,46 +46,56 @@ struct F16 {
 };
 
 template <class From, class To>
-void cast_elements(const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride, int64_t n) {
+void cast_elements(const std::byte* from, int64_t from_stride, std::byte* to, int64_t to_stride, int64_t n, float add) {
   for (int64_t i = 0; i < n; ++i) {
     typename From::Bits in;
     std::memcpy(&in, from + i * from_stride * static_cast<int64_t>(sizeof in), sizeof in);
-    const typename To::Bits out = To::narrow(From::widen(in));
+    const typename To::Bits out = To::narrow(add == 0 ? From::widen(in) : From::widen(in) + add);
     std::memcpy(to + i * to_stride * static_cast<int64_t>(sizeof out), &out, sizeof out);
   }
 }
 
-Kernel kernel_for(DType from, DType to, const std::string& name) {
-  if (from == to) switch (dtype_bytes(from)) {
+template <class From>
+Kernel cast_to(DType to) {
+  switch (to) {
+    case DType::f32: return cast_elements<From, F32>;
+    case DType::bf16: return cast_elements<From, Bf16>;
+    case DType::f16: return cast_elements<From, F16>;
+    default: return nullptr;
+  }
+}
+
+Kernel kernel_for(DType from, DType to, float add, const std::string& name) {
+  if (from == to && add == 0) switch (dtype_bytes(from)) {
       case 1: return move_elements<uint8_t>;
       case 2: return move_elements<uint16_t>;
       case 4: return move_elements<uint32_t>;
       default: return move_elements<uint64_t>;
     }
-  using D = DType;
-  if (from == D::f32 && to == D::bf16) return cast_elements<F32, Bf16>;
-  if (from == D::f32 && to == D::f16) return cast_elements<F32, F16>;
-  if (from == D::bf16 && to == D::f32) return cast_elements<Bf16, F32>;
-  if (from == D::bf16 && to == D::f16) return cast_elements<Bf16, F16>;
-  if (from == D::f16 && to == D::f32) return cast_elements<F16, F32>;
-  if (from == D::f16 && to == D::bf16) return cast_elements<F16, Bf16>;
-  fail("{}: no conversion from {} to {}", name, torch_name(from), torch_name(to));
+  Kernel kernel = nullptr;
+  if (from == DType::f32) kernel = cast_to<F32>(to);
+  if (from == DType::bf16) kernel = cast_to<Bf16>(to);
+  if (from == DType::f16) kernel = cast_to<F16>(to);
+  require(kernel != nullptr, "{}: no conversion from {} to {}", name, torch_name(from), torch_name(to));
+  return kernel;
 }
 
 // The outer axes as an odometer, the last axis by the kernel.
-void walk(const Copy& copy, size_t depth, const std::byte* from, int64_t from_bytes, std::byte* to, int64_t to_bytes, Kernel kernel) {
+void walk(const Copy& copy, size_t depth, const std::byte* from, int64_t from_bytes, std::byte* to, int64_t to_bytes, Kernel kernel,
+          float add) {
   if (depth + 1 >= copy.axes.size()) {
     const CopyAxis last = copy.axes.empty() ? CopyAxis{1, 1, 1} : copy.axes.back();
-    kernel(from, last.from, to, last.to, last.extent);
+    kernel(from, last.from, to, last.to, last.extent, add);
     return;
   }
   const CopyAxis& axis = copy.axes[depth];
-  for (int64_t i = 0; i < axis.extent; ++i) walk(copy, depth + 1, from + i * axis.from * from_bytes, from_bytes, to + i * axis.to * to_bytes, to_bytes, kernel);
+  for (int64_t i = 0; i < axis.extent; ++i) 
+    walk(copy, depth + 1, from + i * axis.from * from_bytes, from_bytes, to + i * axis.to * to_bytes, to_bytes, kernel, add);
 }
 
 // A block that is one run of a source in its own type needs no gathering.
-bool is_one_run(std::span<const Copy> parts, int64_t elements, std::span<const SourceBuffer> sources, DType dtype) {
-  if (parts.size() != 1 || sources[parts[0].source].dtype != dtype) return false;
+bool is_one_run(std::span<const Copy> parts, int64_t elements, std::span<const SourceBuffer> sources, const Target& target) {
+  if (parts.size() != 1 || sources[parts[0].source].dtype != target.dtype || target.add != 0) return false;
   const auto& axes = parts[0].axes;
   return axes.empty() ? elements == 1 : axes.size() == 1 && axes[0].extent == elements && axes[0].from == 1;
 }
@@ -96,7 +106,7 @@ std::string fill_target(std::span<const SourceBuffer> sources, const Target& tar
   ContentHash hash;
   for (int64_t begin = 0; begin < target.elements; begin += per_block) {
     const int64_t end = std::min(target.elements, begin + per_block);
-    const auto bytes = gather(sources, target.copies, begin, end, target.dtype, target.name, scratch);
+    const auto bytes = gather(sources, target, begin, end, scratch);
     hash.update(bytes);
     sink(index, static_cast<uint64_t>(begin * element), bytes);
     progress.advance(bytes.size());
@@ -106,23 +116,23 @@ std::string fill_target(std::span<const SourceBuffer> sources, const Target& tar
 
 }  // namespace
 
-void run_copy(const Copy& copy, const SourceBuffer& from, std::byte* to, DType to_dtype) {
+void run_copy(const Copy& copy, const SourceBuffer& from, std::byte* to, DType to_dtype, float add) {
   const int64_t from_bytes = dtype_bytes(from.dtype), to_bytes = dtype_bytes(to_dtype);
-  walk(copy, 0, from.bytes.data() + copy.from * from_bytes, from_bytes, to + copy.to * to_bytes, to_bytes, kernel_for(from.dtype, to_dtype, from.name));
+  walk(copy, 0, from.bytes.data() + copy.from * from_bytes, from_bytes, to + copy.to * to_bytes, to_bytes,
+       kernel_for(from.dtype, to_dtype, add, from.name), add);
 }
 
-std::span<const std::byte> gather(std::span<const SourceBuffer> sources, std::span<const Copy> copies, int64_t begin, int64_t end, DType dtype,
-                                  std::string_view what, std::vector<std::byte>& scratch) {
+std::span<const std::byte> gather(std::span<const SourceBuffer> sources, const Target& target, int64_t begin, int64_t end, std::vector<std::byte>& scratch) {
   std::vector<Copy> parts;
-  for (const Copy& copy : copies) append_within(copy, begin, end, parts);
+  for (const Copy& copy : target.copies) append_within(copy, begin, end, parts);
   int64_t covered = 0;
   for (const Copy& part : parts) covered += part.elements();
-  require(covered == end - begin, "{}: elements {} to {} are fed by {} source elements; the sources do not cover it exactly", what, begin, end, covered);
-  const auto element = static_cast<size_t>(dtype_bytes(dtype)), bytes = static_cast<size_t>(end - begin) * element;
-  if (is_one_run(parts, end - begin, sources, dtype))
+  require(covered == end - begin, "{}: elements {} to {} are fed by {} source elements; the sources do not cover it exactly", target.name, begin, end, covered);
+  const auto element = static_cast<size_t>(dtype_bytes(target.dtype)), bytes = static_cast<size_t>(end - begin) * element;
+  if (is_one_run(parts, end - begin, sources, target))
     return sources[parts[0].source].bytes.subspan(static_cast<size_t>(parts[0].from) * element, bytes);
   if (scratch.size() < bytes) scratch.resize(bytes);
-  for (const Copy& part : parts) run_copy(part, sources[part.source], scratch.data(), dtype);
+  for (const Copy& part : parts) run_copy(part, sources[part.source], scratch.data(), target.dtype, target.add);
   return std::span(scratch).first(bytes);
 }
 

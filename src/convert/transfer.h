@@ -25,15 +25,15 @@ struct Target {
   DType dtype = DType::f32;
   int64_t elements = 0;
   std::vector<Copy> copies;
+  float add = 0;  // to every element, in fp32 (a norm's offset)
 };
 
-// Copies, and casts where the types differ (floating types only: UserError otherwise, naming the source).
-void run_copy(const Copy& copy, const SourceBuffer& from, std::byte* to, DType to_dtype);
+// Copies; adds `add` in fp32 and casts where the types differ (floating types only: UserError otherwise, naming the source).
+void run_copy(const Copy& copy, const SourceBuffer& from, std::byte* to, DType to_dtype, float add = 0);
 
-// Elements [begin, end) of what `copies` produce, in `dtype`: in place when they are one run of a source, else gathered into `scratch`. UserError (naming
-// `what`) when the copies do not cover the stretch exactly.
-std::span<const std::byte> gather(std::span<const SourceBuffer> sources, std::span<const Copy> copies, int64_t begin, int64_t end, DType dtype,
-                                  std::string_view what, std::vector<std::byte>& scratch);
+// Elements [begin, end) of the target: in place when they are one unchanged run of a source, else gathered into `scratch`. UserError (naming the target)
+// when its copies do not cover the stretch exactly.
+std::span<const std::byte> gather(std::span<const SourceBuffer> sources, const Target& target, int64_t begin, int64_t end, std::vector<std::byte>& scratch);
 
 // Called with consecutive blocks of a target, in order, by one thread per target; several targets are in progress at once.
 using BlockSink = std::function<void(size_t target, uint64_t offset, std::span<const std::byte> block)>;

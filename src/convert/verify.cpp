@@ -72,8 +72,7 @@ void check_manifest(const NativeSource& source, const fs::path& file, int64_t th
 }
 
 struct Comparison {
-  std::vector<Target> from_hf;                  // one per stored chunk
-  std::vector<std::vector<Copy>> from_native;   // the chunk itself, in the same order
+  std::vector<Target> from_hf, from_native;  // one each per stored chunk, of the same elements in the same order
   std::vector<std::string> casts;
 };
 
@@ -86,10 +85,12 @@ Comparison plan_comparison(const HfSource& hf, const NativeSource& native) {
     for (size_t s = 0; s < rules[r].segments.size(); ++s)
       for (const SegmentChunk& chunk : native.chunks(r, s)) {
         const Window window = dense_window(chunk.window.begin, chunk.window.end);
-        Target target{rules[r].name(), stored, window.elements(), {}};
-        hf.append_feeds(hf.index_of(rules[r]), s, window, target.copies);
-        out.from_hf.push_back(std::move(target));
-        append_copies(chunk.window, window, chunk.buffer, out.from_native.emplace_back());
+        const size_t number = hf.index_of(rules[r]);
+        Target wanted{rules[r].name(), stored, window.elements(), {}, hf.offset(number)}, found{rules[r].name(), stored, window.elements(), {}};
+        hf.append_feeds(number, s, window, wanted.copies);
+        append_copies(chunk.window, window, chunk.buffer, found.copies);
+        out.from_hf.push_back(std::move(wanted));
+        out.from_native.push_back(std::move(found));
       }
   }
   return out;
@@ -101,7 +102,7 @@ void compare(const HfSource& hf, const NativeSource& native, const Comparison& p
     thread_local std::vector<std::byte> scratch;
     const Target& t = plan.from_hf[target];
     const int64_t element = dtype_bytes(t.dtype), begin = static_cast<int64_t>(offset) / element, n = static_cast<int64_t>(wanted.size()) / element;
-    const auto found = gather(native.buffers(), plan.from_native[target], begin, begin + n, t.dtype, t.name, scratch);
+    const auto found = gather(native.buffers(), plan.from_native[target], begin, begin + n, scratch);
     const auto at = std::mismatch(wanted.begin(), wanted.end(), found.begin()).first;
     if (at != wanted.end()) findings.add(t.name, format("from element {} of a stored piece on", begin + (at - wanted.begin()) / element));
   };
