@@ -44,7 +44,9 @@ Row processor() {
       if (flag == wanted) found += (found.empty() ? "" : " ") + flag;
   }
   const std::string model = proc_value("/proc/cpuinfo", "model name");
-  return {avx2 ? State::good : State::note, "processor", format("{}, {} cores for this process; {}", model.empty() ? "unknown" : model, default_threads(), found.empty() ? "no vector extensions known to Ponte" : found)};
+  return {avx2 ? State::good : State::note, "processor",
+          format("{}, {} cores for this process; {}", model.empty() ? "unknown" : model, default_threads(),
+                 found.empty() ? "no vector extensions known to Ponte" : found)};
 }
 
 uint64_t kilobytes(const std::string& value) { return value.empty() ? 0 : std::strtoull(value.c_str(), nullptr, 10) * 1024; }
@@ -56,7 +58,9 @@ Row memory() {
 
 Row torch_half() {
   const fs::path program = fs::read_symlink("/proc/self/exe").parent_path() / "ponte-torch";
-  if (!fs::exists(program)) return {State::bad, "torch", format("{} is not there: convert and preprocess work, train and generate do not; ./quickstart.sh --build-only builds it", program)};
+  if (!fs::exists(program))
+    return {State::bad, "torch",
+            format("{} is not there: convert and preprocess work, train and generate do not; ./quickstart.sh --build-only builds it", program)};
   if (::access(program.c_str(), X_OK) != 0) return {State::bad, "torch", format("{} cannot be executed", program)};
   return {State::good, "torch", format("{}", program)};
 }
@@ -102,7 +106,9 @@ Row writable(const std::string& subject, fs::path folder) {
 }
 
 Row hub(const HubSettings& settings) {
-  return {State::good, "hub", format("{}, {}{}", settings.endpoint, settings.token.empty() ? "no token" : "token set", settings.offline ? ", offline (HF_HUB_OFFLINE)" : "")};
+  return {State::good, "hub",
+          format("{}, {}{}", settings.endpoint, settings.token.empty() ? "no token" : "token set",
+                 settings.offline ? ", offline (HF_HUB_OFFLINE)" : "")};
 }
 
 Row launcher() {
@@ -116,8 +122,17 @@ int run_doctor(const Arguments& arguments) {
   CLI::App app("One screen about this machine: processor, memory, torch, GPU libraries, folders.", "ponte doctor");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   const HubSettings settings = HubSettings::from_environment();
-  const Row rows[] = {processor(), memory(), torch_half(), driver(), cuda(), nccl(), writable("working folder", fs::current_path()), writable("temporary files", fs::temp_directory_path()),
-                      writable("hub cache", settings.cache), hub(settings), launcher()};
+  const Row rows[] = {processor(),
+                      memory(),
+                      torch_half(),
+                      driver(),
+                      cuda(),
+                      nccl(),
+                      writable("working folder", fs::current_path()),
+                      writable("temporary files", fs::temp_directory_path()),
+                      writable("hub cache", settings.cache),
+                      hub(settings),
+                      launcher()};
   bool bad = false;
   for (const Row& row : rows) {
     const char* mark = row.state == State::good ? "ok  " : row.state == State::note ? "note" : "BAD ";

@@ -17,7 +17,8 @@ int run_fetch(const Arguments& arguments) {
   app.add_flag("--tokenizer-only", tokenizer, "configuration and tokenizer, without weights");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   const HubFiles files = dataset ? HubFiles::all : tokenizer ? HubFiles::tokenizer : HubFiles::model;
-  const fs::path folder = resolve_repository(ref, revision, dataset ? RepositoryKind::dataset : RepositoryKind::model, files, HubSettings::from_environment());
+  const fs::path folder =
+      resolve_repository(ref, revision, dataset ? RepositoryKind::dataset : RepositoryKind::model, files, HubSettings::from_environment());
   std::printf("%s\n", folder.c_str());
   return 0;
 }

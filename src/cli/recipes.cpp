@@ -23,8 +23,8 @@ int list_recipes(const Arguments& arguments) {
     const Config c = recipe_config(recipe);
     const std::string layout =
         format("{} x {} x {}", c.model.tensor_model_parallel_size, c.model.pipeline_model_parallel_size, c.model.context_parallel_size);
-    print(format("{:34} {:9} {:>12} {:>6} {:>7} {:>8}  {}\n", recipe.name, mode_name(recipe.mode), layout, c.train.global_batch_size, c.model.seq_length,
-                 c.train.train_iters, recipe.model->hf_id));
+    print(format("{:34} {:9} {:>12} {:>6} {:>7} {:>8}  {}\n", recipe.name, mode_name(recipe.mode), layout, c.train.global_batch_size,
+                 c.model.seq_length, c.train.train_iters, recipe.model->hf_id));
   }
   print("\n<model>_finetune_config is the LoRA recipe, with peft=null the full SFT one. `ponte recipes show NAME` prints a recipe as YAML.\n");
   return 0;

@@ -19,7 +19,8 @@ int dry_run(const TrainArguments& arguments) {
   std::fflush(stdout);
   const ModelConfig& m = run.config.model;
   const bool ranks_given = arguments.nproc_per_node > 0 || launch_environment().world_size > 1;
-  const int64_t ranks = ranks_given ? arguments.request.world_size : m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
+  const int64_t ranks =
+      ranks_given ? arguments.request.world_size : m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
   validate(run.config, ranks);
   for (const std::string& part : unsupported_parts(run.config, ranks)) log_warning("this version cannot run it; it lacks {}", part);
   return 0;

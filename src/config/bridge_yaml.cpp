@@ -1,5 +1,5 @@
-// run_config.yaml of a checkpoint, in the layout Megatron Bridge instantiates (`_target_` class paths). Only keys that every release from 0.3.1 on knows
-// are printed, so any of them can load the file; what Bridge calls differently is put into its words.
+// run_config.yaml of a checkpoint, in the layout Megatron Bridge instantiates (`_target_` class paths). Only keys that every release from 0.3.1
+// on knows are printed, so any of them can load the file; what Bridge calls differently is put into its words.
 #include <algorithm>
 
 #include "base/format.h"
@@ -31,7 +31,8 @@ constexpr BridgeSection kSections[] = {
 };
 
 // Present in every release and nothing to say about.
-constexpr std::string_view kNullSections[] = {"comm_overlap", "dataset", "ft", "inprocess_restart", "mixed_precision", "nvrx_straggler", "peft", "profiling", "straggler", "tensor_inspect"};
+constexpr std::string_view kNullSections[] = {"comm_overlap",   "dataset", "ft",        "inprocess_restart", "mixed_precision",
+                                              "nvrx_straggler", "peft",    "profiling", "straggler",         "tensor_inspect"};
 
 bool left_out(const BridgeSection& section, std::string_view key) {
   const std::string words = " " + std::string(section.left_out) + " ";

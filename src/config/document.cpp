@@ -87,7 +87,8 @@ bool apply_blend(ConfigDraft& draft, const std::string& key, const YamlValue& va
   }
   if (key != "blend_per_split") return false;
   const char* splits[] = {"dataset.train_data_path", "dataset.valid_data_path", "dataset.test_data_path"};
-  require(value.is_null() || value.items.size() == 3, "{}: dataset.blend_per_split must be three of {}, not {}", place.at(value), wanted, describe(value));
+  require(value.is_null() || value.items.size() == 3, "{}: dataset.blend_per_split must be three of {}, not {}", place.at(value), wanted,
+          describe(value));
   for (size_t i = 0; i < value.items.size(); ++i) {
     const auto blend = flat_blend(value.items[i]);
     require(blend.has_value(), "{}: dataset.blend_per_split must be three of {}, not {}", place.at(value), wanted, describe(value));
@@ -147,7 +148,8 @@ void apply_key(ConfigDraft& draft, const std::string& section, const std::string
   if (answer.kind == Foreign::unknown) fail_unknown(name, place.at(value));
   require(answer.kind != Foreign::wrong_value, "{}: {} can only be {} here, not {}", place.at(value), name, answer.wanted, describe(value));
   bool flag = true;
-  if (!value.is_null() && !(read_boolean(value, flag) && !flag)) draft.without_effect.push_back(format("{}={} ({})", name, describe(value), place.at(value)));
+  if (!value.is_null() && !(read_boolean(value, flag) && !flag))
+    draft.without_effect.push_back(format("{}={} ({})", name, describe(value), place.at(value)));
 }
 
 // The last part of a Python class path.
@@ -204,7 +206,8 @@ std::string section_yaml(const Config& config, const std::string& section, const
     if (field.section != section || field.role == FieldRole::internal) continue;
     std::string line = "  " + field.key + ": " + field.print(config);
     if (origins)
-      if (const auto it = origins->find(field.name()); it != origins->end()) line += std::string(line.size() < 60 ? 60 - line.size() : 1, ' ') + "# " + it->second;
+      if (const auto it = origins->find(field.name()); it != origins->end())
+        line += std::string(line.size() < 60 ? 60 - line.size() : 1, ' ') + "# " + it->second;
     out += line + "\n";
   }
   return out;

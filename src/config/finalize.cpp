@@ -85,10 +85,12 @@ SchedulerSteps scheduler_steps(const Config& config) {
 
 int64_t data_parallel_size(const ModelConfig& m, int64_t world_size) {
   const int64_t tensor = m.tensor_model_parallel_size, pipeline = m.pipeline_model_parallel_size, context = m.context_parallel_size;
-  require(tensor > 0 && pipeline > 0 && context > 0, "parallel sizes must be positive: tensor {}, pipeline {}, context {}", tensor, pipeline, context);
+  require(tensor > 0 && pipeline > 0 && context > 0, "parallel sizes must be positive: tensor {}, pipeline {}, context {}", tensor, pipeline,
+          context);
   const int64_t model_ranks = tensor * pipeline * context;
   require(world_size >= model_ranks && world_size % model_ranks == 0,
-          "{} ranks do not divide into replicas of tensor {} x pipeline {} x context {} = {} ranks", world_size, tensor, pipeline, context, model_ranks);
+          "{} ranks do not divide into replicas of tensor {} x pipeline {} x context {} = {} ranks", world_size, tensor, pipeline, context,
+          model_ranks);
   return world_size / model_ranks;
 }
 

@@ -24,8 +24,9 @@ const std::vector<Field>& config_fields() {
 }
 
 const std::vector<std::string>& config_sections() {
-  static const std::vector<std::string> sections = {"model",      "train",  "validation",      "optimizer", "scheduler",    "ddp", "dist",     "dataset",
-                                                    "tokenizer",  "checkpoint", "logger", "mixed_precision", "peft",      "comm_overlap", "rng", "profiling"};
+  static const std::vector<std::string> sections = {"model", "train",        "validation", "optimizer",  "scheduler", "ddp",
+                                                    "dist",  "dataset",      "tokenizer",  "checkpoint", "logger",    "mixed_precision",
+                                                    "peft",  "comm_overlap", "rng",        "profiling"};
   return sections;
 }
 

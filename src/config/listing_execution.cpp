@@ -28,7 +28,8 @@ void list_dist(Listing<DistConfig> row) {
   row("distributed_timeout_minutes", &D::distributed_timeout_minutes, "how long a collective may take");
   row("use_megatron_fsdp", &D::use_megatron_fsdp, "as ddp.use_megatron_fsdp");
   row("use_torch_fsdp2", &D::use_torch_fsdp2, "torch's own FSDP");
-  row("use_tp_pp_dp_mapping", &D::use_tp_pp_dp_mapping, "order of the axes over ranks: tensor, pipeline, data instead of tensor, context, expert, data, pipeline");
+  row("use_tp_pp_dp_mapping", &D::use_tp_pp_dp_mapping,
+      "order of the axes over ranks: tensor, pipeline, data instead of tensor, context, expert, data, pipeline");
   row("use_gloo_process_groups", &D::use_gloo_process_groups, "gloo groups beside nccl's, for checkpoints");
 }
 

@@ -21,7 +21,8 @@ void list_architecture(Listing<ModelConfig>& row) {
   row("layernorm_epsilon", &M::layernorm_epsilon, "epsilon of the norms");
   row("layernorm_zero_centered_gamma", &M::layernorm_zero_centered_gamma, "norm weights are stored as w - 1");
   row("gated_linear_unit", &M::gated_linear_unit, "feed-forward block with a gate (SwiGLU with activation_func silu)");
-  row("activation_func", &M::activation_func, {"silu", "gelu", "gelu_tanh", "relu", "squared_relu", "quick_gelu"}, "activation of the feed-forward block");
+  row("activation_func", &M::activation_func, {"silu", "gelu", "gelu_tanh", "relu", "squared_relu", "quick_gelu"},
+      "activation of the feed-forward block");
   row("add_bias_linear", &M::add_bias_linear, "biases in all linear layers");
   row("add_qkv_bias", &M::add_qkv_bias, "bias in the query/key/value projection");
   row("qk_layernorm", &M::qk_layernorm, "norm on queries and keys, per head");
@@ -29,7 +30,8 @@ void list_architecture(Listing<ModelConfig>& row) {
   row("init_method_std", &M::init_method_std, "standard deviation of new weights");
   row("hidden_dropout", &M::hidden_dropout, "dropout on the residual stream");
   row("attention_dropout", &M::attention_dropout, "dropout on attention probabilities");
-  row("position_embedding_type", &M::position_embedding_type, {"rope", "none"}, "position encoding; Bridge's yarn reads as rope with rope_scaling_type yarn");
+  row("position_embedding_type", &M::position_embedding_type, {"rope", "none"},
+      "position encoding; Bridge's yarn reads as rope with rope_scaling_type yarn");
   row("rotary_base", &M::rotary_base, "base of the rotary frequencies (HF's rope_theta)");
   row("rotary_percent", &M::rotary_percent, "share of each head that is rotated");
   row("rope_scaling_type", &M::rope_scaling_type, {"none", "linear", "llama3", "yarn", "dynamic"}, "how rotary frequencies are stretched");
@@ -59,7 +61,8 @@ void list_architecture(Listing<ModelConfig>& row) {
   row("moe_router_group_topk", &M::moe_router_group_topk, none_is_null, "groups per token");
   row("moe_aux_loss_coeff", &M::moe_aux_loss_coeff, "weight of the load-balancing loss");
   row("attention_output_gate", &M::attention_output_gate, "gate on the attention output");
-  row("experimental_attention_variant", &M::experimental_attention_variant, none_is_null, {"gated_delta_net"}, "mixer of the linear_attention layers");
+  row("experimental_attention_variant", &M::experimental_attention_variant, none_is_null, {"gated_delta_net"},
+      "mixer of the linear_attention layers");
   row("linear_attention_freq", &M::linear_attention_freq, none_is_null, "every n-th layer has full attention");
   row("linear_conv_kernel_dim", &M::linear_conv_kernel_dim, none_is_null, "gated delta net: convolution width");
   row("linear_key_head_dim", &M::linear_key_head_dim, none_is_null, "gated delta net: key head dimension");
@@ -93,8 +96,10 @@ void list_run(Listing<ModelConfig>& row) {
   row("cross_entropy_loss_fusion", &M::cross_entropy_loss_fusion, "output layer and cross entropy in one operation");
   row("calculate_per_token_loss", &M::calculate_per_token_loss,
       "accepted for Bridge's sake: the loss is always the sum over tokens divided by the step's valid tokens");
-  row("recompute_granularity", &M::recompute_granularity, none_is_null, {"full", "selective"}, "what is computed again in the backward pass instead of kept");
-  row("recompute_method", &M::recompute_method, none_is_null, {"uniform", "block"}, "full recompute: in groups of recompute_num_layers, or the first so many");
+  row("recompute_granularity", &M::recompute_granularity, none_is_null, {"full", "selective"},
+      "what is computed again in the backward pass instead of kept");
+  row("recompute_method", &M::recompute_method, none_is_null, {"uniform", "block"},
+      "full recompute: in groups of recompute_num_layers, or the first so many");
   row("recompute_num_layers", &M::recompute_num_layers, none_is_null, "full recompute: layers per group (uniform) or layers recomputed (block)");
   row("recompute_modules", &M::recompute_modules, "selective recompute: core_attn, mlp, layernorm, moe, moe_act, shared_experts");
   row("tensor_model_parallel_size", &M::tensor_model_parallel_size, "ranks that share each layer");

@@ -78,7 +78,8 @@ void list_optimizer(Listing<OptimizerConfig> row) {
 
 void list_scheduler(Listing<SchedulerConfig> row) {
   using S = SchedulerConfig;
-  row("lr_decay_style", &S::lr_decay_style, {"constant", "linear", "cosine", "inverse-square-root", "WSD"}, "shape of the learning rate after warm-up");
+  row("lr_decay_style", &S::lr_decay_style, {"constant", "linear", "cosine", "inverse-square-root", "WSD"},
+      "shape of the learning rate after warm-up");
   row("lr_decay_iters", &S::lr_decay_iters, none_is_null, "step at which the decay ends; null: train_iters");
   row("lr_decay_samples", &S::lr_decay_samples, none_is_null, "the same in samples");
   row("lr_wsd_decay_style", &S::lr_wsd_decay_style, {"exponential", "linear", "cosine", "minus_sqrt"}, "WSD: shape of the final decay");

@@ -1,3 +1,4 @@
+// Each preset is its 16-bit base and what its name adds.
 #include "config/precision.h"
 
 #include <algorithm>

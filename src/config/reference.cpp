@@ -1,3 +1,4 @@
+// The reference page: a table per section, then presets, other names and keys without effect.
 #include "config/reference.h"
 
 #include "base/format.h"
@@ -13,9 +14,10 @@ constexpr std::string_view kHead = R"(# Configuration
 
 This page is made by `ponte recipes docs` from the field listing (src/config/listing_*.cpp); a test keeps the two equal.
 
-Sections and keys have Megatron Bridge's names and YAML spelling (`null`, `torch.bfloat16`). Layers, later ones win: recipe, `--config-file`s in order,
-`--hf-model`, the rest of the command line. On the command line a key is `section.key=value`, or a flag of its bare name where that is unambiguous
-(`--train-iters 100`; `-` and `_` are alike). `ponte train ... --dry-run` prints every value with its origin. An unknown key is an error.
+Sections and keys have Megatron Bridge's names and YAML spelling (`null`, `torch.bfloat16`). Layers, later ones win: recipe, `--config-file`s in
+order, `--hf-model`, the rest of the command line. On the command line a key is `section.key=value`, or a flag of its bare name where that is
+unambiguous (`--train-iters 100`; `-` and `_` are alike). `ponte train ... --dry-run` prints every value with its origin. An unknown key is an
+error.
 
 )";
 
@@ -34,7 +36,8 @@ std::string configuration_reference() {
     }
     out += "\n";
   }
-  out += "## Precision presets\n\n`mixed_precision=NAME` with NAME one of " + join(precision_preset_names(), ", ") + "; or `mixed_precision=null`.\n\n";
+  out += "## Precision presets\n\n`mixed_precision=NAME` with NAME one of " + join(precision_preset_names(), ", ") +
+         "; or `mixed_precision=null`.\n\n";
   out += "## Other names for these keys\n\n| Megatron Bridge | here |\n|---|---|\n";
   for (const auto& [theirs, ours] : key_aliases()) out += "| " + std::string(theirs) + " | " + std::string(ours) + " |\n";
   out += "| dataset.blend, dataset.blend_per_split | dataset.data_path; dataset.train_data_path, valid_data_path, test_data_path |\n";

@@ -13,7 +13,9 @@ struct Case {
   int64_t world_size;
 };
 
-int64_t expert_tensor_size(const ModelConfig& m) { return m.expert_tensor_parallel_size ? m.expert_tensor_parallel_size : m.tensor_model_parallel_size; }
+int64_t expert_tensor_size(const ModelConfig& m) {
+  return m.expert_tensor_parallel_size ? m.expert_tensor_parallel_size : m.tensor_model_parallel_size;
+}
 
 // `whole` must be a multiple of `part`.
 std::string divides(std::string_view what, int64_t whole, std::string_view by, int64_t part) {
@@ -76,11 +78,14 @@ std::string one_precision(const Case& c) { return c.config.model.fp16 && c.confi
 std::string precision_matches_dtype(const Case& c) {
   const ModelConfig& m = c.config.model;
   const DType wanted = m.bf16 ? DType::bf16 : m.fp16 ? DType::f16 : DType::f32;
-  return m.params_dtype == wanted ? "" : format("model.params_dtype is {}, with bf16={} and fp16={} it must be {}", torch_name(m.params_dtype), m.bf16, m.fp16, torch_name(wanted));
+  return m.params_dtype == wanted ? ""
+                                  : format("model.params_dtype is {}, with bf16={} and fp16={} it must be {}", torch_name(m.params_dtype), m.bf16,
+                                           m.fp16, torch_name(wanted));
 }
 std::string recompute_is_whole(const Case& c) {
   const ModelConfig& m = c.config.model;
-  if (m.recompute_granularity == "full" && m.recompute_method.empty()) return "model.recompute_granularity=full wants model.recompute_method (uniform or block)";
+  if (m.recompute_granularity == "full" && m.recompute_method.empty())
+    return "model.recompute_granularity=full wants model.recompute_method (uniform or block)";
   if (m.recompute_granularity != "full" && !m.recompute_method.empty())
     return format("model.recompute_method={} wants model.recompute_granularity=full", m.recompute_method);
   if (m.recompute_granularity == "full" && (m.recompute_num_layers < 1 || m.recompute_num_layers > m.num_layers))
@@ -88,7 +93,8 @@ std::string recompute_is_whole(const Case& c) {
   return "";
 }
 std::string recompute_modules_are_known(const Case& c) {
-  static constexpr std::array<std::string_view, 8> known = {"core_attn", "mlp", "layernorm", "moe", "moe_act", "shared_experts", "mla_up_proj", "gdn"};
+  static constexpr std::array<std::string_view, 8> known = {"core_attn",      "mlp",         "layernorm", "moe", "moe_act",
+                                                            "shared_experts", "mla_up_proj", "gdn"};
   for (const std::string& module : c.config.model.recompute_modules)
     if (std::find(known.begin(), known.end(), module) == known.end()) return format("model.recompute_modules: there is no module {}", module);
   return "";
@@ -162,13 +168,13 @@ std::string batch_divides(const Case& c) {
   std::string wrong = at_least("train.micro_batch_size", t.micro_batch_size, 1);
   if (wrong.empty()) wrong = at_least("train.global_batch_size", t.global_batch_size, 1);
   if (wrong.empty() && t.global_batch_size % (t.micro_batch_size * replicas) != 0)
-    wrong = format("train.global_batch_size {} is not a multiple of train.micro_batch_size {} x {} replicas = {}", t.global_batch_size, t.micro_batch_size,
-                   replicas, t.micro_batch_size * replicas);
+    wrong = format("train.global_batch_size {} is not a multiple of train.micro_batch_size {} x {} replicas = {}", t.global_batch_size,
+                   t.micro_batch_size, replicas, t.micro_batch_size * replicas);
   if (!wrong.empty()) return wrong;
   const ValidationConfig& v = c.config.validation;
   if (v.eval_micro_batch_size < 1 || v.eval_global_batch_size < 1 || v.eval_global_batch_size % (v.eval_micro_batch_size * replicas) != 0)
-    return format("validation.eval_global_batch_size {} is not a multiple of validation.eval_micro_batch_size {} x {} replicas", v.eval_global_batch_size,
-                  v.eval_micro_batch_size, replicas);
+    return format("validation.eval_global_batch_size {} is not a multiple of validation.eval_micro_batch_size {} x {} replicas",
+                  v.eval_global_batch_size, v.eval_micro_batch_size, replicas);
   return "";
 }
 std::string one_duration(const Case& c) {
@@ -176,7 +182,8 @@ std::string one_duration(const Case& c) {
   if (c.config.validation.skip_train) return "";
   if (t.train_samples > 0 && t.train_iters > 0 && t.global_batch_size > 0 && t.train_iters != t.train_samples / t.global_batch_size)
     return format("train.train_iters {} and train.train_samples {} are both given", t.train_iters, t.train_samples);
-  if (t.num_epochs > 0 && (t.train_iters > 0 || t.train_samples > 0)) return "train.num_epochs is given besides train.train_iters or train.train_samples";
+  if (t.num_epochs > 0 && (t.train_iters > 0 || t.train_samples > 0))
+    return "train.num_epochs is given besides train.train_iters or train.train_samples";
   if (t.num_epochs > 0 && c.config.dataset.kind != "sft") return "train.num_epochs wants dataset.kind=sft";
   return t.train_iters > 0 || t.num_epochs > 0 ? "" : "how long to train is missing: train.train_iters, train.train_samples or train.num_epochs";
 }
@@ -233,12 +240,14 @@ std::string one_schedule_unit(const Case& c) {
   const bool samples = s.lr_decay_samples > 0 || s.lr_warmup_samples > 0 || s.lr_wsd_decay_samples > 0;
   if (iterations && samples) return "scheduler: some keys count iterations and some samples";
   if (samples && c.config.train.train_samples == 0) return "scheduler keys in samples want train.train_samples";
-  if (iterations && c.config.train.train_samples > 0) return "train.train_samples wants the scheduler's keys in samples (lr_decay_samples, lr_warmup_samples)";
+  if (iterations && c.config.train.train_samples > 0)
+    return "train.train_samples wants the scheduler's keys in samples (lr_decay_samples, lr_warmup_samples)";
   return "";
 }
 std::string weight_decay_grows(const Case& c) {
   const SchedulerConfig& s = c.config.scheduler;
-  const double start = s.start_weight_decay.value_or(c.config.optimizer.weight_decay), end = s.end_weight_decay.value_or(c.config.optimizer.weight_decay);
+  const double start = s.start_weight_decay.value_or(c.config.optimizer.weight_decay),
+               end = s.end_weight_decay.value_or(c.config.optimizer.weight_decay);
   if (start < 0 || end < start) return format("scheduler.start_weight_decay {} and end_weight_decay {}: the end must be the larger", start, end);
   return s.weight_decay_incr_style == "constant" && start != end
              ? format("scheduler.weight_decay_incr_style=constant with start {} and end {}", start, end)
@@ -267,13 +276,15 @@ std::string save_interval_has_a_folder(const Case& c) {
   const CheckpointConfig& k = c.config.checkpoint;
   std::string wrong = at_least("checkpoint.save_interval", k.save_interval, 0);
   if (wrong.empty() && k.save_hf && k.save.empty()) wrong = "checkpoint.save_hf wants checkpoint.save";
-  if (wrong.empty() && (k.most_recent_k == 0 || k.most_recent_k < -1)) wrong = format("checkpoint.most_recent_k is {}; -1 keeps all", k.most_recent_k);
+  if (wrong.empty() && (k.most_recent_k == 0 || k.most_recent_k < -1))
+    wrong = format("checkpoint.most_recent_k is {}; -1 keeps all", k.most_recent_k);
   return wrong;
 }
 std::string adapters_have_a_base(const Case& c) {
   if (c.config.peft.scheme.empty()) return "";
-  return c.config.checkpoint.pretrained_checkpoint.empty() ? format("peft={} wants the model it adapts: --hf-model or checkpoint.pretrained_checkpoint", c.config.peft.scheme)
-                                                           : at_least("peft.dim", c.config.peft.dim, 1);
+  return c.config.checkpoint.pretrained_checkpoint.empty()
+             ? format("peft={} wants the model it adapts: --hf-model or checkpoint.pretrained_checkpoint", c.config.peft.scheme)
+             : at_least("peft.dim", c.config.peft.dim, 1);
 }
 std::string intervals_are_positive(const Case& c) {
   std::string wrong = at_least("logger.log_interval", c.config.logger.log_interval, 1);
@@ -281,11 +292,40 @@ std::string intervals_are_positive(const Case& c) {
 }
 
 constexpr std::string (*kChecks[])(const Case&) = {
-    model_is_known, sizes_are_positive, heads_divide_into_groups, head_dimension_is_even, dropout_is_a_share, layer_types_cover_layers, experts_fit,
-    one_precision, precision_matches_dtype, recompute_is_whole, recompute_modules_are_known, heads_divide_over_tensor_ranks, ranks_make_replicas,
-    ranks_hold_experts, layers_divide_into_stages, sequence_parallel_wants_tensor_parallel, sequence_divides_over_ranks, one_fsdp, fsdp_has_its_format,
-    batch_divides, one_duration, ramp_is_whole, evaluation_is_whole, learning_rates_are_ordered, adam_is_stable, nothing_is_negative, warmup_fits,
-    one_schedule_unit, weight_decay_grows, one_scheduler_wins, sequence_lengths_agree, one_blend, save_interval_has_a_folder, adapters_have_a_base,
+    model_is_known,
+    sizes_are_positive,
+    heads_divide_into_groups,
+    head_dimension_is_even,
+    dropout_is_a_share,
+    layer_types_cover_layers,
+    experts_fit,
+    one_precision,
+    precision_matches_dtype,
+    recompute_is_whole,
+    recompute_modules_are_known,
+    heads_divide_over_tensor_ranks,
+    ranks_make_replicas,
+    ranks_hold_experts,
+    layers_divide_into_stages,
+    sequence_parallel_wants_tensor_parallel,
+    sequence_divides_over_ranks,
+    one_fsdp,
+    fsdp_has_its_format,
+    batch_divides,
+    one_duration,
+    ramp_is_whole,
+    evaluation_is_whole,
+    learning_rates_are_ordered,
+    adam_is_stable,
+    nothing_is_negative,
+    warmup_fits,
+    one_schedule_unit,
+    weight_decay_grows,
+    one_scheduler_wins,
+    sequence_lengths_agree,
+    one_blend,
+    save_interval_has_a_folder,
+    adapters_have_a_base,
     intervals_are_positive,
 };
 

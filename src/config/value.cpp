@@ -124,7 +124,8 @@ std::string without_underscores(const std::string& text) {
 }
 
 bool reads_as_other_type(std::string_view text) {
-  for (std::string_view word : {"null", "Null", "NULL", "~", "true", "false", "True", "False", "TRUE", "FALSE", "yes", "no", "on", "off", "Yes", "No", "On", "Off"})
+  for (std::string_view word :
+       {"null", "Null", "NULL", "~", "true", "false", "True", "False", "TRUE", "FALSE", "yes", "no", "on", "off", "Yes", "No", "On", "Off"})
     if (text == word) return true;
   YamlValue value;
   value.kind = YamlValue::Kind::scalar;

@@ -1,3 +1,4 @@
+// The cache on disk: links, refs, locks, and what of a repository is wanted and there.
 #include "hub/cache.h"
 
 #include <fcntl.h>
@@ -33,8 +34,8 @@ bool is_pickle(const std::string& name) {
 }
 
 bool is_tokenizer_file(const std::string& name) {
-  return ends_with_any(name, {"config.json", "tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", ".tiktoken", ".jinja",
-                              "chat_template.json"});
+  return ends_with_any(name, {"config.json", "tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+                              "tokenizer.model", ".tiktoken", ".jinja", "chat_template.json"});
 }
 
 bool has_all_shards(const fs::path& snapshot) {
@@ -54,7 +55,8 @@ bool has_tokenizer(const fs::path& snapshot) {
 
 }  // namespace
 
-CachedRepository::CachedRepository(const fs::path& cache, const std::string& id, RepositoryKind kind) : cache_(cache), root_(cache / folder_name(id, kind)) {}
+CachedRepository::CachedRepository(const fs::path& cache, const std::string& id, RepositoryKind kind)
+    : cache_(cache), root_(cache / folder_name(id, kind)) {}
 
 std::optional<fs::path> CachedRepository::snapshot(const std::string& revision) const {
   std::string commit = revision;
@@ -122,7 +124,8 @@ bool is_wanted(const std::string& file, HubFiles files, bool names_model_files) 
 }
 
 void require_safe_name(const std::string& file, const std::string& repository) {
-  bool safe = !file.empty() && file.front() != '/' && file.find('\\') == std::string::npos && file.find('\0') == std::string::npos && file.size() < 1024;
+  bool safe =
+      !file.empty() && file.front() != '/' && file.find('\\') == std::string::npos && file.find('\0') == std::string::npos && file.size() < 1024;
   for (const std::string& part : split(file, '/')) safe = safe && !part.empty() && part != "." && part != "..";
   require(safe, "{}: the hub names a file \"{}\", which does not stay inside the repository", repository, file);
 }

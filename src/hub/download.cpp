@@ -1,3 +1,4 @@
+// One blob at a time from the hub to the cache: listing, transfer with resumption, check, link.
 #include "hub/download.h"
 
 #include <fcntl.h>
@@ -25,7 +26,8 @@ constexpr int64_t kConnections = 4;
 std::string repository_path(const std::string& id, RepositoryKind kind) { return (kind == RepositoryKind::model ? "" : "datasets/") + id; }
 
 bool is_hexadecimal(const std::string& text, size_t size) {
-  return text.size() == size && std::all_of(text.begin(), text.end(), [](char c) { return isdigit(static_cast<unsigned char>(c)) || (c >= 'a' && c <= 'f'); });
+  return text.size() == size &&
+         std::all_of(text.begin(), text.end(), [](char c) { return isdigit(static_cast<unsigned char>(c)) || (c >= 'a' && c <= 'f'); });
 }
 
 // What an answer that is not a success means to the user.
@@ -45,7 +47,9 @@ bool is_transient(const HttpResponse& answer) {
 }
 
 // A machine without a network is told so soon.
-int most_attempts(const HttpResponse& answer, const HubSettings& settings) { return answer.unreachable ? std::min(settings.attempts, 2) : settings.attempts; }
+int most_attempts(const HttpResponse& answer, const HubSettings& settings) {
+  return answer.unreachable ? std::min(settings.attempts, 2) : settings.attempts;
+}
 
 void pause(const HubSettings& settings, int attempt) {
   std::this_thread::sleep_for(std::chrono::duration<double>(settings.backoff_seconds * static_cast<double>(1 << std::min(attempt, 4))));
@@ -88,7 +92,8 @@ void complete_listing(RemoteRepository& remote, const HubSettings& settings) {
     if (answer.status != 200) fail_status(remote.id + "/" + file.name, answer, settings);
     file.etag = answer.etag;
     if (!file.size) file.size = answer.size;
-    const bool usable = !file.etag.empty() && file.etag.size() <= 128 && std::all_of(file.etag.begin(), file.etag.end(), [](char c) { return isalnum(static_cast<unsigned char>(c)) || c == '-'; });
+    const bool usable = !file.etag.empty() && file.etag.size() <= 128 &&
+                        std::all_of(file.etag.begin(), file.etag.end(), [](char c) { return isalnum(static_cast<unsigned char>(c)) || c == '-'; });
     require(usable, "{}/{}: the hub gives no usable ETag (\"{}\")", remote.id, file.name, file.etag);
   }
 }
@@ -212,7 +217,9 @@ class Fetch {
       fs::remove(part);
       fail("{}/{}: {} bytes arrived, the hub announced {}; nothing of it was kept", remote_.id, file.name, content.bytes().size(), *file.size);
     }
-    const std::string hash = is_hexadecimal(file.etag, 64) ? sha256(content.bytes()) : is_hexadecimal(file.etag, 40) ? git_blob_id(content.bytes()) : file.etag;
+    const std::string hash = is_hexadecimal(file.etag, 64)   ? sha256(content.bytes())
+                             : is_hexadecimal(file.etag, 40) ? git_blob_id(content.bytes())
+                                                             : file.etag;
     if (hash == file.etag) return;
     fs::remove(part);
     fail("{}/{}: the content's hash is {}, the hub announced {}; nothing of it was kept", remote_.id, file.name, hash, file.etag);
@@ -242,8 +249,8 @@ void require_room(const RemoteRepository& remote, const CachedRepository& cache)
 
 }  // namespace
 
-std::optional<RemoteRepository> list_repository(const std::string& id, const std::string& revision, RepositoryKind kind, HubFiles files, const HubSettings& settings,
-                                                std::string& reason) {
+std::optional<RemoteRepository> list_repository(const std::string& id, const std::string& revision, RepositoryKind kind, HubFiles files,
+                                                const HubSettings& settings, std::string& reason) {
   HttpRequest request;
   const std::string section = kind == RepositoryKind::model ? "models" : "datasets";
   request.url = settings.endpoint + "/api/" + section + "/" + url_path(id) + "/revision/" + url_path(revision) + "?blobs=true";
@@ -262,7 +269,8 @@ std::optional<RemoteRepository> list_repository(const std::string& id, const std
   std::vector<RemoteFile> all;
   require(info.contains("siblings") && info["siblings"].is_array(), "{}: the hub lists no files", id);
   for (const Json& entry : info["siblings"]) all.push_back(remote_file(entry, id));
-  const bool names_model_files = std::any_of(all.begin(), all.end(), [](const RemoteFile& f) { return f.name.starts_with("model") && f.name.ends_with(".safetensors"); });
+  const bool names_model_files =
+      std::any_of(all.begin(), all.end(), [](const RemoteFile& f) { return f.name.starts_with("model") && f.name.ends_with(".safetensors"); });
   for (RemoteFile& file : all)
     if (is_wanted(file.name, files, names_model_files)) out.files.push_back(std::move(file));
   complete_listing(out, settings);

@@ -22,10 +22,10 @@ struct RemoteRepository {
   std::vector<RemoteFile> files;  // wanted ones
 };
 
-// Asks the hub what `revision` is and which files it has. UserError on 401, 403, 404 and other refusals; nullopt when there is no connection, with the
-// reason in `reason`.
-std::optional<RemoteRepository> list_repository(const std::string& id, const std::string& revision, RepositoryKind kind, HubFiles files, const HubSettings& settings,
-                                                std::string& reason);
+// Asks the hub what `revision` is and which files it has. UserError on 401, 403, 404 and other refusals; nullopt when there is no connection,
+// with the reason in `reason`.
+std::optional<RemoteRepository> list_repository(const std::string& id, const std::string& revision, RepositoryKind kind, HubFiles files,
+                                                const HubSettings& settings, std::string& reason);
 
 // Makes snapshots/<commit>/ hold every file, fetching blobs that are not there.
 void fetch_files(const RemoteRepository& remote, const CachedRepository& cache, const HubSettings& settings);

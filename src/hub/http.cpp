@@ -1,3 +1,4 @@
+// libcurl behind http_request: one easy handle per hop.
 #include "hub/http.h"
 
 #include <curl/curl.h>

@@ -31,7 +31,8 @@ bool has_form_of_id(const std::string& ref) {
   return !parts.empty() && parts.size() <= 2 && std::all_of(parts.begin(), parts.end(), is_name);
 }
 
-fs::path offline_snapshot(const CachedRepository& cache, const std::string& id, const std::string& revision, HubFiles files, const HubSettings& settings, const std::string& why) {
+fs::path offline_snapshot(const CachedRepository& cache, const std::string& id, const std::string& revision, HubFiles files,
+                          const HubSettings& settings, const std::string& why) {
   const auto snapshot = cache.snapshot(revision);
   require(snapshot.has_value(), "{} ({}): {}, and it is not in the cache {}", id, revision, why, settings.cache);
   require(is_usable(*snapshot, files), "{} ({}): {}, and the cache {} does not hold all of it", id, revision, why, settings.cache);
@@ -56,7 +57,8 @@ HubSettings HubSettings::from_environment() {
 
 bool is_hub_id(const std::string& ref) { return has_form_of_id(ref) && !fs::exists(ref); }
 
-fs::path resolve_repository(const std::string& ref, const std::string& given_revision, RepositoryKind kind, HubFiles files, const HubSettings& settings) {
+fs::path resolve_repository(const std::string& ref, const std::string& given_revision, RepositoryKind kind, HubFiles files,
+                            const HubSettings& settings) {
   if (fs::is_directory(ref)) {
     require(given_revision.empty(), "{} is a folder; a revision ({}) goes with a hub id", ref, given_revision);
     return ref;
@@ -70,12 +72,15 @@ fs::path resolve_repository(const std::string& ref, const std::string& given_rev
   if (const auto snapshot = cache.snapshot(revision); snapshot && is_complete(*snapshot, files)) return *snapshot;
   std::string reason;
   const auto remote = list_repository(ref, revision, kind, files, settings, reason);
-  if (!remote) return offline_snapshot(cache, ref, revision, files, settings, format("no folder of this name, and no connection to {} ({})", settings.endpoint, reason));
+  if (!remote)
+    return offline_snapshot(cache, ref, revision, files, settings,
+                            format("no folder of this name, and no connection to {} ({})", settings.endpoint, reason));
   require(!remote->files.empty(), "{} ({}): the repository holds none of the files that are needed", ref, revision);
   fetch_files(*remote, cache, settings);
   if (revision != remote->commit) cache.write_ref(revision, remote->commit);
   const fs::path snapshot = cache.snapshot_folder(remote->commit);
-  require(files != HubFiles::model || is_complete(snapshot, files), "{} ({}): the repository has no config.json or no weights in safetensors", ref, revision);
+  require(files != HubFiles::model || is_complete(snapshot, files), "{} ({}): the repository has no config.json or no weights in safetensors", ref,
+          revision);
   return snapshot;
 }
 

@@ -6,7 +6,8 @@ namespace ponte {
 namespace {
 
 constexpr RecipeModel kModels[] = {
-    // name, hub id, family, layers, hidden, ffn, heads, groups, head dim, vocabulary, positions, tied, epsilon, tensor, pipeline, peft tensor, page's, page's peft
+    // name, hub id, family, layers, hidden, ffn, heads, groups, head dim, vocabulary, positions, tied, epsilon,
+    // tensor, pipeline, peft tensor, page's tensor, page's peft tensor
     {"qwen2_500m", "Qwen/Qwen2-0.5B", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, 131072, true, 1e-6, 1, 1, 1, 1, 1},
     {"qwen2_1p5b", "Qwen/Qwen2-1.5B", "qwen2", 28, 1536, 8960, 12, 2, 128, 151936, 131072, true, 1e-6, 1, 1, 1, 1, 1},
     {"qwen2_7b", "Qwen/Qwen2-7B", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, 131072, false, 1e-6, 2, 1, 1, 2, 1},
@@ -146,7 +147,8 @@ constexpr Variant kVariants[] = {
     {"qwen3_8b", "sft", "32k", qwen3_8b_32k},      {"qwen3_600m", "sft", "128k", qwen3_600m_128k},
 };
 
-constexpr std::pair<std::string_view, RecipeMode> kModes[] = {{"pretrain", RecipeMode::pretrain}, {"sft", RecipeMode::sft}, {"peft", RecipeMode::peft}};
+constexpr std::pair<std::string_view, RecipeMode> kModes[] = {
+    {"pretrain", RecipeMode::pretrain}, {"sft", RecipeMode::sft}, {"peft", RecipeMode::peft}};
 
 }  // namespace
 

@@ -1,5 +1,6 @@
 // Recipes: starting points of runs under Megatron Bridge's names (recipes/qwen/*.py), each a delta of a base. `<model>_pretrain_config`,
-// `<model>_sft_config`, `<model>_peft_config`, and the older `<model>_finetune_config`, which is the peft recipe unless peft=null makes it the sft one.
+// `<model>_sft_config`, `<model>_peft_config`, and the older `<model>_finetune_config`, which is the peft recipe unless peft=null makes it the
+// sft one.
 #pragma once
 #include <span>
 #include <string>

@@ -84,9 +84,11 @@ void finalize_draft(ConfigDraft& draft, int64_t world_size) {
   finalize(draft.config, world_size);
   for (const ConfigDifference& d : config_difference(before, draft.config)) {
     const bool given = is_explicit(draft.origins, d.key) && d.left != "null" && d.left != "0";
-    const bool precision = d.key.starts_with("model.") || d.key.starts_with("ddp.grad") || d.key.find("loss_scale") != std::string::npos || d.key == "optimizer.params_dtype";
+    const bool precision = d.key.starts_with("model.") || d.key.starts_with("ddp.grad") || d.key.find("loss_scale") != std::string::npos ||
+                           d.key == "optimizer.params_dtype";
     require(!given, "{}={} ({}) contradicts {}; the result would be {}", d.key, d.left, draft.origins[d.key],
-            precision ? "mixed_precision=" + draft.config.mixed_precision.name + " (mixed_precision=null lets the model's own keys stand)" : "another key",
+            precision ? "mixed_precision=" + draft.config.mixed_precision.name + " (mixed_precision=null lets the model's own keys stand)"
+                      : "another key",
             d.right);
     draft.origins[d.key] = "derived";
   }

@@ -18,9 +18,10 @@ YamlValue golden(const char* path) {
 
 Config trained() {
   ConfigDraft draft;
-  for (const char* o : {"model.num_layers=2", "model.hidden_size=64", "model.num_attention_heads=4", "model.num_query_groups=2", "model.kv_channels=32", "model.vocab_size=512",
-                        "model.ffn_hidden_size=128", "model.qk_layernorm=true", "mixed_precision=bf16_mixed", "train.train_iters=10", "train.global_batch_size=4",
-                        "optimizer.lr=1e-3", "model.rotary_base=1000000.0"})
+  for (const char* o :
+       {"model.num_layers=2", "model.hidden_size=64", "model.num_attention_heads=4", "model.num_query_groups=2", "model.kv_channels=32",
+        "model.vocab_size=512", "model.ffn_hidden_size=128", "model.qk_layernorm=true", "mixed_precision=bf16_mixed", "train.train_iters=10",
+        "train.global_batch_size=4", "optimizer.lr=1e-3", "model.rotary_base=1000000.0"})
     apply_override(draft, o, "test");
   finalize(draft.config);
   return draft.config;
@@ -47,8 +48,9 @@ TEST(BridgeYaml, UsesOnlyKeysOfOldAndNewReleases) {
 TEST(BridgeYaml, SaysWhatTheModelIs) {
   const YamlValue ours = parse_value(bridge_run_config_yaml(trained()), "run_config.yaml");
   const YamlValue theirs = golden("mcore016/qwen3/mcore/iter_0000000/run_config.yaml");
-  const std::set<std::string> run_keys = {"attention_softmax_in_fp32", "calculate_per_token_loss", "moe_grouped_gemm", "moe_token_dispatcher_type", "seq_length", "cp_comm_type", "moe_router_dtype",
-                                          "recompute_num_layers", "recompute_modules", "moe_z_loss_coeff"};
+  const std::set<std::string> run_keys = {
+      "attention_softmax_in_fp32", "calculate_per_token_loss", "moe_grouped_gemm",  "moe_token_dispatcher_type", "seq_length", "cp_comm_type",
+      "moe_router_dtype",          "recompute_num_layers",     "recompute_modules", "moe_z_loss_coeff"};
   for (const auto& [key, value] : ours.find("model")->entries) {
     if (run_keys.contains(key)) continue;
     const YamlValue* other = theirs.find("model")->find(key);
@@ -58,7 +60,8 @@ TEST(BridgeYaml, SaysWhatTheModelIs) {
 }
 
 TEST(BridgeYaml, ReadsBack) {
-  for (const char* change : {"model.recompute_num_layers=2", "model.window_size=128", "model.moe_layer_freq=[0, 1]", "scheduler.lr_decay_style=WSD", "model.rope_scaling_type=llama3"}) {
+  for (const char* change : {"model.recompute_num_layers=2", "model.window_size=128", "model.moe_layer_freq=[0, 1]", "scheduler.lr_decay_style=WSD",
+                             "model.rope_scaling_type=llama3"}) {
     ConfigDraft draft{trained(), {}, {}};
     apply_override(draft, change, "test");
     ConfigDraft back;

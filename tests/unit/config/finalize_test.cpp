@@ -21,8 +21,8 @@ TEST(Finalize, PrecisionReachesModelOptimizerAndGradients) {
     DType params;
     bool bf16, fp16, reduce_fp32;
   };
-  for (const Row& row : {Row{"bf16_mixed", DType::bf16, true, false, true}, Row{"fp16_mixed", DType::f16, false, true, false}, Row{"fp32", DType::f32, false, false, true},
-                         Row{"bf16_with_fp8_current_scaling_mixed", DType::bf16, true, false, true}}) {
+  for (const Row& row : {Row{"bf16_mixed", DType::bf16, true, false, true}, Row{"fp16_mixed", DType::f16, false, true, false},
+                         Row{"fp32", DType::f32, false, false, true}, Row{"bf16_with_fp8_current_scaling_mixed", DType::bf16, true, false, true}}) {
     Config c = config_with({std::string("mixed_precision=") + row.name, "train.train_iters=10", "train.global_batch_size=2"});
     finalize(c);
     EXPECT_EQ(c.model.params_dtype, row.params) << row.name;
@@ -74,7 +74,8 @@ TEST(Finalize, SchedulerStepsCountSamples) {
 }
 
 TEST(Finalize, CountsReplicasAndMicrobatches) {
-  Config c = config_with({"model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2", "train.global_batch_size=24", "train.micro_batch_size=3"});
+  Config c = config_with(
+      {"model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2", "train.global_batch_size=24", "train.micro_batch_size=3"});
   EXPECT_EQ(data_parallel_size(c.model, 8), 2);
   EXPECT_EQ(num_microbatches(c, 8), 4);
   EXPECT_THROW(data_parallel_size(c.model, 6), UserError);

@@ -10,8 +10,9 @@ namespace {
 
 ConfigDraft good() {
   ConfigDraft draft;
-  for (const char* o : {"model.num_layers=4", "model.hidden_size=64", "model.ffn_hidden_size=128", "model.num_attention_heads=8", "model.num_query_groups=4",
-                        "model.kv_channels=8", "model.vocab_size=512", "model.seq_length=32", "train.train_iters=10", "train.global_batch_size=8", "optimizer.lr=1e-3"})
+  for (const char* o : {"model.num_layers=4", "model.hidden_size=64", "model.ffn_hidden_size=128", "model.num_attention_heads=8",
+                        "model.num_query_groups=4", "model.kv_channels=8", "model.vocab_size=512", "model.seq_length=32", "train.train_iters=10",
+                        "train.global_batch_size=8", "optimizer.lr=1e-3"})
     apply_override(draft, o, "test");
   return draft;
 }
@@ -49,12 +50,16 @@ TEST(Validate, NamesEveryContradiction) {
       {{"model.hidden_dropout=1.5"}, 1, "model.hidden_dropout is 1.5"},
       {{"model.layer_types=[full_attention]"}, 1, "lists 1 layers of 4"},
       {{"model.num_moe_experts=4", "model.moe_router_topk=5"}, 1, "model.moe_router_topk is 5, with 4 experts"},
-      {{"model.num_moe_experts=4", "model.moe_router_topk=2", "model.expert_model_parallel_size=3"}, 3, "model.num_moe_experts 4 is not a multiple"},
+      {{"model.num_moe_experts=4", "model.moe_router_topk=2", "model.expert_model_parallel_size=3"},
+       3,
+       "model.num_moe_experts 4 is not a multiple"},
       {{"model.bf16=true", "model.fp16=true"}, 1, "both true"},
       {{"model.bf16=true"}, 1, "model.params_dtype is torch.float32"},
       {{"model.recompute_granularity=full"}, 1, "model.recompute_method"},
       {{"model.recompute_method=uniform"}, 1, "model.recompute_granularity=full"},
-      {{"model.recompute_granularity=full", "model.recompute_method=block", "model.recompute_num_layers=9"}, 1, "model.recompute_num_layers is 9, of 4 layers"},
+      {{"model.recompute_granularity=full", "model.recompute_method=block", "model.recompute_num_layers=9"},
+       1,
+       "model.recompute_num_layers is 9, of 4 layers"},
       {{"model.recompute_modules=[core]"}, 1, "no module core"},
       {{"model.tensor_model_parallel_size=3"}, 3, "model.num_attention_heads 8 is not a multiple of tensor_model_parallel_size 3"},
       {{"model.num_attention_heads=24", "model.num_query_groups=3", "model.tensor_model_parallel_size=2"}, 2, "neither divides the other"},
@@ -84,7 +89,9 @@ TEST(Validate, NamesEveryContradiction) {
       {{"scheduler.lr_warmup_samples=3", "scheduler.lr_decay_samples=5"}, 1, "scheduler"},
       {{"scheduler.start_weight_decay=0.5", "scheduler.end_weight_decay=0.1"}, 1, "the end must be the larger"},
       {{"scheduler.start_weight_decay=0.1", "scheduler.end_weight_decay=0.5"}, 1, "weight_decay_incr_style=constant"},
-      {{"scheduler.override_opt_param_scheduler=true", "scheduler.use_checkpoint_opt_param_scheduler=true"}, 1, "use_checkpoint_opt_param_scheduler are both true"},
+      {{"scheduler.override_opt_param_scheduler=true", "scheduler.use_checkpoint_opt_param_scheduler=true"},
+       1,
+       "use_checkpoint_opt_param_scheduler are both true"},
       {{"dataset.seq_length=16"}, 1, "dataset.seq_length 16 and model.seq_length 32 differ"},
       {{"dataset.data_path=a", "dataset.train_data_path=b"}, 1, "besides a blend per split"},
       {{"dataset.train_data_path=b", "dataset.split='1,1,1'"}, 1, "dataset.split has no meaning"},
@@ -108,7 +115,8 @@ TEST(Validate, ListsAllAtOnce) {
 TEST(Unsupported, NamesThePartAndTheKey) {
   ConfigDraft draft = good();
   EXPECT_TRUE(unsupported_parts(draft.config, 1).empty());
-  const std::pair<const char*, const char*> rows[] = {{"peft=lora", "peft.scheme"}, {"dataset.kind=sft", "dataset.kind"}, {"model.num_moe_experts=4", "model.num_moe_experts"}};
+  const std::pair<const char*, const char*> rows[] = {
+      {"peft=lora", "peft.scheme"}, {"dataset.kind=sft", "dataset.kind"}, {"model.num_moe_experts=4", "model.num_moe_experts"}};
   for (const auto& [change, key] : rows) {
     ConfigDraft asked = good();
     apply_override(asked, change, "test");

@@ -47,7 +47,8 @@ TEST(Value, NumbersAreExact) {
   EXPECT_TRUE(read_integer(scalar("-1"), i));
   for (const char* text : {"1.0", "1e3", "", "-", "0x10", "99999999999999999999", "12a", "1__0", "_1", "true"})
     EXPECT_FALSE(read_integer(scalar(text), i)) << text;
-  for (const auto& [text, value] : std::initializer_list<std::pair<const char*, double>>{{"3e-4", 3e-4}, {"1.0e-06", 1e-6}, {".5", 0.5}, {"7", 7.0}, {"+2.5", 2.5}}) {
+  for (const auto& [text, value] :
+       std::initializer_list<std::pair<const char*, double>>{{"3e-4", 3e-4}, {"1.0e-06", 1e-6}, {".5", 0.5}, {"7", 7.0}, {"+2.5", 2.5}}) {
     EXPECT_TRUE(read_number(scalar(text), d)) << text;
     EXPECT_EQ(d, value);
   }
@@ -55,8 +56,9 @@ TEST(Value, NumbersAreExact) {
 }
 
 TEST(Value, PrintedScalarsReadBack) {
-  for (const char* text : {"a b", "null", "true", "1.5", "", "it's", "a: b", "a:", "#x", "x #y", "C:\\x", "line\nbreak", "/a/b:c", "torch.bfloat16", "[x]", "-1", "- x", "~",
-                           "9999,8,2", "org/name", "{a}", "\"q\"", "no", " lead", "trail ", "a\tb"}) {
+  for (const char* text :
+       {"a b", "null", "true", "1.5", "",         "it's",     "a: b", "a:",    "#x", "x #y",  "C:\\x",  "line\nbreak", "/a/b:c", "torch.bfloat16",
+        "[x]", "-1",   "- x",  "~",   "9999,8,2", "org/name", "{a}",  "\"q\"", "no", " lead", "trail ", "a\tb"}) {
     const YamlValue root = parse_value("k: " + yaml_text(text) + "\n", "t.yaml");
     ASSERT_TRUE(root.find("k")->is_scalar()) << yaml_text(text);
     EXPECT_EQ(root.find("k")->text, text) << yaml_text(text);
@@ -72,8 +74,9 @@ TEST(Value, PrintedScalarsReadBack) {
 TEST(Value, HostileDocumentsAreErrors) {
   const std::string deep = std::string(300, '[') + std::string(300, ']');
   const std::string bomb = "a: &x [1, 1]\nb: [*x, *x]\n";
-  for (const std::string& text : {deep, bomb, std::string("a: 1\na: 2\n"), std::string("a: [1, 2\n"), std::string("a: 1\n---\nb: 2\n"), std::string("[a]: 1\n"),
-                                  std::string("a: \"\\q\"\n"), std::string("\t- x\n  y: z\n: :\n"), std::string("? [x]\n: 1\n")})
+  for (const std::string& text :
+       {deep, bomb, std::string("a: 1\na: 2\n"), std::string("a: [1, 2\n"), std::string("a: 1\n---\nb: 2\n"), std::string("[a]: 1\n"),
+        std::string("a: \"\\q\"\n"), std::string("\t- x\n  y: z\n: :\n"), std::string("? [x]\n: 1\n")})
     EXPECT_THROW(parse_value(text, "t.yaml"), UserError) << text.substr(0, 40);
   EXPECT_TRUE(parse_value("", "t.yaml").is_null());
   EXPECT_TRUE(parse_value("# nothing\n", "t.yaml").is_null());

@@ -43,13 +43,14 @@ class Cache : public ::testing::Test {
 
 TEST(Hub, FormOfIds) {
   for (const char* id : {"Qwen/Qwen3-0.6B", "gpt2", "a/b_c.d-e"}) EXPECT_TRUE(is_hub_id(id)) << id;
-  for (const char* other : {"", "/", "a/b/c", "./a", "../a", "~/a", "/a/b", "a b", "a/..", "a/.b", "a--b", "a/b\n", "https://x/y", "a/", "/a"}) EXPECT_FALSE(is_hub_id(other)) << other;
+  for (const char* other : {"", "/", "a/b/c", "./a", "../a", "~/a", "/a/b", "a b", "a/..", "a/.b", "a--b", "a/b\n", "https://x/y", "a/", "/a"})
+    EXPECT_FALSE(is_hub_id(other)) << other;
 }
 
 TEST(Hub, NamesFromTheHubStayInside) {
   for (const char* name : {"config.json", "a/b.safetensors", "..a", "a..b"}) EXPECT_NO_THROW(require_safe_name(name, "r")) << name;
-  for (const std::string& name : {std::string("../x"), std::string("/etc/passwd"), std::string("a/../b"), std::string("a//b"), std::string(""), std::string("."), std::string("a\\b"),
-                                 std::string("a\0b", 3), std::string(2000, 'a')})
+  for (const std::string& name : {std::string("../x"), std::string("/etc/passwd"), std::string("a/../b"), std::string("a//b"), std::string(""),
+                                  std::string("."), std::string("a\\b"), std::string("a\0b", 3), std::string(2000, 'a')})
     EXPECT_THROW(require_safe_name(name, "r"), UserError) << name;
 }
 
@@ -58,10 +59,12 @@ TEST(Hub, WantedFiles) {
     const char* file;
     bool tokenizer, model, all;
   };
-  for (const Row& row : {Row{"config.json", true, true, true}, Row{"tokenizer.json", true, true, true}, Row{"model-00001-of-00002.safetensors", false, true, true},
-                         Row{"consolidated.safetensors", false, false, true}, Row{"pytorch_model.bin", false, false, false}, Row{"training_args.pt", false, false, false},
-                         Row{"model.safetensors.index.json", false, true, true}, Row{"onnx/model.onnx", false, false, false}, Row{"original/config.json", false, false, true},
-                         Row{"README.md", false, false, true}, Row{"modeling_x.py", false, false, true}, Row{"chat_template.jinja", true, true, true}, Row{"merges.txt", true, true, true}}) {
+  for (const Row& row :
+       {Row{"config.json", true, true, true}, Row{"tokenizer.json", true, true, true}, Row{"model-00001-of-00002.safetensors", false, true, true},
+        Row{"consolidated.safetensors", false, false, true}, Row{"pytorch_model.bin", false, false, false},
+        Row{"training_args.pt", false, false, false}, Row{"model.safetensors.index.json", false, true, true},
+        Row{"onnx/model.onnx", false, false, false}, Row{"original/config.json", false, false, true}, Row{"README.md", false, false, true},
+        Row{"modeling_x.py", false, false, true}, Row{"chat_template.jinja", true, true, true}, Row{"merges.txt", true, true, true}}) {
     EXPECT_EQ(is_wanted(row.file, HubFiles::tokenizer, true), row.tokenizer) << row.file;
     EXPECT_EQ(is_wanted(row.file, HubFiles::model, true), row.model) << row.file;
     EXPECT_EQ(is_wanted(row.file, HubFiles::all, true), row.all) << row.file;

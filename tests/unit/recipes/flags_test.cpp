@@ -26,7 +26,9 @@ TEST(Flags, EverySpellingReachesItsKey) {
       {"--train_iters=5", "train.train_iters=5"},
       {"train.train_iters=5", "train.train_iters=5"},
       {"--train.train_iters=5", "train.train_iters=5"},
-      {"-tp 2 -pp 4 -ms 10 -gb 8 -mb 1", "model.tensor_model_parallel_size=2 model.pipeline_model_parallel_size=4 train.train_iters=10 train.global_batch_size=8 train.micro_batch_size=1"},
+      {"-tp 2 -pp 4 -ms 10 -gb 8 -mb 1",
+       "model.tensor_model_parallel_size=2 model.pipeline_model_parallel_size=4 train.train_iters=10 train.global_batch_size=8 "
+       "train.micro_batch_size=1"},
       {"-sl 64", "model.seq_length=64 dataset.seq_length=64"},
       {"--lr 1e-4 --min-lr 1e-5 --warmup_iters 3", "optimizer.lr=1e-4 optimizer.min_lr=1e-5 scheduler.lr_warmup_iters=3"},
       {"--sequence-parallel", "model.sequence_parallel=true"},
@@ -54,8 +56,9 @@ TEST(Flags, EverySpellingReachesItsKey) {
 }
 
 TEST(Flags, ARunsOwnFlags) {
-  const TrainArguments a = parse_train_arguments(words("--recipe r --config-file a.yaml b.yaml --config_files c.yaml --model org/name --revision v1 --layout documentation "
-                                                       "--dry-run --nproc-per-node 4 train.train_iters=1 --report_to wandb"));
+  const TrainArguments a = parse_train_arguments(
+      words("--recipe r --config-file a.yaml b.yaml --config_files c.yaml --model org/name --revision v1 --layout documentation "
+            "--dry-run --nproc-per-node 4 train.train_iters=1 --report_to wandb"));
   EXPECT_EQ(a.request.recipe, "r");
   EXPECT_EQ(a.request.config_files, (std::vector<std::string>{"a.yaml", "b.yaml", "c.yaml"}));
   EXPECT_EQ(a.request.hf_model, "org/name");
@@ -70,9 +73,14 @@ TEST(Flags, ARunsOwnFlags) {
 
 TEST(Flags, MistakesAreNamed) {
   const std::pair<const char*, const char*> rows[] = {
-      {"--train-itres 5", "did you mean --train-iters?"}, {"--lr", "--lr wants a value"},          {"--lr --min-lr 1", "--lr wants a value"},
-      {"nonsense", "neither a flag nor section.key=value"}, {"--nproc-per-node zero", "positive number"}, {"--sequence-parallel=maybe", "must be true or false"},
-      {"--mode rlhf", "--mode can be"},                     {"--name x", "no flag --name"},
+      {"--train-itres 5", "did you mean --train-iters?"},
+      {"--lr", "--lr wants a value"},
+      {"--lr --min-lr 1", "--lr wants a value"},
+      {"nonsense", "neither a flag nor section.key=value"},
+      {"--nproc-per-node zero", "positive number"},
+      {"--sequence-parallel=maybe", "must be true or false"},
+      {"--mode rlhf", "--mode can be"},
+      {"--name x", "no flag --name"},
   };
   for (const auto& [line, wanted] : rows) {
     try {

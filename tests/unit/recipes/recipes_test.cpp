@@ -90,9 +90,10 @@ TEST(Recipes, EveryOneResolvesAndIsValid) {
 // The table of Bridge's Qwen page: tensor ranks for pretraining and full fine-tuning, then for adapters.
 TEST(Recipes, DocumentationLayoutIsThePagesTable) {
   const std::map<std::string, std::pair<int64_t, int64_t>> page = {
-      {"qwen2_500m", {1, 1}}, {"qwen2_1p5b", {1, 1}},  {"qwen2_7b", {2, 1}},   {"qwen2_72b", {8, 4}},  {"qwen25_500m", {1, 1}}, {"qwen25_1p5b", {1, 1}},
-      {"qwen25_7b", {2, 1}},  {"qwen25_14b", {2, 1}},  {"qwen25_32b", {4, 2}}, {"qwen25_72b", {8, 4}}, {"qwen3_600m", {1, 1}},  {"qwen3_1p7b", {1, 1}},
-      {"qwen3_4b", {1, 1}},   {"qwen3_8b", {2, 1}},    {"qwen3_14b", {2, 1}},  {"qwen3_32b", {4, 2}}};
+      {"qwen2_500m", {1, 1}},  {"qwen2_1p5b", {1, 1}},  {"qwen2_7b", {2, 1}},   {"qwen2_72b", {8, 4}},
+      {"qwen25_500m", {1, 1}}, {"qwen25_1p5b", {1, 1}}, {"qwen25_7b", {2, 1}},  {"qwen25_14b", {2, 1}},
+      {"qwen25_32b", {4, 2}},  {"qwen25_72b", {8, 4}},  {"qwen3_600m", {1, 1}}, {"qwen3_1p7b", {1, 1}},
+      {"qwen3_4b", {1, 1}},    {"qwen3_8b", {2, 1}},    {"qwen3_14b", {2, 1}},  {"qwen3_32b", {4, 2}}};
   ASSERT_EQ(page.size(), recipe_models().size());
   for (const Recipe& recipe : recipes()) {
     const Config config = recipe_config(recipe, "documentation");
@@ -104,16 +105,18 @@ TEST(Recipes, DocumentationLayoutIsThePagesTable) {
 
 // Weights of the published models: a size typed wrongly changes the count.
 TEST(Recipes, SizesGiveThePublishedParameterCounts) {
-  const std::map<std::string, double> billions = {{"qwen2_500m", 0.494},  {"qwen2_1p5b", 1.544},  {"qwen2_7b", 7.616},    {"qwen2_72b", 72.706},  {"qwen25_500m", 0.494}, {"qwen25_1p5b", 1.544},
-                                                  {"qwen25_7b", 7.616},   {"qwen25_14b", 14.770}, {"qwen25_32b", 32.764}, {"qwen25_72b", 72.706}, {"qwen3_600m", 0.596},  {"qwen3_1p7b", 1.721},
-                                                  {"qwen3_4b", 4.022},    {"qwen3_8b", 8.191},    {"qwen3_14b", 14.768},  {"qwen3_32b", 32.762}};
+  const std::map<std::string, double> billions = {{"qwen2_500m", 0.494},  {"qwen2_1p5b", 1.544},  {"qwen2_7b", 7.616},   {"qwen2_72b", 72.706},
+                                                  {"qwen25_500m", 0.494}, {"qwen25_1p5b", 1.544}, {"qwen25_7b", 7.616},  {"qwen25_14b", 14.770},
+                                                  {"qwen25_32b", 32.764}, {"qwen25_72b", 72.706}, {"qwen3_600m", 0.596}, {"qwen3_1p7b", 1.721},
+                                                  {"qwen3_4b", 4.022},    {"qwen3_8b", 8.191},    {"qwen3_14b", 14.768}, {"qwen3_32b", 32.762}};
   for (const RecipeModel& model : recipe_models()) {
     ModelConfig m;
     set_architecture(m, model);
     const double qkv = static_cast<double>((m.num_attention_heads + 2 * m.num_query_groups) * m.kv_channels);
     const double hidden = static_cast<double>(m.hidden_size);
     const double layer = hidden * qkv + (m.add_qkv_bias ? qkv : 0) + hidden * static_cast<double>(m.num_attention_heads * m.kv_channels) +
-                         3.0 * hidden * static_cast<double>(m.ffn_hidden_size) + 2 * hidden + (m.qk_layernorm ? 2.0 * static_cast<double>(m.kv_channels) : 0);
+                         3.0 * hidden * static_cast<double>(m.ffn_hidden_size) + 2 * hidden +
+                         (m.qk_layernorm ? 2.0 * static_cast<double>(m.kv_channels) : 0);
     const double embeddings = static_cast<double>(m.vocab_size) * hidden * (m.share_embeddings_and_output_weights ? 1 : 2);
     EXPECT_NEAR((static_cast<double>(m.num_layers) * layer + embeddings + hidden) / 1e9, billions.at(std::string(model.name)), 6e-4) << model.name;
   }

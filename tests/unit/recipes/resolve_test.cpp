@@ -36,7 +36,8 @@ class Resolve : public ::testing::Test {
 TEST_F(Resolve, LaterLayersWin) {
   RunRequest request;
   request.recipe = "qwen3_600m_pretrain_config";
-  request.config_files = {file("a.yaml", "train:\n  train_iters: 10\n  global_batch_size: 8\noptimizer:\n  lr: 0.1\n"), file("b.yaml", "train:\n  global_batch_size: 16\n")};
+  request.config_files = {file("a.yaml", "train:\n  train_iters: 10\n  global_batch_size: 8\noptimizer:\n  lr: 0.1\n"),
+                          file("b.yaml", "train:\n  global_batch_size: 16\n")};
   request.overrides = {"optimizer.lr=0.5"};
   const ResolvedRun run = resolve_run(request);
   EXPECT_EQ(run.config.train.micro_batch_size, 2);
@@ -68,7 +69,8 @@ TEST_F(Resolve, AnHfModelGivesArchitectureTokenizerAndWeights) {
 }
 
 TEST_F(Resolve, FinetuneRecipesFollowPeft) {
-  for (const auto& [peft, lr, tensor] : std::initializer_list<std::tuple<const char*, double, int64_t>>{{"", 1e-4, 1}, {"peft=null", 5e-6, 4}, {"peft=lora", 1e-4, 1}, {"peft=dora", 1e-4, 1}}) {
+  for (const auto& [peft, lr, tensor] : std::initializer_list<std::tuple<const char*, double, int64_t>>{
+           {"", 1e-4, 1}, {"peft=null", 5e-6, 4}, {"peft=lora", 1e-4, 1}, {"peft=dora", 1e-4, 1}}) {
     RunRequest request;
     request.recipe = "qwen3_8b_finetune_config";
     request.world_size = 4;
@@ -91,9 +93,10 @@ TEST_F(Resolve, OneLengthIsEnough) {
 }
 
 TEST_F(Resolve, ContradictionsAreErrors) {
-  const std::pair<const char*, const char*> rows[] = {
-      {"model.params_dtype=torch.float16", "mixed_precision=bf16_mixed"}, {"ddp.grad_reduce_in_fp32=false", "mixed_precision=bf16_mixed"}, {"scheduler.lr_warmup_iters=400000", "lr_warmup_iters"},
-      {"optimizer.bf16=false", "optimizer.bf16"}};
+  const std::pair<const char*, const char*> rows[] = {{"model.params_dtype=torch.float16", "mixed_precision=bf16_mixed"},
+                                                      {"ddp.grad_reduce_in_fp32=false", "mixed_precision=bf16_mixed"},
+                                                      {"scheduler.lr_warmup_iters=400000", "lr_warmup_iters"},
+                                                      {"optimizer.bf16=false", "optimizer.bf16"}};
   for (const auto& [change, wanted] : rows) {
     RunRequest request;
     request.recipe = "qwen3_600m_pretrain_config";
