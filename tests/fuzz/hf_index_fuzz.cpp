@@ -10,9 +10,14 @@ namespace {
 
 using namespace ponte;
 
+struct Folder {
+  fs::path path;
+  ~Folder() { fs::remove_all(path); }
+};
+
 // A folder of this process with the shards a.safetensors (tensor "a") and b.safetensors (tensor "b").
 const fs::path& folder() {
-  static const fs::path path = [] {
+  static const Folder folder{[] {
     const fs::path out = fs::temp_directory_path() / format("ponte-hf-index-fuzz-{}", ::getpid());
     fs::create_directories(out);
     for (const char* name : {"a", "b"}) {
@@ -21,8 +26,8 @@ const fs::path& folder() {
       file.append(plan.header + "x");
     }
     return out;
-  }();
-  return path;
+  }()};
+  return folder.path;
 }
 
 }  // namespace

@@ -8,8 +8,13 @@ namespace {
 
 using namespace ponte;
 
+struct Folder {
+  fs::path path;
+  ~Folder() { fs::remove_all(path); }
+};
+
 const fs::path& folder() {
-  static const fs::path path = [] {
+  static const Folder folder{[] {
     const fs::path out = fs::temp_directory_path() / format("ponte-torch-dist-fuzz-{}", ::getpid());
     fs::create_directories(out);
     TorchDistWriter writer(out, {.rank = 0, .files = 1});
@@ -21,8 +26,8 @@ const fs::path& folder() {
     for (size_t i = 0; i < 2; ++i) writer.write(i, 0, std::as_bytes(std::span(data.data(), data.size())));
     writer.finish();
     return out;
-  }();
-  return path;
+  }()};
+  return folder.path;
 }
 
 }  // namespace
