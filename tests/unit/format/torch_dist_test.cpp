@@ -220,6 +220,23 @@ TEST_F(Folders, WrongMetadataIsNamed) {
   expect("two entries named 'w'", [](auto& m) { m.objects.push_back("w"); });
 }
 
+// Megatron Core 0.15 pickles subclasses of its own and hangs the save plans of all ranks onto the metadata.
+TEST_F(Folders, MegatronsOwnMetadataClassesAreReadOver) {
+  const Value plain = read_pickle(bytes_of(render_dist_metadata(metadata_)), "m");
+  const std::string planner = "torch.distributed.checkpoint.planner", mcore = "megatron.core.dist_checkpointing.strategies.torch";
+  const Value item = Value::construct(planner, "WriteItem", {}, Value::dict_of({{"type", Value::call(planner, "WriteItemType", {Value::integer(2)})}}));
+  const Value plan = Value::construct(mcore, "MCoreSavePlan", {}, Value::dict_of({{"items", Value::list({item})}}));
+  const Value metadata = Value::construct(mcore, "MCoreMetadata", {},
+                                          Value::dict_of({{"state_dict_metadata", plain.at("state_dict_metadata", "m")},
+                                                          {"storage_data", plain.at("storage_data", "m")},
+                                                          {"all_local_plans", Value::list({plan})},
+                                                          {"mcore_data", Value::dict({})}}));
+  write_file_atomically(folder_ / ".metadata", write_pickle(metadata));
+  const TorchDistReader reader(folder_.path());
+  EXPECT_EQ(reader.at("w").chunks.size(), 2u);
+  EXPECT_EQ(reader.object("o").as_text("o"), "hello");
+}
+
 TEST_F(Folders, DamagedFiles) {
   const std::string data = read_file(folder_ / "__0_0.distcp"), metadata = read_file(folder_ / ".metadata");
   write_file_atomically(folder_ / "__0_0.distcp", data.substr(0, data.size() - 10));
