@@ -8,6 +8,7 @@
 #include <ctime>
 #include <string>
 
+#include "kernels/memory.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
 #include "optim/adamw.h"
@@ -90,6 +91,7 @@ void decode(Model& model, int repeats) {
 }  // namespace ponte
 
 int main(int count, char** arguments) {
+  ponte::keep_freed_memory();
   const std::string type = count > 1 ? arguments[1] : "fp32", what = count > 3 ? arguments[3] : "train";
   ponte::ModelOptions options;
   options.dtype = type == "bf16" ? at::kBFloat16 : at::kFloat;

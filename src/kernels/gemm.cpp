@@ -1,6 +1,6 @@
 #include "kernels/gemm.h"
 
-#include "base/errors.h"
+#include "kernels/dispatch.h"
 
 // ATen's oneDNN matrix product: strided operands, result = beta * result + alpha * a b. Exported by libtorch_cpu but in no public header, so the
 // reference is weak: a LibTorch without it falls back to ATen's own dispatch.
@@ -48,7 +48,15 @@ void add_transposed_product(at::Tensor& gradient_OI, const at::Tensor& dy_SO, co
   if (gradient_OI.scalar_type() == dy_SO.scalar_type()) return product_into(gradient_OI, dy_SO.t(), x_SI, 1);
   at::Tensor product = at::empty(gradient_OI.sizes(), dy_SO.options());
   product_into(product, dy_SO.t(), x_SI, 0);
-  gradient_OI.add_(product);
+  if (!has_vector_path(product) || !gradient_OI.is_contiguous()) {
+    gradient_OI.add_(product);
+    return;
+  }
+  with_vector_type(product, [&]<class T>(T) {
+    for_ranges(product.numel(), [&](int64_t, int64_t begin, int64_t end) {
+      vector_kernels<T>().add_to_float(end - begin, pointer<T>(product) + begin, pointer<float>(gradient_OI) + begin);
+    });
+  });
 }
 
 }  // namespace ponte

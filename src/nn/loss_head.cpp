@@ -15,7 +15,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kChunkBytes = 64 << 20;  // logits alive at once
+constexpr int64_t kChunkBytes = 128 << 20;  // logits alive at once
 
 int64_t chunk_rows(const at::Tensor& hidden_SH, int64_t vocabulary) {
   const int64_t rows = kChunkBytes / (std::max<int64_t>(vocabulary, 1) * hidden_SH.element_size());
@@ -51,10 +51,12 @@ struct LossFunction : torch::autograd::Function<LossFunction> {
     const at::Tensor losses_S = at::empty({hidden_SH.size(0)}, hidden_SH.options().dtype(wide));
     at::Tensor dhidden_SH = want_gradients ? at::empty_like(hidden_SH) : at::Tensor();
     const int64_t S = hidden_SH.size(0), chunk = chunk_rows(hidden_SH, used_VH.size(0));
+    const at::Tensor buffer_SV = at::empty({std::min(chunk, S), used_VH.size(0)}, hidden_SH.options());
     for (int64_t at = 0; at < S; at += chunk) {
       const int64_t n = std::min(chunk, S - at);
       const at::Tensor h = hidden_SH.narrow(0, at, n), labels = local_labels_S.narrow(0, at, n);
-      at::Tensor logits_SV = times_transposed(h, used_VH);
+      at::Tensor logits_SV = buffer_SV.narrow(0, 0, n);
+      times_transposed_into(logits_SV, h, used_VH);
       const SoftmaxStatistics statistics = whole_statistics(logits_SV, *group);
       const at::Tensor log_sum = statistics.largest_S + at::log(statistics.sum_S);
       losses_S.narrow(0, at, n).copy_(log_sum - label_logits(logits_SV, labels, wide, *group));
