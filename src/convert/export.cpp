@@ -12,12 +12,13 @@
 namespace ponte {
 namespace {
 
-// The document as it was given when nothing in it changed, so that it survives to the byte.
+// The document as it was given when nothing in it changed, so that it survives to the byte. `directory` already holds the tokenizer.
 void write_config(const ModelConfig& model, DType dtype, const fs::path& original, const fs::path& directory) {
   ModelConfig config = model;
   config.params_dtype = dtype;
-  const Json document = hf_config_from_model(config);
+  Json document = hf_config_from_model(config);
   const bool untouched = fs::exists(original) && read_json(original) == document;
+  if (config.hf_config_json.empty()) add_token_ids(document, directory);
   write_file_atomically(directory / "config.json", untouched ? read_file(original) : dump_json(document));
 }
 

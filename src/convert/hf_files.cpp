@@ -1,5 +1,7 @@
 #include "convert/hf_files.h"
 
+#include <nlohmann/json.hpp>
+
 #include "base/errors.h"
 #include "convert/native_config.h"
 
@@ -46,6 +48,21 @@ void restore_hf_files(const fs::path& from, const fs::path& hf) {
       copy_plainly(folder / kGenerationConfig, hf / kGenerationConfig);
       return;
     }
+}
+
+void add_token_ids(Json& config, const fs::path& directory) {
+  const fs::path names = directory / "tokenizer_config.json", tokens = directory / "tokenizer.json";
+  if (!fs::exists(names) || !fs::exists(tokens)) return;
+  const Json tokenizer = read_json(tokens), settings = read_json(names);
+  if (!tokenizer.is_object() || !tokenizer.contains("added_tokens") || !tokenizer["added_tokens"].is_array() || !settings.is_object()) return;
+  for (const char* which : {"bos_token", "eos_token", "pad_token"}) {
+    if (!settings.contains(which)) continue;
+    const Json& named = settings[which];
+    const Json content = named.is_object() ? named.value("content", Json()) : named;  // a text, or an added token written out
+    for (const Json& token : tokenizer["added_tokens"])
+      if (token.is_object() && content.is_string() && token.value("content", Json()) == content && token.contains("id") && token["id"].is_number_integer())
+        config[std::string(which) + "_id"] = token["id"];
+  }
 }
 
 }  // namespace ponte

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/json.h"
 
 namespace ponte {
 
@@ -13,5 +14,7 @@ std::vector<std::string> tokenizer_files(const fs::path& directory);
 void keep_hf_files(const fs::path& hf_directory, const fs::path& iteration_directory);
 // Tokenizer files and generation_config.json back into an HF folder, from an iteration or from another HF folder; config.json is not copied.
 void restore_hf_files(const fs::path& from, const fs::path& hf_directory);
+// bos_token_id, eos_token_id and pad_token_id of a config.json made afresh, from the tokenizer's files in `directory`, as far as they say.
+void add_token_ids(Json& config, const fs::path& directory);
 
 }  // namespace ponte

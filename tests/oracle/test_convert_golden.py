@@ -117,6 +117,17 @@ def test_export_with_hf_model_takes_its_configuration(ponte, golden, tmp_path):
         assert (tmp_path / "hf" / name).read_bytes() == (source / "hf" / name).read_bytes(), name
 
 
+def test_export_of_a_foreign_checkpoint_makes_a_configuration(ponte, golden, tmp_path):
+    """Nothing of HF's but the tokenizer is in it: sizes come from run_config.yaml, token ids from the tokenizer."""
+    ponte("export", "--megatron-path", golden / "qwen3_tp2pp2/mcore", "--hf-path", tmp_path / "hf")
+    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "hf", golden / "qwen3_tp2pp2/hf"))
+    spelling = {"torch_dtype": "dtype"}
+    for key, value in ours.items():
+        if key in theirs or key in spelling:
+            assert value == theirs[spelling.get(key, key)], key
+    assert (ours["bos_token_id"], ours["eos_token_id"], ours["pad_token_id"]) == (1, 2, 0)
+
+
 def test_files_around_the_weights(ponte, golden, tmp_path):
     ponte("import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m")
     folder = tmp_path / "m/iter_0000000"
