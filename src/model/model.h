@@ -82,6 +82,10 @@ class Model {
   // Without a cache: fp32 logits [B, T, vocab_size] of every position, no autograd.
   at::Tensor logits(const Batch& batch);
 
+  // Where a NaN or an infinity first appears in the forward pass of a batch: "embedding.word_embeddings", "decoder.layers.3", "decoder.final_layernorm",
+  // or "output_layer" when everything up to it is finite.
+  std::string first_non_finite(const Batch& batch);
+
   // What the trainer's reports need: parameters of the whole model, and floating point operations of one token's forward and backward.
   int64_t parameter_count() const;
   double training_flops_per_token(int64_t seq_length) const;
