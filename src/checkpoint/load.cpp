@@ -68,33 +68,39 @@ void load_weights(const fs::path& path, Model& model) {
   model.load(*source);
 }
 
+std::optional<DataRecord> stored_data(const FoundCheckpoint& checkpoint) {
+  const fs::path file = checkpoint.folder / kRunRecord;
+  if (!fs::exists(file)) return std::nullopt;
+  RunState state;
+  read_run_record(read_json(file), file.string(), state);
+  return state.data;
+}
+
 LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, Model& model, AdamW* optimizer) {
   const std::string what = checkpoint.folder.string();
   const TorchDistReader reader(checkpoint.folder);
   const std::optional<Value> common = reader.common_state();
   require(common.has_value(), "{}: no common.pt and no common_state object: not a torch_dist checkpoint of a run", what);
-  const std::unique_ptr<WeightSource> source = WeightSource::open(checkpoint.folder, model.config());
-  model.load(*source);
-
-  LoadedRun out{.state = {}, .schedule = schedule};
+  const bool with_optimizer = optimizer && has_model_shaped_optimizer(*common, what);
+  LoadedRun out{.state = {}, .schedule = with_optimizer ? reconcile_schedule(schedule, *common, policy_of(config.scheduler), what) : schedule,
+                .has_optimizer = with_optimizer};
   if (fs::exists(checkpoint.folder / "train_state.pt"))
     out.state.train = train_state_from(load_torch_file(checkpoint.folder / "train_state.pt"), what + "/train_state.pt");
   else if (const Value* iteration = common->find("iteration"))
     out.state.train.step = iteration->as_count(what);
-  if (fs::exists(checkpoint.folder / kRunRecord)) {
-    read_run_record(read_json(checkpoint.folder / kRunRecord), what + "/" + kRunRecord, out.state);
-    out.has_record = true;
-  }
-  if (optimizer && has_model_shaped_optimizer(*common, what)) {
+  const bool ours = fs::exists(checkpoint.folder / kRunRecord);
+  if (ours) read_run_record(read_json(checkpoint.folder / kRunRecord), what + "/" + kRunRecord, out.state);
+
+  const std::unique_ptr<WeightSource> source = WeightSource::open(checkpoint.folder, model.config());
+  model.load(*source);
+  if (with_optimizer) {
     read_common_state(*common, what, out.state);
-    out.schedule = reconcile_schedule(schedule, *common, policy_of(config.scheduler), what);
     load_optimizer(*source, *optimizer);
     optimizer->set_steps(out.state.optimizer_steps);
-    out.has_optimizer = true;
   } else if (optimizer) {
     optimizer->main_params_from_values();
   }
-  if (config.checkpoint.load_rng && out.has_record) restore_generator(reader);  // a generator state of another program means nothing here
+  if (config.checkpoint.load_rng && ours) restore_generator(reader);  // a generator state of another program means nothing here
   return out;
 }
 

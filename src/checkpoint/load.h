@@ -14,11 +14,13 @@ namespace ponte {
 // Weights alone, from an HF folder, a folder of checkpoints or one iteration's folder. UserError when they do not fit the model.
 void load_weights(const fs::path& path, Model& model);
 
+// Which data the checkpoint's positions count in; nullopt when another program wrote it.
+std::optional<DataRecord> stored_data(const FoundCheckpoint& checkpoint);
+
 struct LoadedRun {
   RunState state;
   Schedule schedule;
   bool has_optimizer = false;
-  bool has_record = false;  // the data's fingerprint is known: Ponte wrote it
 };
 
 // Everything a checkpoint holds into the live objects. `optimizer` null: its state is not wanted. UserError where the checkpoint does not hold

@@ -29,8 +29,9 @@ void report_non_finite_loss(Run& run, const MicroBatch& micro, const at::Tensor&
   for (size_t b = 0; b < micro.sample_ids.size(); ++b)
     if (!finite_B[static_cast<int64_t>(b)].item<bool>()) samples.push_back(micro.sample_ids[b]);
   const std::vector<std::string> bad = parameters_with_non_finite_values(*run.model);
-  fail("iteration {}: the loss is not finite for samples {} of the training data; {}", run.state.train.step + 1, samples,
-       bad.empty() ? "every weight is finite, so it arises in the activations" : "weights that are not finite: " + shortened(bad));
+  fail("iteration {}: the loss is not finite for samples {} of the training data; the first activations that are not finite come out of {}; {}",
+       run.state.train.step + 1, samples, run.model->first_non_finite(micro.batch),
+       bad.empty() ? "every weight is finite" : "weights that are not finite: " + shortened(bad));
 }
 
 void report_non_finite_gradients(Run& run, const std::vector<MicroBatch>& micro_batches, const std::vector<std::string>& parameters) {

@@ -45,14 +45,13 @@ void check_same_data(const DataRecord& stored, const DataRecord& now, const std:
 void resume(const FoundCheckpoint& found, Run& run) {
   const DataRecord data = run.state.data;
   const CheckpointConfig& c = run.config.checkpoint;
+  const std::optional<DataRecord> stored = stored_data(found);
+  if (stored) check_same_data(*stored, data, found.folder.string());
   LoadedRun loaded = load_run(found, run.config, run.schedule, *run.model, c.load_optim ? run.optimizer.get() : nullptr);
   if (!c.load_optim) run.optimizer->main_params_from_values();
   require(loaded.has_optimizer || !c.load_optim || loaded.state.train.step == 0,
           "{}: it holds no optimizer state; checkpoint.load_optim=false goes on without, checkpoint.finetune=true takes the weights alone", found.folder);
-  if (loaded.has_record) {
-    check_same_data(loaded.state.data, data, found.folder.string());
-    if (loaded.state.data.valid_fingerprint != data.valid_fingerprint) loaded.state.train.consumed_valid_samples = 0;
-  }
+  if (stored && stored->valid_fingerprint != data.valid_fingerprint) loaded.state.train.consumed_valid_samples = 0;
   if (loaded.has_optimizer && run.loss_scaler.is_dynamic()) run.loss_scaler.restore(loaded.state.loss_scaler);
   run.state = loaded.state;
   run.state.data = data;
@@ -60,7 +59,7 @@ void resume(const FoundCheckpoint& found, Run& run) {
   if (!loaded.has_optimizer) run.state.schedule_steps = run.state.train.consumed_train_samples;
   log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}; {}", found.folder, run.state.train.step, run.config.train.train_iters,
            run.state.train.consumed_train_samples, loaded.has_optimizer ? "weights and optimizer state" : "weights only",
-           loaded.has_record ? "data checked to be the same" : "written by another program, so that the data cannot be checked to be the same");
+           stored ? "data checked to be the same" : "written by another program, so that the data cannot be checked to be the same");
 }
 
 void take_weights(const fs::path& path, Run& run) {

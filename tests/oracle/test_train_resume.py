@@ -16,7 +16,7 @@ STEPS = 12
 @pytest.fixture
 def training(ponte, tmp_path, tiny):
     """12 steps of 4 samples over a corpus of 17 samples: the run crosses two ends of an epoch."""
-    folder, _ = tiny("qwen3", vocab_size=512)
+    folder, _ = tiny("qwen3")
     corpus = write_corpus(tmp_path / "corpus", documents=12, shortest=40, longest=60)
     return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", f"train.train_iters={STEPS}",
                     "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "scheduler.lr_decay_style=cosine",

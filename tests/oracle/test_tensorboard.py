@@ -1,0 +1,45 @@
+"""TensorBoard itself reads the event files of a run: Megatron's tags, the values of the JSON log, and no leftovers of a run that was continued."""
+import numpy as np
+import pytest
+
+from training import Training, write_corpus
+
+
+def curves(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
+@pytest.fixture
+def training(ponte, tmp_path, tiny):
+    folder, _ = tiny("qwen3")
+    corpus = write_corpus(tmp_path / "corpus")
+    return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='80,20,0'", "train.train_iters=6",
+                    "train.global_batch_size=2", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "scheduler.lr_warmup_iters=2",
+                    "validation.eval_interval=3", "validation.eval_iters=2", f"logger.tensorboard_dir={tmp_path / 'tensorboard'}",
+                    "logger.log_params_norm=true", "logger.log_validation_ppl_to_tensorboard=true")
+
+
+def test_tags_and_values(training, tmp_path):
+    steps, _ = training.run()
+    found = curves(tmp_path / "tensorboard")
+    wanted = {"lm loss", "lm loss vs samples", "learning-rate", "learning-rate vs samples", "grad-norm", "grad-norm vs samples", "batch-size",
+              "batch-size vs samples", "loss-scale", "loss-scale vs samples", "params-norm", "params-norm vs samples", "iteration-time",
+              "throughput/tflops/device", "throughput/tflops", "lm loss validation", "lm loss validation vs samples", "lm loss validation ppl"}
+    assert wanted <= found.keys(), wanted - found.keys()
+    for tag, key in (("lm loss", "lm_loss"), ("learning-rate", "learning_rate"), ("grad-norm", "grad_norm"), ("params-norm", "params_norm")):
+        assert found[tag] == [(s["iteration"], float(np.float32(s[key]))) for s in steps], tag
+    assert found["lm loss vs samples"] == [(s["consumed_samples"], float(np.float32(s["lm_loss"]))) for s in steps]
+    assert found["lm loss validation"] == [(s["iteration"], float(np.float32(s["val_loss"]))) for s in steps if "val_loss" in s]
+    assert [step for step, _ in found["lm loss validation"]] == [3, 6]
+
+
+def test_a_continued_run_replaces_what_it_repeats(training, tmp_path):
+    save = f"checkpoint.save={tmp_path / 'save'}"
+    training.run(save, "checkpoint.save_interval=2", "train.exit_interval=5")
+    (tmp_path / "save" / "latest_checkpointed_iteration.txt").write_text("4")  # as if killed in step 5's save
+    steps, _ = training.run(save, f"checkpoint.load={tmp_path / 'save'}")
+    assert [s["iteration"] for s in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in curves(tmp_path / "tensorboard")["lm loss"]] == [1, 2, 3, 4, 5, 6]
