@@ -3,6 +3,7 @@
 
 #include "base/environment.h"
 #include "base/errors.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "cli/train_config.h"
 #include "cli_torch/commands.h"

@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/model_config.h"
@@ -117,7 +119,7 @@ struct DatasetConfig {
   std::string split;                   // "9999,8,2"; "": "969,30,1" where one is needed
   int64_t seq_length = 0;              // 0: model.seq_length
   int64_t random_seed = 0;             // 0: rng.seed
-  std::string order = "megatron";      // the sample order: Megatron Core's GPTDataset
+  std::string order = "megatron";      // the sample order: Megatron Core's GPTDataset, or permutation
   std::string path_to_cache;
   bool reset_position_ids = false, reset_attention_mask = false, eod_mask_loss = false;
   bool mmap_bin_files = true;
@@ -273,6 +275,9 @@ int64_t num_microbatches(const Config& config, int64_t world_size);
 
 // The parts this configuration needs that this version does not have, one line each ("LoRA adapters: peft.scheme=lora"); empty when it can run.
 std::vector<std::string> unsupported_parts(const Config& config, int64_t world_size);
+
+// Keys of ours that change nothing in this version (speed and display only), "section.key"; a run that sets one is told so.
+std::span<const std::string_view> idle_keys();
 
 // The whole configuration in the layout of Megatron Bridge's run_config.yaml, with only fields every Bridge from 0.3.1 on knows.
 std::string bridge_run_config_yaml(const Config& config);

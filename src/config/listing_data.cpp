@@ -14,7 +14,7 @@ void list_dataset(Listing<DatasetConfig> row) {
   row("split", &D::split, none_is_null, "shares of training, validation and test documents, e.g. \"9999,8,2\"");
   row("seq_length", &D::seq_length, none_is_null, "tokens per sample; null: model.seq_length");
   row("random_seed", &D::random_seed, none_is_null, "seed of the sample order; null: rng.seed");
-  row("order", &D::order, {"megatron"}, "sample order: Megatron Core's");
+  row("order", &D::order, {"megatron", "permutation"}, "sample order: Megatron Core's, or a permutation of any size without an index in memory");
   row("path_to_cache", &D::path_to_cache, none_is_null, "folder for sample indices; null: beside the data");
   row("reset_position_ids", &D::reset_position_ids, "positions start over after each document");
   row("reset_attention_mask", &D::reset_attention_mask, "no attention across documents");
@@ -40,7 +40,7 @@ void list_tokenizer(Listing<TokenizerConfig> row) {
   row("vocab_size", &T::vocab_size, none_is_null, "NullTokenizer: number of tokens");
   row("make_vocab_size_divisible_by", &T::make_vocab_size_divisible_by, "padding of the vocabulary at run time; files never hold padding");
   row("chat_template", &T::chat_template, none_is_null, "in place of the tokenizer's own");
-  row("use_tokenizer_vocab_size", &T::use_tokenizer_vocab_size, "a new model takes the tokenizer's number of tokens");
+  row("use_tokenizer_vocab_size", &T::use_tokenizer_vocab_size, "without weights to start from, a tokenizer named by the user decides model.vocab_size");
 }
 
 void list_checkpoint(Listing<CheckpointConfig> row) {

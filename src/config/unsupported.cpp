@@ -12,6 +12,13 @@ struct Part {
   std::string_view because;  // the key that asks for it
 };
 
+bool has_narrow_optimizer_state(const Config& c, int64_t) {
+  const OptimizerConfig& o = c.optimizer;
+  const bool wide = o.main_grads_dtype == DType::f32 && o.main_params_dtype == DType::f32 && o.exp_avg_dtype == DType::f32 &&
+                    o.exp_avg_sq_dtype == DType::f32;
+  return o.use_precision_aware_optimizer && !wide;
+}
+
 constexpr Part kParts[] = {
     {"training on more than one rank", [](const Config&, int64_t world_size) { return world_size > 1; }, "number of ranks"},
     {"tensor parallelism in training", [](const Config& c, int64_t) { return c.model.tensor_model_parallel_size > 1; },
@@ -37,22 +44,49 @@ constexpr Part kParts[] = {
      "optimizer.decoupled_lr"},
     {"optimizer state in host memory", [](const Config& c, int64_t) { return c.optimizer.optimizer_cpu_offload; },
      "optimizer.optimizer_cpu_offload"},
-    {"optimizer state in other dtypes", [](const Config& c, int64_t) { return c.optimizer.use_precision_aware_optimizer; },
-     "optimizer.use_precision_aware_optimizer"},
+    {"optimizer state in other dtypes than fp32", has_narrow_optimizer_state, "optimizer.use_precision_aware_optimizer and its dtypes"},
+    {"another rule for which weights have no decay", [](const Config& c, int64_t) { return !c.scheduler.no_weight_decay_cond_type.empty(); },
+     "scheduler.no_weight_decay_cond_type"},
+    {"attention scores scaled by 1/layer", [](const Config& c, int64_t) { return c.model.apply_query_key_layer_scaling; },
+     "model.apply_query_key_layer_scaling"},
+    {"autocast", [](const Config& c, int64_t) { return c.mixed_precision.autocast_enabled; }, "mixed_precision.autocast_enabled"},
+    {"other orders of a corpus than one pass after the other",
+     [](const Config& c, int64_t) { return c.dataset.kind == "gpt" && !c.dataset.dataloader_type.empty() && c.dataset.dataloader_type != "single"; },
+     "dataset.dataloader_type"},
+    {"evaluation over the whole validation set", [](const Config& c, int64_t) { return c.validation.full_validation; },
+     "validation.full_validation"},
+    {"master weights from a checkpoint's parameters", [](const Config& c, int64_t) { return c.checkpoint.load_main_params_from_ckpt; },
+     "checkpoint.load_main_params_from_ckpt"},
     {"8-bit and 4-bit matrix multiplication",
      [](const Config& c, int64_t) { return !c.mixed_precision.fp8.empty() || !c.mixed_precision.fp4.empty(); }, "mixed_precision"},
     {"batch size ramps", [](const Config& c, int64_t) { return !c.train.rampup_batch_size.empty(); }, "train.rampup_batch_size"},
     {"dropout", [](const Config& c, int64_t) { return c.model.hidden_dropout > 0 || c.model.attention_dropout > 0; },
      "model.hidden_dropout, model.attention_dropout"},
-    {"attention limited to documents", [](const Config& c, int64_t) { return c.dataset.reset_attention_mask || c.dataset.reset_position_ids; },
-     "dataset.reset_attention_mask, dataset.reset_position_ids"},
     {"asynchronous checkpoints", [](const Config& c, int64_t) { return c.checkpoint.async_save; }, "checkpoint.async_save"},
     {"non-persistent checkpoints", [](const Config& c, int64_t) { return c.checkpoint.non_persistent_save_interval > 0; },
      "checkpoint.non_persistent_save_interval"},
     {"traces of steps", [](const Config& c, int64_t) { return c.profiling.use_pytorch_profiler; }, "profiling.use_pytorch_profiler"},
 };
 
+// Keys that steer speed or display only, and steer nothing in this version.
+constexpr std::string_view kIdle[] = {
+    "model.attention_softmax_in_fp32", "model.cross_entropy_loss_fusion", "model.sequence_parallel", "model.cp_comm_type", "model.moe_grouped_gemm",
+    "train.check_weight_hash_across_dp_replicas_interval", "train.check_optimizer_step_success", "train.decrease_batch_size_if_needed",
+    "ddp.overlap_grad_reduce", "ddp.overlap_param_gather", "ddp.align_param_gather", "ddp.average_in_collective", "ddp.check_for_large_grads",
+    "ddp.bucket_size", "ddp.num_distributed_optimizer_instances", "ddp.outer_dp_sharding_strategy", "dist.distributed_backend",
+    "dist.distributed_timeout_minutes", "dist.use_tp_pp_dp_mapping", "dist.use_gloo_process_groups", "dataset.mmap_bin_files",
+    "dataset.num_workers", "dataset.data_sharding", "tokenizer.make_vocab_size_divisible_by", "checkpoint.fully_parallel_save",
+    "checkpoint.fully_parallel_load", "checkpoint.dist_ckpt_strictness", "logger.tensorboard_queue_size", "logger.log_throughput_to_tensorboard",
+    "logger.throughput_window_size", "logger.log_progress", "logger.log_timers_to_tensorboard", "logger.log_memory_to_tensorboard",
+    "logger.log_runtime_to_tensorboard", "logger.log_l2_norm_grad_to_tensorboard", "logger.runtime_time_unit", "logger.timing_log_level",
+    "mixed_precision.grad_reduce_in_fp32", "comm_overlap.tp_comm_overlap", "comm_overlap.overlap_p2p_comm", "comm_overlap.batch_p2p_comm",
+    "comm_overlap.overlap_grad_reduce", "comm_overlap.overlap_param_gather", "comm_overlap.overlap_moe_expert_parallel_comm",
+    "rng.data_parallel_random_init",
+};
+
 }  // namespace
+
+std::span<const std::string_view> idle_keys() { return kIdle; }
 
 std::vector<std::string> unsupported_parts(const Config& config, int64_t world_size) {
   std::vector<std::string> out;

@@ -28,7 +28,8 @@ struct YamlEntry {
 };
 
 // Strict YAML 1.1 as configuration files use it: no anchors or aliases, no duplicate keys, at most 100 levels, at most one document. UserError
-// with the place otherwise. Bridge's serialised objects become scalars: {_target_: torch.bfloat16, _call_: false} is torch.bfloat16, an enum its _name_.
+// with the place otherwise. Bridge's serialised objects become scalars: {_target_: torch.bfloat16, _call_: false} is torch.bfloat16, an enum its
+// _name_.
 YamlValue parse_value(std::string_view yaml, const std::string& file);
 
 // In one line, as it would be written in YAML; for messages.

@@ -8,6 +8,7 @@
 #include "config/field.h"
 #include "families/registry.h"
 #include "recipes/recipes.h"
+#include "text/tokenizer.h"
 
 namespace ponte {
 namespace {
@@ -94,6 +95,25 @@ void finalize_draft(ConfigDraft& draft, int64_t world_size) {
   }
 }
 
+// A recipe's own vocabulary stands; a tokenizer the user names in its place brings its own, unless weights decide.
+void take_vocabulary(ConfigDraft& draft) {
+  const TokenizerConfig& tokenizer = draft.config.tokenizer;
+  const bool named = is_explicit(draft.origins, "tokenizer.tokenizer_model") && !tokenizer.tokenizer_model.empty();
+  if (!tokenizer.use_tokenizer_vocab_size || !named || tokenizer.tokenizer_type == "NullTokenizer") return;
+  if (is_explicit(draft.origins, "model.vocab_size") || !draft.config.checkpoint.pretrained_checkpoint.empty()) return;
+  const std::string ref = tokenizer.tokenizer_model;
+  apply_change(draft, "tokenizer " + ref, [&](Config& c) { c.model.vocab_size = 1 + Tokenizer::load(resolve_tokenizer(ref)).max_id(); });
+}
+
+void list_idle_keys(ConfigDraft& draft) {
+  const Config defaults;
+  for (std::string_view name : idle_keys()) {
+    const std::string key(name), value = config_value(draft.config, key);
+    if (is_explicit(draft.origins, key) && value != config_value(defaults, key))
+      draft.without_effect.push_back(format("{}={} ({})", key, value, draft.origins.at(key)));
+  }
+}
+
 }  // namespace
 
 ResolvedRun resolve_run(const RunRequest& request) {
@@ -109,6 +129,8 @@ ResolvedRun resolve_run(const RunRequest& request) {
   }
   for (const std::string& override_text : request.overrides) apply_override(draft, override_text, kCommandLine);
   agree_on_length(draft);
+  take_vocabulary(draft);
+  list_idle_keys(draft);
   finalize_draft(draft, request.world_size);
   run.config = std::move(draft.config);
   run.origins = std::move(draft.origins);

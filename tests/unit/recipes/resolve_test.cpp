@@ -92,6 +92,26 @@ TEST_F(Resolve, OneLengthIsEnough) {
   }
 }
 
+TEST_F(Resolve, ATokenizerTheUserNamesDecidesTheVocabulary) {
+  const std::string demo = (fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3/hf").string();
+  RunRequest request;
+  request.recipe = "qwen3_600m_pretrain_config";
+  EXPECT_EQ(resolve_run(request).config.model.vocab_size, 151936);
+  request.overrides = {"tokenizer.tokenizer_model=" + demo};
+  EXPECT_EQ(resolve_run(request).config.model.vocab_size, 512);
+  request.overrides.push_back("model.vocab_size=600");
+  EXPECT_EQ(resolve_run(request).config.model.vocab_size, 600);
+}
+
+TEST_F(Resolve, KeysThatChangeNothingAreNamedWhenGiven) {
+  RunRequest request;
+  request.recipe = "qwen3_600m_pretrain_config";  // sets ddp.overlap_grad_reduce itself: no remark
+  EXPECT_TRUE(resolve_run(request).without_effect.empty());
+  request.overrides = {"ddp.bucket_size=1000", "logger.timing_log_level=0"};
+  EXPECT_EQ(resolve_run(request).without_effect, std::vector<std::string>{"ddp.bucket_size=1000 (command line)"});
+  for (std::string_view key : idle_keys()) EXPECT_NO_THROW(config_value(Config(), key)) << key;
+}
+
 TEST_F(Resolve, ContradictionsAreErrors) {
   const std::pair<const char*, const char*> rows[] = {{"model.params_dtype=torch.float16", "mixed_precision=bf16_mixed"},
                                                       {"ddp.grad_reduce_in_fp32=false", "mixed_precision=bf16_mixed"},
