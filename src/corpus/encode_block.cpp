@@ -45,7 +45,7 @@ EncodedBlock BlockEncoder::encode(TextBlock& block) {
   block.bytes.append(kJsonPadding, '\0');
   std::string_view text(block.bytes.data(), size);
   if (block.first_line == 1 && text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark is no part of the text
-  if (block.oversized) out.problems.push_back({block.first_line, too_long(block.oversized)});
+  if (block.oversized) out.problems.push_back({block.first_line, too_long(block.oversized, options_.preprocess.max_document_bytes)});
   else if (block.format == InputFormat::parquet) encode_rows(block, out);
   else if (block.format == InputFormat::text && options_.preprocess.text_unit == TextUnit::file) encode_plain(text, 1, out);
   else encode_lines(text, block, out);
@@ -57,7 +57,7 @@ void BlockEncoder::encode_lines(std::string_view text, const TextBlock& block, E
   for (const std::string_view line : split_lines(text)) {
     ++number;
     if (is_blank(line)) ++out.blank;
-    else if (line.size() > options_.preprocess.max_document_bytes) out.problems.push_back({number, too_long(line.size())});
+    else if (line.size() > options_.preprocess.max_document_bytes) out.problems.push_back({number, too_long(line.size(), options_.preprocess.max_document_bytes)});
     else if (block.format == InputFormat::text) encode_plain(line, number, out);
     else if (auto problem = json_.read(line)) out.problems.push_back({number, std::move(*problem)});
     else
@@ -70,18 +70,22 @@ void BlockEncoder::encode_plain(std::string_view text, int64_t line, EncodedBloc
   append({text}, out.keys[0]);
 }
 
-// Row by row, the columns of a row together, in the order of json_keys.
 void BlockEncoder::encode_rows(const TextBlock& block, EncodedBlock& out) {
-  for (int64_t row : block.null_rows) out.problems.push_back({row, "a column holds no value (null)"});
+  const size_t keys = out.keys.size();
+  size_t bad = 0;
   uint64_t begin = 0;
-  for (size_t i = 0; i < block.ends.size(); ++i) {
-    append({std::string_view(block.bytes).substr(begin, block.ends[i] - begin)}, out.keys[i % out.keys.size()]);
-    begin = block.ends[i];
+  for (size_t r = 0; r < block.rows.size(); ++r) {
+    for (; bad < block.bad_rows.size() && block.bad_rows[bad].first < block.rows[r]; ++bad) out.problems.push_back({block.bad_rows[bad].first, block.bad_rows[bad].second});
+    const uint64_t end = block.ends[(r + 1) * keys - 1];
+    if (!simdjson::validate_utf8(block.bytes.data() + begin, end - begin)) {
+      out.problems.push_back({block.rows[r], "not valid UTF-8"});
+    } else {
+      uint64_t at = begin;
+      for (size_t k = 0; k < keys; at = block.ends[r * keys + k++]) append({std::string_view(block.bytes).substr(at, block.ends[r * keys + k] - at)}, out.keys[k]);
+    }
+    begin = end;
   }
-}
-
-std::string BlockEncoder::too_long(uint64_t bytes) const {
-  return format("a document of {}, longer than --max-document-bytes {}", human_bytes(bytes), options_.preprocess.max_document_bytes);
+  for (; bad < block.bad_rows.size(); ++bad) out.problems.push_back({block.bad_rows[bad].first, block.bad_rows[bad].second});
 }
 
 void BlockEncoder::append(const std::vector<std::string_view>& texts, EncodedDocuments& out) {

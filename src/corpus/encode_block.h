@@ -50,7 +50,6 @@ class BlockEncoder {
   void encode_lines(std::string_view text, const TextBlock& block, EncodedBlock& out);
   void encode_plain(std::string_view text, int64_t line, EncodedBlock& out);
   void encode_rows(const TextBlock& block, EncodedBlock& out);
-  std::string too_long(uint64_t bytes) const;
   void append(const std::vector<std::string_view>& texts, EncodedDocuments& out);
   EncodeOptions options_;
   JsonTextReader json_;

@@ -6,6 +6,7 @@
 
 #include "corpus/preprocess.h"
 #include "format/jsonl.h"
+#include "format/parquet.h"
 
 namespace ponte {
 
@@ -23,8 +24,10 @@ struct TextBlock {
   std::string bytes;
   int64_t first_line = 1;
   uint64_t oversized = 0;             // not 0: instead of bytes, one document of this size was passed over
-  std::vector<uint64_t> ends;         // Parquet: where each value ends in `bytes`, row by row, keys together; lines are cut by the worker
-  std::vector<int64_t> null_rows;     // Parquet: rows without a value, numbered from 1
+  // Parquet only (lines are cut by the worker): for each row kept its number from 1, and for each of its keys where the value ends in `bytes`.
+  std::vector<int64_t> rows;
+  std::vector<uint64_t> ends;
+  std::vector<std::pair<int64_t, std::string>> bad_rows;  // number, and why it was left out
   InputPlace next;                    // behind this block
   uint64_t text_bytes = 0;            // of input, decompressed
   uint64_t compressed_total = 0;      // bytes of all input files consumed at the end of this block
@@ -43,14 +46,17 @@ class TextBlockReader {
   bool next(TextBlock& block);
 
  private:
-  void open_file();
   bool next_in_file(TextBlock& block);
   bool whole_file(TextBlock& block);
+  bool next_rows(TextBlock& block);
   BlockOptions options_;
   InputPlace place_;
   uint64_t finished_bytes_ = 0;  // compressed, of the files before this one
   InputFormat format_ = InputFormat::jsonl;
   std::unique_ptr<LineReader> lines_;
+  std::unique_ptr<ParquetColumns> columns_;
 };
+
+std::string too_long(uint64_t bytes, uint64_t limit);  // the message about it
 
 }  // namespace ponte

@@ -184,3 +184,62 @@ def test_data_commands(ponte, tmp_path):
     (tmp_path / "d.idx").write_bytes(damaged)
     (tmp_path / "d.bin").write_bytes((PAIRS / "plain_text_document.bin").read_bytes())
     assert "d.idx: sequence 2 starts at byte" in ponte("data", "verify", tmp_path / "d", code=1).err
+
+
+@pytest.mark.fast
+def test_parquet_like_the_same_rows_as_json_lines(ponte, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+    draw = random.Random(9)
+    texts = [wild_text(draw) for _ in range(2500)]
+    titles = [f"title {i}" for i in range(2500)]
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"text": t, "title": u}) for t, u in zip(texts, titles)))
+    common = ["--tokenizer-model", DEMO / "base", "--append-eod", "--json-keys", "title", "text"]
+    ponte("preprocess", "--input", tmp_path / "in.jsonl", "--output-prefix", tmp_path / "json", *common)
+    kinds = {"plain": pyarrow.string(), "large": pyarrow.large_string(), "binary": pyarrow.binary()}
+    for name, kind in kinds.items():
+        encoded = [t.encode() for t in texts] if name == "binary" else texts
+        table = pyarrow.table({"id": list(range(2500)), "text": pyarrow.array(encoded, kind), "nested": [[{"a": i}] for i in range(2500)], "title": titles})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=700, compression={"plain": "zstd", "large": "snappy", "binary": "gzip"}[name])
+        ponte("preprocess", "--input", tmp_path / f"{name}.parquet", "--output-prefix", tmp_path / name, *common)
+        for key in ("text", "title"):
+            same_files(tmp_path / f"{name}_{key}_document", tmp_path / f"json_{key}_document")
+
+
+@pytest.mark.fast
+def test_parquet_that_goes_wrong(ponte, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+    file = tmp_path / "x.parquet"
+    common = ["preprocess", "--input", file, "--output-prefix", tmp_path / "out", "--tokenizer-model", DEMO / "base"]
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None, "c" * 1000, "d"], "list": [["x"]] * 4, "number": [1] * 4}), file)
+    whole = file.read_bytes()
+    assert "x.parquet:2: column 'text' holds no value (null)" in ponte(*common, code=1).err
+    assert "column 'list' is list<" in ponte(*common, "--json-keys", "list", code=1).err
+    assert "column 'number' is int64, wanted strings" in ponte(*common, "--json-keys", "number", code=1).err
+    assert "no column 'txt'; there are: text, list, number" in ponte(*common, "--json-keys", "txt", code=1).err
+    result = ponte(*common, "--on-error", "skip", "--max-document-bytes", 500)
+    assert "x.parquet:3: a document of 1.00 kB" in result.err and "2 documents" in result.out and "2 bad documents" in result.out
+    for damaged in (whole[:-20], whole[:50], b"", b"PAR1" + b"\0" * 100, whole[:20] + b"\xff" * 60 + whole[80:]):
+        file.write_bytes(damaged)
+        assert "x.parquet" in ponte(*common, "--overwrite", code=1).err
+
+
+def test_parquet_goes_on_after_a_kill(ponte, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+    rows = [json.loads(line)["text"] for line in gzip.decompress((DEMO / "prose.jsonl.gz").read_bytes()).splitlines()] * 8
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "x.parquet", row_group_size=500)
+    common = ["preprocess", "--input", tmp_path / "x.parquet", "--tokenizer-model", DEMO / "base", "--shard-bytes", 1000]
+    ponte(*common, "--output-prefix", tmp_path / "whole")
+    command = [str(BIN / "ponte"), *map(str, common), "--output-prefix", str(tmp_path / "killed")]
+    state = tmp_path / ".killed.preprocess" / "state.json"
+    for rows_before in (1, 1500, 4000):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (state.exists() and json.loads(state.read_text())["line"] > rows_before):
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0 and "going on after" in result.stderr
+    same_files(tmp_path / "killed_text_document", tmp_path / "whole_text_document")
