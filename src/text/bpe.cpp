@@ -1,5 +1,9 @@
 #include "text/bpe.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include <algorithm>
 #include <functional>
 
@@ -9,7 +13,26 @@
 namespace ponte {
 namespace {
 
-constexpr size_t kLongWord = 64;  // symbols; from here on a heap beats scanning for the lowest rank
+// The lowest of n keys, which are below 2^31 and padded with kNoKey to a multiple of eight.
+inline uint32_t lowest(const uint32_t* keys, size_t n) {
+#if defined(__SSE2__)
+  const auto load = [keys](size_t i) { return _mm_load_si128(reinterpret_cast<const __m128i*>(keys + i)); };
+  const auto lower = [](__m128i a, __m128i b) {
+    const __m128i less = _mm_cmplt_epi32(a, b);
+    return _mm_or_si128(_mm_and_si128(less, a), _mm_andnot_si128(less, b));
+  };
+  __m128i even = load(0), odd = load(4);
+  for (size_t i = 8; i < n; i += 8) even = lower(even, load(i)), odd = lower(odd, load(i + 4));
+  even = lower(even, odd);
+  even = lower(even, _mm_shuffle_epi32(even, 0x4E));
+  even = lower(even, _mm_shuffle_epi32(even, 0xB1));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(even));
+#else
+  return *std::min_element(keys, keys + n);
+#endif
+}
+
+constexpr uint32_t kNoKey = INT32_MAX;
 
 std::array<uint32_t, 256> byte_code_points() {
   std::array<uint32_t, 256> out;
@@ -57,25 +80,31 @@ bool spelled_bytes(std::string_view spelling, std::string& bytes) {
 }
 
 Bpe::Bpe(TokenTable vocabulary, const std::vector<std::pair<std::string_view, std::string_view>>& merges, BpeOptions options)
-    : vocabulary_(std::move(vocabulary)), options_(std::move(options)) {
+    : vocabulary_(std::move(vocabulary)), options_(std::move(options)), pairs_(0) {
   require(merges.size() < kRankMask, "tokenizer: {} merges, at most {} are supported", merges.size(), kRankMask - 1);
   vocabulary_.for_each([&](std::string_view token, int32_t id) {
     require(id >= 0 && id < (1 << kIdBits) - 1, "tokenizer: id {} of token '{}', wanted 0 to {}", id, token, (1 << kIdBits) - 2);
   });
   if (options_.unknown_token)
     require(vocabulary_.find(*options_.unknown_token) != TokenTable::kNone, "tokenizer: unk_token '{}' is not in the vocabulary", *options_.unknown_token);
-  size_t slots = 64;
-  while (slots < merges.size() * 2) slots *= 2;
-  pairs_.assign(slots, kFree);
-  pair_mask_ = slots - 1;
-  pair_shift_ = 64 - __builtin_ctzll(slots);
+  size_t buckets = 16;
+  while (buckets * kBucket < merges.size() * 2) buckets *= 2;
+  pairs_ = PageArray<uint64_t>(buckets * kBucket);
+  std::fill(pairs_.begin(), pairs_.end(), kFree);
+  bucket_mask_ = buckets - 1;
+  pair_shift_ = 64 - __builtin_ctzll(buckets);
   merged_.reserve(merges.size());
   for (size_t i = 0; i < merges.size(); ++i) add_merge(merges[i].first, merges[i].second, static_cast<uint32_t>(i));
+  bool counts_up = !merged_.empty();
+  for (size_t i = 0; i < merged_.size(); ++i) counts_up = counts_up && merged_[i] == merged_[0] + static_cast<int32_t>(i);
+  first_merged_ = counts_up ? merged_[0] : -1;
   all_bytes_ = options_.byte_level;
   for (size_t b = 0; b < 256; ++b) {
     byte_ids_[b] = vocabulary_.find(byte_spelling()[b]);
     all_bytes_ = all_bytes_ && byte_ids_[b] != TokenTable::kNone;
   }
+  byte_ranks_.assign(1 << 16, kNoRank);
+  for (size_t i = 0; all_bytes_ && i < byte_ranks_.size(); ++i) byte_ranks_[i] = rank_of(byte_ids_[i >> 8], byte_ids_[i & 255]);
   if (options_.ignore_merges && options_.byte_level) {
     std::string bytes;
     vocabulary_.for_each([&](std::string_view token, int32_t id) {
@@ -91,9 +120,9 @@ void Bpe::add_merge(std::string_view left, std::string_view right, uint32_t rank
     require(id != TokenTable::kNone, "tokenizer: merge {} ('{}' + '{}') needs token '{}', which is not in the vocabulary", rank + 1, left, right, token);
   merged_.push_back(merged);
   const uint64_t key = static_cast<uint64_t>(a) << kIdBits | static_cast<uint64_t>(b);
-  size_t at = mix(key);
-  while (pairs_[at] != kFree && pairs_[at] >> (64 - 2 * kIdBits) != key) at = (at + 1) & pair_mask_;
-  pairs_[at] = key << (64 - 2 * kIdBits) | rank;  // of a pair named twice the later rank counts
+  size_t at = mix(key) * kBucket;  // of a pair named twice the later rank counts
+  while (pairs_[at] != kFree && pairs_[at] >> kRankBits != key) at = (at + 1) & (bucket_mask_ * kBucket + kBucket - 1);
+  pairs_[at] = key << kRankBits | rank;
 }
 
 bool Bpe::fall_back(std::string_view character, std::vector<int32_t>& symbols) const {
@@ -139,6 +168,7 @@ void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t
     const int32_t id = (options_.byte_level ? words_ : vocabulary_).find(word);
     if (id != TokenTable::kNone) return ids.push_back(id);
   }
+  if (all_bytes_ && word.size() <= kShortWord) return encode_short_bytes(word, ids);
   std::vector<int32_t>& symbols = scratch.symbols;
   symbols.clear();
   if (all_bytes_) {
@@ -151,30 +181,59 @@ void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t
   } else {
     symbols_of_characters(word, symbols);
   }
-  if (symbols.size() >= kLongWord) merge_long(symbols, scratch);
-  else if (symbols.size() > 1) merge_short(symbols, scratch);
+  if (symbols.size() > kShortWord) {
+    merge_long(symbols, scratch);
+  } else if (symbols.size() > 1) {
+    alignas(16) uint32_t keys[kShortWord];
+    std::fill(std::begin(keys), std::end(keys), kNoKey);
+    for (size_t i = 0; i + 1 < symbols.size(); ++i)
+      if (const uint32_t rank = rank_of(symbols[i], symbols[i + 1]); rank != kNoRank) keys[i] = rank << 6 | static_cast<uint32_t>(i);
+    symbols.resize(merge_short(symbols.data(), keys, symbols.size()));
+  }
   ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
-// Scans for the lowest rank and closes the gap, until no pair has a rank.
-void Bpe::merge_short(std::vector<int32_t>& symbols, BpeScratch& scratch) const {
-  size_t n = symbols.size();
-  std::vector<uint32_t>& rank = scratch.rank;
-  rank.resize(n);
-  for (size_t i = 0; i + 1 < n; ++i) rank[i] = rank_of(symbols[i], symbols[i + 1]);
-  while (n > 1) {
-    size_t at = 0;
-    for (size_t i = 1; i + 1 < n; ++i)
-      if (rank[i] < rank[at]) at = i;
-    if (rank[at] == kNoRank) break;
-    symbols[at] = merged_[rank[at]];
-    std::copy(symbols.begin() + at + 2, symbols.begin() + n, symbols.begin() + at + 1);
-    if (at + 2 < n) std::copy(rank.begin() + at + 2, rank.begin() + n, rank.begin() + at + 1);
-    --n;
-    if (at > 0) rank[at - 1] = rank_of(symbols[at - 1], symbols[at]);
-    if (at + 1 < n) rank[at] = rank_of(symbols[at], symbols[at + 1]);
+// Each pair has a key, rank << 6 | position, so the lowest key is the next merge. Symbols stay where they are; a bit mask says which are alive.
+// On entry keys[i] is that of the pair at i, kNoKey for none and up to the next multiple of eight. Returns how many symbols are left.
+size_t Bpe::merge_short(int32_t* symbols, uint32_t* keys, size_t n) const {
+  uint64_t alive = n == 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
+  const auto key = [this, symbols](size_t left, size_t right) {
+    const uint32_t rank = rank_of(symbols[left], symbols[right]);
+    return rank == kNoRank ? kNoKey : rank << 6 | static_cast<uint32_t>(left);
+  };
+  for (uint32_t best; (best = lowest(keys, n)) != kNoKey;) {
+    const size_t at = best & 63;
+    const size_t gone = at + 1 + static_cast<size_t>(__builtin_ctzll(alive >> at >> 1));
+    symbols[at] = merged(best >> 6);
+    alive &= ~(uint64_t{1} << gone);
+    keys[gone] = kNoKey;
+    const uint64_t after = gone == 63 ? 0 : alive >> (gone + 1), before = alive & ((uint64_t{1} << at) - 1);
+    keys[at] = after ? key(at, gone + 1 + static_cast<size_t>(__builtin_ctzll(after))) : kNoKey;
+    if (before) {
+      const size_t previous = 63 - static_cast<size_t>(__builtin_clzll(before));
+      keys[previous] = key(previous, at);
+    }
   }
-  symbols.resize(n);
+  size_t kept = 0;
+  for (uint64_t rest = alive; rest; rest &= rest - 1) symbols[kept++] = symbols[__builtin_ctzll(rest)];
+  return kept;
+}
+
+// The common case: a word of few bytes in a vocabulary that has them all.
+void Bpe::encode_short_bytes(std::string_view word, std::vector<int32_t>& ids) const {
+  alignas(16) uint32_t keys[kShortWord];
+  int32_t symbols[kShortWord];
+  const size_t n = word.size();
+  const auto byte = [&](size_t i) { return static_cast<size_t>(static_cast<uint8_t>(word[i])); };
+  for (size_t i = 0; i + 1 < n; ++i) {
+    symbols[i] = byte_ids_[byte(i)];
+    const uint32_t rank = byte_ranks_[byte(i) << 8 | byte(i + 1)];
+    keys[i] = rank == kNoRank ? kNoKey : rank << 6 | static_cast<uint32_t>(i);
+  }
+  symbols[n - 1] = byte_ids_[byte(n - 1)];
+  for (size_t i = n - 1; i < (n + 7) / 8 * 8; ++i) keys[i] = kNoKey;
+  const size_t kept = merge_short(symbols, keys, n);
+  ids.insert(ids.end(), symbols, symbols + kept);
 }
 
 // A linked list of symbols and a heap of (rank, position): n log n for words of any length. rank[i] is that of the pair starting at i, so a
@@ -204,7 +263,7 @@ void Bpe::merge_long(std::vector<int32_t>& symbols, BpeScratch& scratch) const {
     heap.pop_back();
     if (rank[at] != found) continue;
     const uint32_t gone = next[at], after = next[gone];
-    symbols[at] = merged_[found];
+    symbols[at] = merged(found);
     rank[gone] = kNoRank;
     rank[at] = kNoRank;
     next[at] = after;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "text/page_array.h"
 #include "text/token_table.h"
 
 namespace ponte {
@@ -50,22 +51,30 @@ class Bpe {
   static constexpr uint32_t kNoRank = UINT32_MAX;
   static constexpr int kIdBits = 21;
 
+  // The rank of a pair. A bucket is read as a whole, without a branch between its slots: which slot it is cannot be predicted.
   uint32_t rank_of(int32_t left, int32_t right) const {
     const uint64_t key = static_cast<uint64_t>(left) << kIdBits | static_cast<uint64_t>(right);
-    for (size_t at = mix(key);; at = (at + 1) & pair_mask_) {
-      const uint64_t slot = pairs_[at];
-      if (slot >> (64 - 2 * kIdBits) == key) return static_cast<uint32_t>(slot & kRankMask);
-      if (slot == kFree) return kNoRank;
+    for (size_t at = mix(key);; at = (at + 1) & bucket_mask_) {
+      const uint64_t* const slots = &pairs_[at * kBucket];
+      uint64_t found = kFree;
+      for (size_t i = 0; i < kBucket; ++i) found = slots[i] >> kRankBits == key ? slots[i] : found;
+      if (found != kFree) return static_cast<uint32_t>(found & kRankMask);
+      if (slots[kBucket - 1] == kFree) [[likely]] return kNoRank;
     }
   }
-  static constexpr uint64_t kRankMask = (uint64_t{1} << (64 - 2 * kIdBits)) - 1;
+  static constexpr size_t kBucket = 4;
+  static constexpr int kRankBits = 64 - 2 * kIdBits;
+  static constexpr uint64_t kRankMask = (uint64_t{1} << kRankBits) - 1;
   static constexpr uint64_t kFree = UINT64_MAX;
   size_t mix(uint64_t key) const { return (key * 0x9E3779B97F4A7C15u) >> pair_shift_; }
+  int32_t merged(uint32_t rank) const { return first_merged_ >= 0 ? first_merged_ + static_cast<int32_t>(rank) : merged_[rank]; }
 
   void add_merge(std::string_view left, std::string_view right, uint32_t rank);
   void symbols_of_characters(std::string_view word, std::vector<int32_t>& symbols) const;
   bool fall_back(std::string_view character, std::vector<int32_t>& symbols) const;
-  void merge_short(std::vector<int32_t>& symbols, BpeScratch& scratch) const;
+  static constexpr size_t kShortWord = 64;  // symbols; beyond, a heap beats looking for the lowest rank among all
+  size_t merge_short(int32_t* symbols, uint32_t* keys, size_t n) const;
+  void encode_short_bytes(std::string_view word, std::vector<int32_t>& ids) const;
   void merge_long(std::vector<int32_t>& symbols, BpeScratch& scratch) const;
 
   TokenTable vocabulary_;
@@ -73,10 +82,12 @@ class Bpe {
   TokenTable words_;                    // by bytes, for ignore_merges on byte-level vocabularies
   std::array<int32_t, 256> byte_ids_;   // kNone where the vocabulary lacks the byte
   bool all_bytes_ = false;
-  std::vector<uint64_t> pairs_;         // left (21 bits) | right (21 bits) | rank (22 bits), open addressing
-  size_t pair_mask_ = 0;
+  PageArray<uint64_t> pairs_;           // left (21 bits) | right (21 bits) | rank (22 bits); buckets fill from the front
+  size_t bucket_mask_ = 0;
   int pair_shift_ = 64;
   std::vector<int32_t> merged_;         // by rank
+  int32_t first_merged_ = -1;           // of the first merge, when the ids count up with the ranks as trainers leave them
+  std::vector<uint32_t> byte_ranks_;    // of two bytes: first << 8 | second
 };
 
 }  // namespace ponte

@@ -1,11 +1,17 @@
 #include "text/encoder.h"
 
+#include <algorithm>
 #include <array>
 
 #include "text/tokenizer_state.h"
 #include "text/unicode.h"
 
 namespace ponte {
+namespace {
+
+constexpr size_t kBatch = 128;  // words looked up together, so that their memory accesses overlap
+
+}  // namespace
 
 void Encoder::encode(std::string_view text, std::vector<int32_t>& ids) {
   if (!unicode::is_valid(text)) {
@@ -13,38 +19,117 @@ void Encoder::encode(std::string_view text, std::vector<int32_t>& ids) {
     unicode::append_lossy(valid_, text);
     text = valid_;
   }
+  out_size_ = 0;
   raw_pieces_.clear();
   state_.raw_tokens.split(text, raw_pieces_);
   for (const auto& piece : raw_pieces_) {
-    if (piece.id != AddedTokenMatcher::kText) ids.push_back(piece.id);
-    else encode_stretch(piece.text, piece.text.data() == text.data(), ids);
+    if (piece.id != AddedTokenMatcher::kText) *room(1) = piece.id, ++out_size_;
+    else encode_stretch(piece.text, piece.text.data() == text.data());
   }
+  ids.insert(ids.end(), out_.get(), out_.get() + out_size_);
+}
+
+int32_t* Encoder::room(size_t ids) {
+  if (out_size_ + ids > out_capacity_) {
+    const size_t capacity = std::max(out_size_ + ids, out_capacity_ * 2 + 1024);
+    std::unique_ptr<int32_t[]> larger(new int32_t[capacity]);
+    std::copy_n(out_.get(), out_size_, larger.get());
+    out_ = std::move(larger);
+    out_capacity_ = capacity;
+  }
+  return out_.get() + out_size_;
 }
 
 // A stretch without raw added tokens: normalise, take out the normalised ones, and encode what is between.
-void Encoder::encode_stretch(std::string_view text, bool at_start, std::vector<int32_t>& ids) {
+void Encoder::encode_stretch(std::string_view text, bool at_start) {
   if (!state_.normalizer.empty()) text = state_.normalizer.apply(text, normal_, spare_);
-  if (state_.normalized_tokens.empty()) return encode_words(text, at_start, ids);
+  if (state_.normalized_tokens.empty()) return encode_words(text, at_start);
   pieces_.clear();
   state_.normalized_tokens.split(text, pieces_);
   for (const auto& piece : pieces_) {
-    if (piece.id != AddedTokenMatcher::kText) ids.push_back(piece.id);
-    else encode_words(piece.text, at_start && piece.text.data() == text.data(), ids);
+    if (piece.id != AddedTokenMatcher::kText) *room(1) = piece.id, ++out_size_;
+    else encode_words(piece.text, at_start && piece.text.data() == text.data());
   }
 }
 
-void Encoder::encode_words(std::string_view text, bool at_start, std::vector<int32_t>& ids) {
+void Encoder::encode_words(std::string_view text, bool at_start) {
   if (const ScanWords scan = state_.pre_tokenizer.scanner()) {
-    std::array<const char*, 256> ends;
+    std::array<const char*, kBatch> ends;
     const char *at = text.data(), *end = at + text.size(), *from = at;
-    while (at < end)
-      for (size_t i = 0, n = scan(at, end, ends.data(), ends.size()); i < n; from = ends[i++])
-        state_.model->encode({from, ends[i]}, scratch_, ids);
+    while (at < end) {
+      const size_t n = scan(at, end, ends.data(), ends.size());
+      encode_batch(from, {ends.data(), n}, end);
+      from = at;
+    }
     return;
   }
   storage_.clear();
   state_.pre_tokenizer.split(text, at_start, words_, storage_);
-  for (const std::string_view word : words_) state_.model->encode(word, scratch_, ids);
+  for (const std::string_view word : words_) {
+    const char* const end = word.data() + word.size();
+    encode_batch(word.data(), {&end, 1}, end);
+  }
+}
+
+void Encoder::encode_batch(const char* from, std::span<const char* const> ends, const char* text_end) {
+  struct Word {
+    WordCache::Key key;
+    uint64_t hash;
+  };
+  std::array<Word, kBatch> words;
+  const char* at = from;
+  for (size_t i = 0; i < ends.size(); at = ends[i++]) {
+    const auto size = static_cast<size_t>(ends[i] - at);
+    if (size > WordCache::kShort) continue;
+    words[i].key = WordCache::key(at, size, static_cast<size_t>(text_end - at));
+    words[i].hash = WordCache::hash(words[i].key);
+    cache_.prefetch(words[i].hash);
+  }
+  int32_t* out = room(4 * ends.size());
+  at = from;
+  for (size_t i = 0; i < ends.size(); at = ends[i++]) {
+    const auto size = static_cast<size_t>(ends[i] - at);
+    if (size <= WordCache::kShort) {
+      if (const WordCache::Slot* slot = cache_.find(words[i].key, words[i].hash)) [[likely]] {
+        if (const size_t n = WordCache::count(*slot); n <= WordCache::kInSlot) [[likely]] {
+          std::memcpy(out, slot->ids, sizeof(slot->ids));
+          out += n;
+          continue;
+        }
+        out_size_ = static_cast<size_t>(out - out_.get());
+        append(cache_.ids(*slot));
+        out = room(4 * (ends.size() - i));
+        continue;
+      }
+    }
+    out_size_ = static_cast<size_t>(out - out_.get());
+    if (size <= WordCache::kShort) {
+      word_ids_.clear();
+      state_.model->encode({at, size}, scratch_, word_ids_);
+      append(word_ids_);
+      cache_.insert(words[i].key, words[i].hash, word_ids_);
+    } else {
+      encode_long({at, size});
+    }
+    out = room(4 * (ends.size() - i));
+  }
+  out_size_ = static_cast<size_t>(out - out_.get());
+}
+
+void Encoder::append(std::span<const int32_t> ids) {
+  std::copy(ids.begin(), ids.end(), room(ids.size()));
+  out_size_ += ids.size();
+}
+
+void Encoder::encode_long(std::string_view word) {
+  const bool kept = word.size() <= WordCache::kLong;
+  const uint64_t hash = kept ? WordCache::hash_long(word) : 0;
+  if (kept)
+    if (const auto known = cache_.find_long(word, hash); !known.empty()) return append(known);
+  word_ids_.clear();
+  state_.model->encode(word, scratch_, word_ids_);
+  append(word_ids_);
+  if (kept && !word_ids_.empty()) cache_.insert_long(word, hash, word_ids_);
 }
 
 }  // namespace ponte

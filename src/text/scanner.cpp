@@ -2,10 +2,53 @@
 // following class asks for it.
 #include "text/scanner.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include <array>
+
 #include "text/unicode.h"
 
 namespace ponte {
 namespace {
+
+// End of the run of ASCII letters at p, sixteen at a time: words end at places no branch predictor knows.
+inline const char* ascii_letters_end(const char* p, const char* end) {
+#if defined(__SSE2__)
+  while (end - p >= 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const __m128i from_a = _mm_sub_epi8(_mm_or_si128(bytes, _mm_set1_epi8(0x20)), _mm_set1_epi8('a'));
+    const __m128i letter = _mm_cmpeq_epi8(_mm_min_epu8(from_a, _mm_set1_epi8(25)), from_a);
+    const auto other = ~static_cast<unsigned>(_mm_movemask_epi8(letter)) & 0xFFFFu;
+    if (other) return p + __builtin_ctz(other);
+    p += 16;
+  }
+#endif
+  while (p < end && static_cast<unsigned>((*p | 0x20) - 'a') < 26) ++p;
+  return p;
+}
+
+// ASCII white space at p: how far it runs, and the end of its last newline (null for none).
+inline const char* ascii_spaces_end(const char* p, const char* end, const char*& after_newline) {
+#if defined(__SSE2__)
+  while (end - p >= 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const __m128i from_tab = _mm_sub_epi8(bytes, _mm_set1_epi8('\t'));
+    const __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(from_tab, _mm_set1_epi8(4)), from_tab);
+    const __m128i newline = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('\n')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\r')));
+    const auto other = ~static_cast<unsigned>(_mm_movemask_epi8(_mm_or_si128(control, _mm_cmpeq_epi8(bytes, _mm_set1_epi8(' '))))) & 0xFFFFu;
+    const unsigned run = other ? static_cast<unsigned>(__builtin_ctz(other)) : 16;
+    const unsigned newlines = static_cast<unsigned>(_mm_movemask_epi8(newline)) & ((1u << run) - 1);
+    if (newlines) after_newline = p + (32 - __builtin_clz(newlines));
+    p += run;
+    if (run < 16) return p;
+  }
+#endif
+  for (; p < end && (*p == ' ' || (*p >= '\t' && *p <= '\r')); ++p)
+    if (*p == '\n' || *p == '\r') after_newline = p + 1;
+  return p;
+}
 
 using unicode::Character;
 using Contraction = ScanRules::Contraction;
@@ -27,6 +70,11 @@ class Matcher {
   Matcher(const char* end, const unicode::Tables& tables) : end_(end), tables_(tables) {}
 
   const char* match(const char* p) const {
+    if constexpr (R.letters != Letters::cased)
+      if (static_cast<uint8_t>(*p) < 0x80 && *p != '\'') {  // by far the most common: letters, perhaps behind one other character
+        const char* const q = p + kPrefix[static_cast<uint8_t>(*p)];
+        if (const char* const r = letters(q); r != q) return r;
+      }
     const Seen c = see(p);
     if constexpr (R.contraction == Contraction::before || R.contraction == Contraction::before_caseless)
       if (*p == '\'')
@@ -34,9 +82,9 @@ class Matcher {
     if constexpr (R.letters == Letters::cased) {
       if (const char* q = cased_word(p, c)) return R.contraction == Contraction::after_caseless ? q + contraction(q) : q;
     } else {
-      if (c.classes & kLetters) return run<kLetters>(p + c.bytes);
+      if (c.classes & kLetters) return letters(p + c.bytes);
       if (may_prefix(p, c))
-        if (const Seen next = see(p + c.bytes); next.classes & kLetters) return run<kLetters>(p + c.bytes + next.bytes);
+        if (const Seen next = see(p + c.bytes); next.classes & kLetters) return letters(p + c.bytes + next.bytes);
     }
     if (const char* q = digits(p, c)) return q;
     if (const char* q = others(p, c)) return q;
@@ -54,6 +102,28 @@ class Matcher {
     if (byte < 0x80) return {tables_.classes[byte], 1};
     const Character c = unicode::decode(p);
     return {tables_.classes_of(c.code), static_cast<uint8_t>(c.bytes)};
+  }
+
+  // Whether an ASCII character may stand before letters.
+  static constexpr std::array<uint8_t, 128> kPrefix = [] {
+    std::array<uint8_t, 128> out{};
+    for (int c = 0; c < 128; ++c) {
+      const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'), number = c >= '0' && c <= '9';
+      out[static_cast<size_t>(c)] = R.prefix == Prefix::space ? c == ' ' : !letter && !number && c != '\n' && c != '\r';
+    }
+    return out;
+  }();
+
+  const char* letters(const char* p) const {
+    for (;;) {
+      p = ascii_letters_end(p, end_);
+      if (p >= end_ || static_cast<uint8_t>(*p) < 0x80) return p;
+      do {
+        const Character c = unicode::decode(p);
+        if (!(tables_.classes_of(c.code) & kLetters)) return p;
+        p += c.bytes;
+      } while (p < end_ && static_cast<uint8_t>(*p) >= 0x80);
+    }
   }
 
   template <uint8_t Classes>
@@ -139,10 +209,12 @@ class Matcher {
   // \s*[\r\n]+ | \s+(?!\S) | \s+
   const char* spaces(const char* p) const {
     const char *last = p, *after_newline = nullptr, *from = p;
-    for (Seen c = see(p); c.classes & unicode::kSpace; c = see(p)) {
-      last = p;
-      if (newline(p)) after_newline = p + 1;
-      p += c.bytes;
+    for (;;) {
+      const char* const ascii = ascii_spaces_end(p, end_, after_newline);
+      if (ascii != p) last = ascii - 1, p = ascii;
+      const Seen c = see(p);
+      if (!(c.classes & unicode::kSpace)) break;
+      last = p, p += c.bytes;
     }
     if constexpr (R.newlines == Newlines::own_word)
       if (after_newline) return after_newline;
