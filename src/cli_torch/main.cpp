@@ -1,6 +1,7 @@
 // `ponte-torch`: the commands that compute; `ponte` starts it. To add a command: a function in commands.h, a row here and one in cli/main.cpp.
 #include "cli/command.h"
 #include "cli_torch/commands.h"
+#include "kernels/memory.h"
 
 namespace {
 
@@ -13,4 +14,7 @@ constexpr ponte::Command kCommands[] = {
 
 }  // namespace
 
-int main(int count, char** arguments) { return ponte::run_program(kCommands, count, arguments); }
+int main(int count, char** arguments) {
+  ponte::keep_freed_memory();
+  return ponte::run_program(kCommands, count, arguments);
+}
