@@ -117,6 +117,9 @@ int run_program(std::span<const Command> commands, int count, char** arguments) 
   } catch (const UserError& error) {
     log_line(format("error: {}", error.what()));
     return 1;
+  } catch (const fs::filesystem_error& error) {  // a folder that cannot be made or read is the machine's or the user's
+    log_line(format("error: {}", error.what()));
+    return 1;
   } catch (const std::exception& error) {
     log_line(format("internal error: {}", error.what()));
     return 2;
