@@ -69,7 +69,7 @@ fs::path resolve_repository(const std::string& ref, const std::string& given_rev
   require_safe_name(revision, ref);
   const CachedRepository cache(settings.cache, ref, kind);
   if (settings.offline) return offline_snapshot(cache, ref, revision, files, settings, "HF_HUB_OFFLINE is set");
-  if (const auto snapshot = cache.snapshot(revision); snapshot && is_complete(*snapshot, files)) return *snapshot;
+  if (const auto snapshot = cache.snapshot(revision); snapshot && !settings.refresh && is_complete(*snapshot, files)) return *snapshot;
   std::string reason;
   const auto remote = list_repository(ref, revision, kind, files, settings, reason);
   if (!remote)

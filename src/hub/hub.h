@@ -26,6 +26,7 @@ struct HubSettings {
   std::string endpoint;   // without a trailing slash
   std::string token;      // "": none
   bool offline = false;
+  bool refresh = false;          // ask the hub even where the cache holds the revision: a branch may have moved
   int attempts = 5;              // per request without progress
   double backoff_seconds = 0.5;  // before the second attempt; doubles
   static HubSettings from_environment();

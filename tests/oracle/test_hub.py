@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
+import conftest
 import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -85,6 +87,8 @@ def answer(request, status, content=b"", headers=(), body=True, cut=None):
 class Hub:
     def __init__(self):
         self.files = dict(FILES)
+        self.commit = COMMIT
+        self.hold = None           # set: the store stops in the middle of the large file until the event
         self.token = None          # required when set
         self.cut_after = []        # bytes of the large file sent before the line breaks, per request
         self.resume = True         # whether the store honours Range
@@ -110,7 +114,7 @@ class Hub:
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             return answer(request, 401, b'{"error":"Invalid credentials"}')
         for prefix in ("/api/models/org/name", "/api/datasets/org/name"):
-            if path in (prefix + "/revision/main", prefix + "/revision/" + COMMIT, prefix + "/revision/v1", prefix):
+            if path in (prefix + "/revision/main", prefix + "/revision/" + self.commit, prefix + "/revision/v1", prefix):
                 siblings = []
                 for name, content in self.files.items():
                     entry = {"rfilename": name}
@@ -119,9 +123,9 @@ class Hub:
                         if is_large(name):
                             entry["lfs"] = {"sha256": etag(name, content), "size": len(content), "pointerSize": 1}
                     siblings.append(entry)
-                info = {"id": "org/name", "sha": COMMIT, "private": False, "siblings": siblings, "tags": [], "downloads": 0, "likes": 0}
+                info = {"id": "org/name", "sha": self.commit, "private": False, "siblings": siblings, "tags": [], "downloads": 0, "likes": 0}
                 return answer(request, 200, json.dumps(info).encode(), [("Content-Type", "application/json")], body)
-        if path == "/api/models/org/name/tree/" + COMMIT:  # asked by newer huggingface_hub
+        if path == "/api/models/org/name/tree/" + self.commit:  # asked by newer huggingface_hub
             tree = [{"type": "file", "path": name, "oid": git_id(content), "size": len(content)} |
                     ({"lfs": {"oid": etag(name, content), "size": len(content), "pointerSize": 1}} if is_large(name) else {})
                     for name, content in self.files.items()]
@@ -139,9 +143,9 @@ class Hub:
         else:
             return answer(request, 404, headers=[("X-Error-Code", "RepoNotFound")])
         if name not in self.files:
-            return answer(request, 404, headers=[("X-Error-Code", "EntryNotFound"), ("X-Repo-Commit", COMMIT)])
+            return answer(request, 404, headers=[("X-Error-Code", "EntryNotFound"), ("X-Repo-Commit", self.commit)])
         content = self.files[name]
-        headers = [("X-Repo-Commit", COMMIT), ("ETag", f'"{etag(name, content)}"'), ("Accept-Ranges", "bytes")]
+        headers = [("X-Repo-Commit", self.commit), ("ETag", f'"{etag(name, content)}"'), ("Accept-Ranges", "bytes")]
         if self.loop:
             return answer(request, 302, headers=[("Location", path)])
         if is_large(name):
@@ -157,6 +161,19 @@ class Hub:
         wanted = request.headers.get("Range")
         if wanted and self.resume:
             begin, status = int(wanted.removeprefix("bytes=").split("-")[0]), 206
+        if self.hold:
+            request.send_response(status)
+            request.send_header("Content-Length", str(len(content) - begin))
+            request.end_headers()
+            half = begin + (len(content) - begin) // 2
+            request.wfile.write(content[begin:half])
+            request.wfile.flush()
+            self.hold.wait(30)
+            try:
+                request.wfile.write(content[half:])
+            except OSError:
+                pass  # the client is gone
+            return
         cut = self.cut_after.pop(0) if self.cut_after else None
         answer(request, status, content[begin:], [("ETag", '"store"')], body, cut)
 
@@ -356,6 +373,71 @@ def test_commit_as_revision(fetch):
     folder = fetch("org/name", "--revision", COMMIT).out.strip()
     assert folder.endswith(COMMIT)
     assert not (fetch.cache / "models--org--name" / "refs").exists()
+
+
+@pytest.mark.fast
+def test_refresh_follows_a_branch(fetch, hub):
+    fetch("org/name")
+    hub.commit = "f" * 40
+    hub.files["config.json"] = b'{"model_type": "qwen2"}'
+    assert fetch("org/name").out.strip().endswith(COMMIT)
+    folder = fetch("org/name", "--refresh").out.strip()
+    assert folder.endswith("f" * 40)
+    assert contents(folder)["config.json"] == hub.files["config.json"]
+    assert len(hub.ranges()) == 1  # the weights are the same blob
+    assert fetch("org/name").out.strip() == folder
+
+
+def start(hub, fetch, *arguments):
+    env = {**os.environ, "HF_HOME": str(fetch.cache.parent), "HF_ENDPOINT": hub.hub.url, "HF_TOKEN": "", "HF_HUB_OFFLINE": "", "HF_HUB_CACHE": ""}
+    binary = os.path.join(conftest.BIN, "ponte")
+    return subprocess.Popen([binary, "fetch", *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_partial_blob(fetch):
+    part = fetch.cache / "models--org--name" / "blobs" / (etag("model.safetensors", LARGE) + ".incomplete")
+    for _ in range(500):
+        if part.exists() and part.stat().st_size > 0:
+            return part
+        time.sleep(0.02)
+    raise AssertionError("no partial blob")
+
+
+@pytest.mark.fast
+def test_killed_download_goes_on(fetch, hub):
+    hub.hold = threading.Event()
+    process = start(hub, fetch, "org/name")
+    part = wait_for_partial_blob(fetch)
+    process.kill()
+    process.wait()
+    hub.hold.set()
+    hub.hold = None
+    size = part.stat().st_size
+    assert 0 < size < len(LARGE)
+    assert not (fetch.cache / "models--org--name" / "refs").exists()
+    assert "not in the cache" in fetch("org/name", code=1, HF_HUB_OFFLINE="1").err
+    assert contents(fetch("org/name").out.strip())["model.safetensors"] == LARGE
+    assert hub.ranges()[-1] == f"bytes={size}-"
+
+
+@pytest.mark.fast
+def test_two_at_once_fetch_a_file_once(fetch, hub):
+    hub.hold = threading.Event()
+    processes = [start(hub, fetch, "org/name") for _ in range(3)]
+    wait_for_partial_blob(fetch)
+    time.sleep(0.3)
+    hub.hold.set()
+    results = [process.communicate(timeout=30) for process in processes]
+    assert all(process.returncode == 0 for process in processes), results
+    assert len({out for out, _ in results}) == 1
+    assert hub.ranges() == [None]
+    assert contents(results[0][0].strip())["model.safetensors"] == LARGE
+
+
+@pytest.mark.fast
+def test_cache_that_cannot_be_written(fetch, hub):
+    result = fetch("org/name", code=1, HF_HUB_CACHE="/proc/nowhere")
+    assert "/proc/nowhere" in result.err
 
 
 def test_huggingface_hub_finds_what_ponte_fetched(fetch):
