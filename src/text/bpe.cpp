@@ -33,6 +33,18 @@ inline uint32_t lowest(const uint32_t* keys, size_t n) {
 }
 
 constexpr uint32_t kNoKey = INT32_MAX;
+constexpr size_t kFew = 24;
+
+// The same one key at a time. A wide load right behind narrow stores waits until they have left the pipeline, so short lists are faster this way.
+inline uint32_t lowest_of_few(const uint32_t* keys, size_t n) {
+  uint32_t a = keys[0], b = keys[1], c = keys[2], d = keys[3];
+  for (size_t i = 4; i < n; i += 4) {
+    a = keys[i] < a ? keys[i] : a, b = keys[i + 1] < b ? keys[i + 1] : b;
+    c = keys[i + 2] < c ? keys[i + 2] : c, d = keys[i + 3] < d ? keys[i + 3] : d;
+  }
+  a = b < a ? b : a, c = d < c ? d : c;
+  return c < a ? c : a;
+}
 
 std::array<uint32_t, 256> byte_code_points() {
   std::array<uint32_t, 256> out;
@@ -93,6 +105,8 @@ Bpe::Bpe(TokenTable vocabulary, const std::vector<std::pair<std::string_view, st
   std::fill(pairs_.begin(), pairs_.end(), kFree);
   bucket_mask_ = buckets - 1;
   pair_shift_ = 64 - __builtin_ctzll(buckets);
+  present_.assign(buckets / 4, 0);
+  present_mask_ = present_.size() - 1;
   merged_.reserve(merges.size());
   for (size_t i = 0; i < merges.size(); ++i) add_merge(merges[i].first, merges[i].second, static_cast<uint32_t>(i));
   bool counts_up = !merged_.empty();
@@ -120,7 +134,9 @@ void Bpe::add_merge(std::string_view left, std::string_view right, uint32_t rank
     require(id != TokenTable::kNone, "tokenizer: merge {} ('{}' + '{}') needs token '{}', which is not in the vocabulary", rank + 1, left, right, token);
   merged_.push_back(merged);
   const uint64_t key = static_cast<uint64_t>(a) << kIdBits | static_cast<uint64_t>(b);
-  size_t at = mix(key) * kBucket;  // of a pair named twice the later rank counts
+  const uint64_t hash = pair_hash(a, b);
+  present_[(hash >> 26) & present_mask_] |= uint64_t{1} << (hash >> 20 & 63);
+  size_t at = (hash >> pair_shift_) * kBucket;  // of a pair named twice the later rank counts
   while (pairs_[at] != kFree && pairs_[at] >> kRankBits != key) at = (at + 1) & (bucket_mask_ * kBucket + kBucket - 1);
   pairs_[at] = key << kRankBits | rank;
 }
@@ -181,8 +197,10 @@ void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t
   } else {
     symbols_of_characters(word, symbols);
   }
-  if (symbols.size() > kShortWord) {
+  if (symbols.size() > kMediumWord) {
     merge_long(symbols, scratch);
+  } else if (symbols.size() > kShortWord) {
+    merge_medium(symbols);
   } else if (symbols.size() > 1) {
     alignas(16) uint32_t keys[kShortWord];
     std::fill(std::begin(keys), std::end(keys), kNoKey);
@@ -197,22 +215,23 @@ void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t
 // On entry keys[i] is that of the pair at i, kNoKey for none and up to the next multiple of eight. Returns how many symbols are left.
 size_t Bpe::merge_short(int32_t* symbols, uint32_t* keys, size_t n) const {
   uint64_t alive = n == 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1;
-  const auto key = [this, symbols](size_t left, size_t right) {
-    const uint32_t rank = rank_of(symbols[left], symbols[right]);
+  const auto key = [this, symbols](size_t left, size_t right, uint64_t hash) {
+    const uint32_t rank = rank_of(symbols[left], symbols[right], hash);
     return rank == kNoRank ? kNoKey : rank << 6 | static_cast<uint32_t>(left);
   };
-  for (uint32_t best; (best = lowest(keys, n)) != kNoKey;) {
-    const size_t at = best & 63;
-    const size_t gone = at + 1 + static_cast<size_t>(__builtin_ctzll(alive >> at >> 1));
+  for (uint32_t best; (best = n <= kFew ? lowest_of_few(keys, n) : lowest(keys, n)) != kNoKey;) {
+    const size_t at = best & 63, gone = at + 1 + static_cast<size_t>(__builtin_ctzll(alive >> at >> 1));
     symbols[at] = merged(best >> 6);
     alive &= ~(uint64_t{1} << gone);
     keys[gone] = kNoKey;
-    const uint64_t after = gone == 63 ? 0 : alive >> (gone + 1), before = alive & ((uint64_t{1} << at) - 1);
-    keys[at] = after ? key(at, gone + 1 + static_cast<size_t>(__builtin_ctzll(after))) : kNoKey;
-    if (before) {
-      const size_t previous = 63 - static_cast<size_t>(__builtin_clzll(before));
-      keys[previous] = key(previous, at);
-    }
+    // Both neighbours' lookups begin before either is waited for; a neighbour that is not there stands in as the symbol itself.
+    const uint64_t after = alive >> at >> 1, before = alive & ((uint64_t{1} << at) - 1);
+    const size_t next = after ? at + 1 + static_cast<size_t>(__builtin_ctzll(after)) : at;
+    const size_t previous = before ? 63 - static_cast<size_t>(__builtin_clzll(before)) : at;
+    const uint64_t hash_next = pair_hash(symbols[at], symbols[next]), hash_previous = pair_hash(symbols[previous], symbols[at]);
+    prefetch_pair(hash_next), prefetch_pair(hash_previous);
+    keys[at] = after ? key(at, next, hash_next) : kNoKey;
+    if (before) keys[previous] = key(previous, at, hash_previous);
   }
   size_t kept = 0;
   for (uint64_t rest = alive; rest; rest &= rest - 1) symbols[kept++] = symbols[__builtin_ctzll(rest)];
@@ -234,6 +253,38 @@ void Bpe::encode_short_bytes(std::string_view word, std::vector<int32_t>& ids) c
   for (size_t i = n - 1; i < (n + 7) / 8 * 8; ++i) keys[i] = kNoKey;
   const size_t kept = merge_short(symbols, keys, n);
   ids.insert(ids.end(), symbols, symbols + kept);
+}
+
+// As merge_short with links instead of the bit mask, and the lowest key of every sixteen kept at hand.
+void Bpe::merge_medium(std::vector<int32_t>& symbols) const {
+  constexpr size_t kBlock = 16;
+  const size_t n = symbols.size(), blocks = (n + kBlock - 1) / kBlock;
+  alignas(16) uint32_t keys[kMediumWord], lowest_of[kMediumWord / kBlock];
+  uint16_t next[kMediumWord], previous[kMediumWord];
+  std::fill(std::begin(keys), std::end(keys), kNoKey);
+  std::fill(std::begin(lowest_of), std::end(lowest_of), kNoKey);
+  const auto set = [&](size_t left, size_t right) {
+    const uint32_t rank = rank_of(symbols[left], symbols[right]);
+    keys[left] = rank == kNoRank ? kNoKey : rank << 8 | static_cast<uint32_t>(left);
+  };
+  const auto update = [&](size_t at) { lowest_of[at / kBlock] = lowest(keys + at / kBlock * kBlock, kBlock); };
+  for (size_t i = 0; i < n; ++i) {
+    next[i] = static_cast<uint16_t>(i + 1), previous[i] = static_cast<uint16_t>(i - 1);
+    if (i + 1 < n) set(i, i + 1);
+  }
+  for (size_t b = 0; b < blocks; ++b) update(b * kBlock);
+  for (uint32_t best; (best = lowest(lowest_of, blocks)) != kNoKey;) {
+    const size_t at = best & 255, gone = next[at], after = next[gone];
+    symbols[at] = merged(best >> 8);
+    next[at] = static_cast<uint16_t>(after);
+    keys[gone] = keys[at] = kNoKey;
+    if (after < n) previous[after] = static_cast<uint16_t>(at), set(at, after);
+    if (at > 0) set(previous[at], at), update(previous[at]);
+    update(at), update(gone);
+  }
+  size_t kept = 0;
+  for (size_t i = 0; i < n; i = next[i]) symbols[kept++] = symbols[i];
+  symbols.resize(kept);
 }
 
 // A linked list of symbols and a heap of (rank, position): n log n for words of any length. rank[i] is that of the pair starting at i, so a

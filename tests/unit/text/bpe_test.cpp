@@ -58,7 +58,7 @@ TEST(Bpe, EqualsTheDefinitionForEveryLength) {
     const Model model(seed * 7919, 40);
     const Bpe bpe = model.bpe();
     uint64_t state = seed;
-    for (const size_t length : {0, 1, 2, 3, 7, 20, 63, 64, 65, 100, 300}) {
+    for (const size_t length : {0, 1, 2, 3, 7, 20, 63, 64, 65, 100, 129, 255, 256, 257, 300}) {
       for (int repeat = 0; repeat < 20; ++repeat) {
         std::string word;
         for (size_t i = 0; i < length; ++i) state = state * 6364136223846793005u + 1442695040888963407u, word += "abc"[state >> 33 & 3 ? (state >> 35) % 3 : 0];
