@@ -1,9 +1,11 @@
 #include "convert/hf_files.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
 #include "convert/native_config.h"
+#include "families/registry.h"
 
 namespace ponte {
 namespace {
@@ -12,6 +14,14 @@ constexpr const char* kTokenizerFiles[] = {"tokenizer.json",  "tokenizer_config.
                                            "merges.txt",      "vocab.txt",             "tokenizer.model",         "chat_template.jinja", "chat_template.json",
                                            "preprocessor_config.json"};
 constexpr const char* kGenerationConfig = "generation_config.json";
+constexpr const char* kHfStorage = "hf_tensors.json";
+
+HfTensors sources_of(const RuleTable& table) {
+  HfTensors out;
+  for (const Rule& rule : table.rules)
+    for (const Source& source : rule.sources) out.emplace(source.name, source.shape);
+  return out;
+}
 
 // Through links (the hub's cache is made of them), as a plain file.
 void copy_plainly(const fs::path& from, const fs::path& to) {
@@ -38,6 +48,28 @@ void keep_hf_files(const fs::path& hf, const fs::path& iteration) {
   const std::vector<std::string> names = tokenizer_files(hf);
   if (!names.empty()) fs::create_directories(tokenizer);
   for (const std::string& name : names) copy_plainly(hf / name, tokenizer / name);
+}
+
+void keep_hf_storage(const ModelConfig& config, const RuleTable& used, const fs::path& iteration) {
+  const HfTensors tensors = sources_of(used);
+  if (tensors == sources_of(rule_table(config))) return;
+  Json document = Json::object();
+  for (const auto& [name, shape] : tensors) document[name] = shape;
+  write_file_atomically(iteration / kKeptFolder / kHfStorage, dump_json(document));
+}
+
+HfTensors kept_hf_storage(const fs::path& iteration) {
+  const fs::path file = iteration / kKeptFolder / kHfStorage;
+  HfTensors out;
+  if (!fs::exists(file)) return out;
+  const Json document = read_json(file);
+  require(document.is_object(), "{}: not a JSON object", file);
+  for (const auto& [name, shape] : document.items()) {
+    require(shape.is_array() && std::ranges::all_of(shape, [](const Json& n) { return n.is_number_unsigned(); }), "{}: the shape of '{}' is {}", file, name,
+            shape.dump());
+    out.emplace(name, shape.get<Shape>());
+  }
+  return out;
 }
 
 void restore_hf_files(const fs::path& from, const fs::path& hf) {

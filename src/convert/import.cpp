@@ -37,6 +37,7 @@ Manifest write_iteration(const HfSource& source, const fs::path& directory, cons
   write_file_atomically(directory / "run_config.yaml", run_config_text(config, options));
   save_torch_file(directory / "train_state.pt", train_state_of_import());
   keep_hf_files(options.hf_model, directory);
+  keep_hf_storage(source.config(), source.rules(), directory);
   write_file_atomically(directory / kKeptFolder / kNativeManifest, manifest_text(manifest));
   return manifest;
 }

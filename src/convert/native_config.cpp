@@ -18,6 +18,7 @@ struct Settings {
   std::function<std::optional<double>(const char*)> number;
   std::function<std::optional<bool>(const char*)> flag;
   std::function<std::optional<std::string>(const char*)> text;
+  std::function<std::vector<int64_t>(const char*)> sizes;  // a list; empty when the field is none
 
   int64_t size(const char* key) const {
     const auto value = number(key);
@@ -56,13 +57,46 @@ void read_rope(const Settings& s, ModelConfig& c) {
   }
 }
 
+// Megatron Bridge says num_moe_experts, Megatron-LM num_experts.
+void read_experts(const Settings& s, ModelConfig& c) {
+  c.num_moe_experts = static_cast<int64_t>(s.number("num_moe_experts").value_or(s.number_or("num_experts", 0)));
+  if (c.num_moe_experts == 0) return;
+  require(c.num_moe_experts > 0 && c.num_moe_experts <= 65536, "{}: {} experts", s.origin, c.num_moe_experts);
+  c.moe_ffn_hidden_size = s.size_or("moe_ffn_hidden_size", c.ffn_hidden_size);
+  c.moe_router_topk = s.size_or("moe_router_topk", 2);
+  require(c.moe_router_topk <= c.num_moe_experts, "{}: moe_router_topk is {}, of {} experts", s.origin, c.moe_router_topk, c.num_moe_experts);
+  if (s.number_or("moe_shared_expert_intermediate_size", 0) > 0) c.moe_shared_expert_intermediate_size = s.size("moe_shared_expert_intermediate_size");
+  c.moe_shared_expert_gate = s.flag_or("moe_shared_expert_gate", false);
+  c.moe_router_pre_softmax = s.flag_or("moe_router_pre_softmax", false);
+  c.moe_router_score_function = s.text("moe_router_score_function").value_or("softmax");
+  c.moe_router_enable_expert_bias = s.flag_or("moe_router_enable_expert_bias", false);
+  c.moe_router_load_balancing_type = s.text("moe_router_load_balancing_type").value_or("aux_loss");
+  c.moe_aux_loss_coeff = s.number_or("moe_aux_loss_coeff", 0.0);
+  c.moe_layer_freq = s.sizes("moe_layer_freq");
+  const int64_t every = s.size_or("moe_layer_freq", 1);
+  for (int64_t i = 0; every > 1 && i < c.num_layers; ++i) c.moe_layer_freq.push_back(i % every == 0);
+  require(c.moe_layer_freq.empty() || static_cast<int64_t>(c.moe_layer_freq.size()) == c.num_layers, "{}: moe_layer_freq has {} entries for {} layers",
+          s.origin, c.moe_layer_freq.size(), c.num_layers);
+}
+
+std::string_view architecture_of(const Settings& s, const ModelConfig& c) {
+  if (c.num_moe_experts == 0) return c.qk_layernorm ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM";
+  require(c.moe_router_score_function == "softmax" && !c.moe_router_enable_expert_bias, "{}: experts chosen by '{}' scores{}, which no supported family does",
+          s.origin, c.moe_router_score_function, c.moe_router_enable_expert_bias ? " and a bias" : "");
+  const bool shared = c.moe_shared_expert_intermediate_size > 0;
+  require(shared == !c.qk_layernorm && c.moe_shared_expert_gate == shared,
+          "{}: a mixture of experts with qk_layernorm {}, shared expert {} and shared expert gate {} is neither Qwen2-MoE (no, yes, yes) nor Qwen3-MoE (yes, no, "
+          "no)",
+          s.origin, c.qk_layernorm, shared, c.moe_shared_expert_gate);
+  return c.qk_layernorm ? "Qwen3MoeForCausalLM" : "Qwen2MoeForCausalLM";
+}
+
 // The family whose facts these settings are.
 void choose_family(const Settings& s, ModelConfig& c) {
-  require(!s.number("num_moe_experts") || *s.number("num_moe_experts") == 0, "{}: a mixture of experts, which no supported family is", s.origin);
   require(s.text("normalization").value_or("RMSNorm") == "RMSNorm" && c.gated_linear_unit, "{}: not an RMSNorm, gated decoder of a supported family", s.origin);
   require(c.add_qkv_bias != c.qk_layernorm, "{}: add_qkv_bias {} with qk_layernorm {} is neither Qwen2 (bias, no norm) nor Qwen3 (norm, no bias)", s.origin,
           c.add_qkv_bias, c.qk_layernorm);
-  const Family& family = family_of(c.qk_layernorm ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM");
+  const Family& family = family_of(architecture_of(s, c));
   c.hf_architecture = family.architecture;
   c.model_type = family.model_type;
 }
@@ -91,6 +125,7 @@ ModelConfig read_settings(const Settings& s) {
   c.fp16 = s.flag_or("fp16", false);
   c.params_dtype = c.bf16 ? DType::bf16 : c.fp16 ? DType::f16 : DType::f32;
   read_rope(s, c);
+  read_experts(s, c);
   choose_family(s, c);
   return c;
 }
@@ -118,6 +153,17 @@ Settings yaml_settings(const YAML::Node& model, const std::string& origin) {
     if (!text || (*text != "true" && *text != "false")) return std::nullopt;
     return *text == "true";
   };
+  s.sizes = [model, origin](const char* key) {
+    std::vector<int64_t> out;
+    const YAML::Node node = model[key];
+    if (!node || !node.IsSequence()) return out;
+    try {
+      for (const YAML::Node& item : node) out.push_back(item.as<int64_t>());
+    } catch (const YAML::Exception&) {
+      fail("{}: '{}' is no list of integers", origin, key);
+    }
+    return out;
+  };
   return s;
 }
 
@@ -139,6 +185,13 @@ Settings argument_settings(const Value& args, const std::string& origin) {
   s.flag = [field, origin](const char* key) -> std::optional<bool> {
     const Value* v = field(key);
     return v && v->kind() == Value::Kind::boolean ? std::optional(v->as_boolean(origin)) : std::nullopt;
+  };
+  s.sizes = [field, origin](const char* key) {
+    std::vector<int64_t> out;
+    const Value* v = field(key);
+    if (!v || v->kind() != Value::Kind::list) return out;
+    for (const Value& item : v->items(origin)) out.push_back(item.as_integer(origin));
+    return out;
   };
   return s;
 }

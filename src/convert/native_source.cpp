@@ -4,6 +4,7 @@
 
 #include "base/errors.h"
 #include "convert/accounting.h"
+#include "convert/hf_files.h"
 #include "convert/native_config.h"
 #include "convert/segment_source.h"
 #include "families/registry.h"
@@ -73,11 +74,11 @@ fs::path iteration_directory(const fs::path& path) {
 
 bool is_native_checkpoint(const fs::path& path) { return is_iteration(path) || fs::exists(path / kTracker); }
 
-NativeSource::NativeSource(const fs::path& path, const ModelConfig* config) : directory_(ponte::iteration_directory(path)), reader_(directory_) {
+NativeSource::NativeSource(const fs::path& path, const ModelConfig* config, const HfTensors& hf) : directory_(ponte::iteration_directory(path)), reader_(directory_) {
   config_ = config ? *config : native_model_config(directory_, reader_);
   // The stored tensors decide whether the head is tied, not a flag.
   config_.share_embeddings_and_output_weights = !reader_.find("output_layer.weight") && !reader_.find("model.module.output_layer.weight");
-  table_ = rule_table(config_);
+  table_ = rule_table(config_, hf.empty() ? kept_hf_storage(directory_) : hf);
   index_rules();
   choose_dialect();
   bind();

@@ -110,9 +110,45 @@ Manifest write_native_weights(const SegmentSource& source, const fs::path& direc
 
 Value empty_extra_state() { return Value::list({Value::tensor(DType::u8, {0}, "")}); }
 
+namespace {
+
+// Megatron-LM's arguments of a sparse model; a dense one has num_experts None alone.
+void add_expert_arguments(const ModelConfig& c, std::vector<std::pair<std::string, Value>>& args) {
+  if (c.num_moe_experts == 0) {
+    args.push_back({"num_experts", Value()});
+    return;
+  }
+  Value layers = Value::integer(1);
+  if (!c.moe_layer_freq.empty()) {
+    Values flags;
+    for (int64_t flag : c.moe_layer_freq) flags.push_back(Value::integer(flag));
+    layers = Value::list(std::move(flags));
+  }
+  const bool shared = c.moe_shared_expert_intermediate_size > 0;
+  const std::pair<const char*, Value> own[] = {
+      {"num_experts", Value::integer(c.num_moe_experts)},
+      {"moe_ffn_hidden_size", Value::integer(c.moe_ffn_hidden_size)},
+      {"moe_router_topk", Value::integer(c.moe_router_topk)},
+      {"moe_layer_freq", layers},
+      {"moe_shared_expert_intermediate_size", shared ? Value::integer(c.moe_shared_expert_intermediate_size) : Value()},
+      {"moe_shared_expert_gate", Value::boolean(c.moe_shared_expert_gate)},
+      {"moe_router_pre_softmax", Value::boolean(c.moe_router_pre_softmax)},
+      {"moe_router_score_function", Value::text(c.moe_router_score_function)},
+      {"moe_router_enable_expert_bias", Value::boolean(c.moe_router_enable_expert_bias)},
+      {"moe_router_load_balancing_type", Value::text(c.moe_router_load_balancing_type)},
+      {"moe_aux_loss_coeff", Value::real(c.moe_aux_loss_coeff)},
+      {"moe_grouped_gemm", Value::boolean(true)},
+      {"expert_model_parallel_size", Value::integer(1)},
+      {"expert_tensor_parallel_size", Value::integer(1)},
+  };
+  for (const auto& [name, value] : own) args.push_back({name, value});
+}
+
+}  // namespace
+
 Value common_state_of_import(const ModelConfig& c) {
   const Value none;
-  const Value args = Value::dict_of({
+  std::vector<std::pair<std::string, Value>> arguments = {
       {"num_layers", Value::integer(c.num_layers)},
       {"hidden_size", Value::integer(c.hidden_size)},
       {"ffn_hidden_size", Value::integer(c.ffn_hidden_size)},
@@ -145,7 +181,6 @@ Value common_state_of_import(const ModelConfig& c) {
       {"padded_vocab_size", Value::integer(c.vocab_size)},
       {"bf16", Value::boolean(c.bf16)},
       {"fp16", Value::boolean(c.fp16)},
-      {"num_experts", none},
       {"mtp_num_layers", none},
       {"tensor_model_parallel_size", Value::integer(1)},
       {"pipeline_model_parallel_size", Value::integer(1)},
@@ -154,7 +189,9 @@ Value common_state_of_import(const ModelConfig& c) {
       {"skipped_train_samples", Value::integer(0)},
       {"iteration", Value::integer(0)},
       {"data_parallel_random_init", Value::boolean(false)},
-  });
+  };
+  add_expert_arguments(c, arguments);
+  const Value args = Value::dict_of(std::move(arguments));
   return Value::dict_of({
       {"args", Value::construct("argparse", "Namespace", {}, args)},
       {"checkpoint_version", Value::real(3.0)},

@@ -72,8 +72,9 @@ struct SegmentChunk {
 // A Megatron checkpoint, torch_dist or fsdp_dtensor, in any chunking.
 class NativeSource : public SegmentSource {
  public:
-  // `config`: nullptr to take the architecture from the checkpoint.
-  NativeSource(const fs::path& root_or_iteration, const ModelConfig* config);
+  // `config`: nullptr to take the architecture from the checkpoint. `hf`: the HF tensors its rules shall name where HF stores a family in several ways;
+  // empty: as the checkpoint remembers, else the usual way.
+  NativeSource(const fs::path& root_or_iteration, const ModelConfig* config, const HfTensors& hf = {});
   void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const override;
   std::span<const SegmentChunk> chunks(size_t rule, size_t segment) const { return chunks_[rule][segment]; }
   bool has_state(std::string_view prefix, const Rule& rule) const override;

@@ -14,6 +14,7 @@
 namespace ponte {
 PONTE_FAMILY_FACTS(qwen2)
 PONTE_FAMILY_FACTS(qwen3)
+PONTE_FAMILY_FACTS(qwen2_moe)
 PONTE_FAMILY_FACTS(qwen3_moe)
 PONTE_FAMILY_FACTS(qwen3_next)
 }  // namespace ponte

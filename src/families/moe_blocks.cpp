@@ -124,6 +124,20 @@ void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& plac
   if (config.moe_shared_expert_intermediate_size > 0) add_shared_expert(table, config, place);
 }
 
+RuleTable sparse_decoder(const ModelConfig& config, const HfTensors& present) {
+  RuleTable table;
+  add_embedding(table, config);
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const LayerPlace place{"decoder.layers", layer, config.num_layers, format("model.layers.{}.", layer)};
+    add_self_attention(table, config, place);
+    if (is_moe_layer(config, layer)) add_moe(table, config, place, present);
+    else add_gated_mlp(table, config, place);
+  }
+  add_head(table, config);
+  table.homogeneous = config.moe_layer_freq.empty();
+  return table;
+}
+
 void read_moe_config(const Json& hf, std::string_view origin, ModelConfig& c) {
   const char* count = hf.contains("num_experts") ? "num_experts" : "num_local_experts";
   auto positive = [&](const char* key) {

@@ -20,6 +20,8 @@ ExpertStorage expert_storage(const std::string& hf, const ModelConfig& config, c
 // post_attention_layernorm, router (with its bias when the configuration has one), experts, shared expert with its gate.
 void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present);
 bool is_moe_layer(const ModelConfig& config, int64_t layer);
+// The whole of a pre-norm decoder whose layers have experts where moe_layer_freq says so.
+RuleTable sparse_decoder(const ModelConfig& config, const HfTensors& present);
 
 // HF's expert fields: num_experts (or num_local_experts), num_experts_per_tok, moe_intermediate_size, shared_expert_intermediate_size, norm_topk_prob,
 // router_aux_loss_coef, decoder_sparse_step, mlp_only_layers.

@@ -19,18 +19,6 @@ void write_config(const ModelConfig& config, Json& hf) {
   write_moe_config(config, hf);
 }
 
-RuleTable rules(const ModelConfig& config, const HfTensors& present) {
-  RuleTable table;
-  add_embedding(table, config);
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    const LayerPlace place{"decoder.layers", layer, config.num_layers, format("model.layers.{}.", layer)};
-    add_self_attention(table, config, place);
-    if (is_moe_layer(config, layer)) add_moe(table, config, place, present);
-    else add_gated_mlp(table, config, place);
-  }
-  add_head(table, config);
-  table.homogeneous = config.moe_layer_freq.empty();
-  return table;
-}
+RuleTable rules(const ModelConfig& config, const HfTensors& present) { return sparse_decoder(config, present); }
 
 }  // namespace ponte::qwen3_moe

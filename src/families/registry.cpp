@@ -9,6 +9,8 @@ namespace {
 constexpr Family kFamilies[] = {
     {"Qwen2ForCausalLM", "qwen2", qwen2::read_config, qwen2::write_config, qwen2::rules},
     {"Qwen3ForCausalLM", "qwen3", qwen3::read_config, qwen3::write_config, qwen3::rules},
+    {"Qwen2MoeForCausalLM", "qwen2_moe", qwen2_moe::read_config, qwen2_moe::write_config, qwen2_moe::rules},
+    {"Qwen3MoeForCausalLM", "qwen3_moe", qwen3_moe::read_config, qwen3_moe::write_config, qwen3_moe::rules},
 };
 
 }  // namespace

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 pytestmark = pytest.mark.fast
 
 DENSE = ["qwen2", "qwen3", "qwen3_untied", "qwen3_v515", "qwen3_tp2pp2", "mcore016/qwen2", "mcore016/qwen3"]
+SPARSE = ["qwen3_moe", "mcore016/qwen3_moe"]
 TRAINED = ["trained/qwen3_opt_fully_reshardable"]
 
 
@@ -54,20 +55,20 @@ def object_keys(root):
     return {name for name, entry in metadata.state_dict_metadata.items() if not isinstance(entry, TensorStorageMetadata)}
 
 
-@pytest.mark.parametrize("name", DENSE + TRAINED)
+@pytest.mark.parametrize("name", DENSE + SPARSE + TRAINED)
 def test_export_equals_bridge(ponte, golden, tmp_path, name):
     ponte("export", "--megatron-path", golden / name / "mcore", "--hf-path", tmp_path / "hf")
     assert_same(hf_tensors(tmp_path / "hf"), hf_tensors(golden / name / "hf"))
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", DENSE + SPARSE)
 def test_import_equals_bridge(ponte, golden, tmp_path, name):
     ponte("import", "--hf-model", golden / name / "hf", "--megatron-path", tmp_path / "mcore")
     assert_same(dcp_tensors(tmp_path / "mcore"), dcp_tensors(golden / name / "mcore"))
     assert object_keys(tmp_path / "mcore") == object_keys(golden / name / "mcore") - {"common_state/shard_0_1"}
 
 
-@pytest.mark.parametrize("name", [n for n in DENSE if not n.startswith("mcore016") and "tp2" not in n])
+@pytest.mark.parametrize("name", [n for n in DENSE + SPARSE if not n.startswith("mcore016") and "tp2" not in n])
 def test_import_has_the_keys_and_chunks_bridge_writes(ponte, golden, tmp_path, name):
     ponte("import", "--hf-model", golden / name / "hf", "--megatron-path", tmp_path / "mcore")
     found = []
@@ -84,7 +85,7 @@ def test_import_has_the_keys_and_chunks_bridge_writes(ponte, golden, tmp_path, n
     assert sorted(found) == sorted(wanted)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", DENSE + SPARSE)
 def test_round_trip_keeps_every_file(ponte, golden, tmp_path, name):
     ponte("import", "--hf-model", golden / name / "hf", "--megatron-path", tmp_path / "mcore")
     ponte("export", "--megatron-path", tmp_path / "mcore", "--hf-path", tmp_path / "hf")
@@ -94,7 +95,7 @@ def test_round_trip_keeps_every_file(ponte, golden, tmp_path, name):
     assert {p.name for p in (tmp_path / "hf").iterdir()} - set(names) == {"ponte_manifest.json"}
 
 
-@pytest.mark.parametrize("name", DENSE + TRAINED)
+@pytest.mark.parametrize("name", DENSE + SPARSE + TRAINED)
 def test_verify_says_equal(ponte, golden, name):
     result = ponte("verify", "--hf-model", golden / name / "hf", "--megatron-path", golden / name / "mcore")
     assert "equal, bit for bit" in result.out

@@ -1,0 +1,134 @@
+"""Experts in every layout Hugging Face stores them in, and sparse checkpoints recognised by each witness a Megatron checkpoint may carry."""
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+from test_convert_golden import assert_same, dcp_tensors, hf_tensors
+
+pytestmark = pytest.mark.fast
+
+LAYERS, EXPERTS = 2, 8
+
+
+def packed(tensors, orientation):
+    """The golden's experts as one tensor each way a layer. Its gate_up matrix is square: only its sibling tells the orientation."""
+    out = {name: t for name, t in tensors.items() if ".mlp.experts." not in name}
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}.mlp.experts."
+        one = lambda e, which: tensors[f"{at}{e}.{which}_proj.weight"]
+        gate_up = torch.stack([torch.cat([one(e, "gate"), one(e, "up")]) for e in range(EXPERTS)])
+        down = torch.stack([one(e, "down") for e in range(EXPERTS)])
+        assert gate_up.shape[1] == gate_up.shape[2] and down.shape[1] != down.shape[2]
+        turn = (lambda t: t.transpose(1, 2).contiguous()) if orientation == "in_out" else (lambda t: t.contiguous())
+        out[at + "gate_up_proj"], out[at + "down_proj"] = turn(gate_up), turn(down)
+    return out
+
+
+@pytest.fixture
+def packed_model(golden, tmp_path):
+    def make(orientation):
+        folder = tmp_path / f"hf_{orientation}"
+        shutil.copytree(golden / "qwen3_moe/hf", folder)
+        save_file(packed(hf_tensors(folder), orientation), folder / "model.safetensors", {"format": "pt"})
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("orientation", ["out_in", "in_out"])
+def test_packed_experts(ponte, golden, tmp_path, packed_model, orientation):
+    folder = packed_model(orientation)
+    ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m")
+    assert_same(dcp_tensors(tmp_path / "m"), dcp_tensors(golden / "qwen3_moe/mcore"))
+    ponte("verify", "--hf-model", folder, "--megatron-path", tmp_path / "m")
+    ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "back")  # as the checkpoint remembers
+    assert_same(hf_tensors(tmp_path / "back"), hf_tensors(folder))
+
+
+def test_export_writes_the_storage_of_the_model_named(ponte, golden, tmp_path, packed_model):
+    native = golden / "qwen3_moe/mcore"
+    for orientation in ("out_in", "in_out"):
+        folder = packed_model(orientation)
+        ponte("export", "--megatron-path", native, "--hf-model", folder, "--hf-path", tmp_path / f"to_{orientation}")
+        assert_same(hf_tensors(tmp_path / f"to_{orientation}"), hf_tensors(folder))
+    # A packed checkpoint to a model stored one by one, although it remembers its own storage.
+    ponte("import", "--hf-model", tmp_path / "hf_in_out", "--megatron-path", tmp_path / "m")
+    ponte("export", "--megatron-path", tmp_path / "m", "--hf-model", golden / "qwen3_moe/hf", "--hf-path", tmp_path / "single")
+    assert_same(hf_tensors(tmp_path / "single"), hf_tensors(golden / "qwen3_moe/hf"))
+
+
+def test_mixed_storage_is_refused(ponte, golden, tmp_path, packed_model):
+    folder = packed_model("out_in")
+    tensors = hf_tensors(folder)
+    both = {**tensors, **{k: v for k, v in hf_tensors(golden / "qwen3_moe/hf").items() if ".experts." in k}}
+    save_file({k: v.contiguous() for k, v in both.items()}, folder / "model.safetensors")
+    assert "one by one and packed" in ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m", code=1).err
+    turned = dict(tensors)
+    name = "model.layers.1.mlp.experts.down_proj"
+    turned[name] = turned[name].transpose(1, 2).contiguous()
+    turned["model.layers.1.mlp.experts.gate_up_proj"] = turned["model.layers.1.mlp.experts.gate_up_proj"][:, :-2].contiguous()
+    save_file(turned, folder / "model.safetensors")
+    assert "fit neither" in ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m", code=1).err
+
+
+@pytest.mark.parametrize("witness", ["run_config.yaml", "args"])
+def test_foreign_checkpoint(ponte, golden, tmp_path, witness):
+    """Nothing of HF's but the tokenizer is in it: the experts come from run_config.yaml, or from Megatron-LM's arguments in common.pt."""
+    source = golden / "mcore016/qwen3_moe"
+    if witness == "args":
+        ponte("import", "--hf-model", source / "hf", "--megatron-path", tmp_path / "mcore")
+        folder = tmp_path / "mcore/iter_0000000"
+        shutil.rmtree(folder / "ponte")
+        (folder / "run_config.yaml").unlink()
+        args = torch.load(folder / "common.pt", weights_only=False)["args"]
+        assert (args.num_experts, args.moe_router_topk, args.moe_ffn_hidden_size, args.moe_layer_freq) == (8, 2, 32, 1)
+    else:
+        shutil.copytree(source / "mcore", tmp_path / "mcore")
+    ponte("export", "--megatron-path", tmp_path / "mcore", "--hf-path", tmp_path / "hf")
+    assert_same(hf_tensors(tmp_path / "hf"), hf_tensors(source / "hf"))
+    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "hf", source / "hf"))
+    for key, value in ours.items():
+        if key in theirs:
+            assert value == theirs[key], key
+
+
+def sparse_model(kind, folder, **changes):
+    shape = dict(vocab_size=160, hidden_size=40, intermediate_size=56, moe_intermediate_size=24, num_hidden_layers=4, num_attention_heads=4,
+                 num_key_value_heads=2, num_experts=6, num_experts_per_tok=2, tie_word_embeddings=False)
+    config_class, model_class = {"qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
+                                 "qwen2_moe": (transformers.Qwen2MoeConfig, transformers.Qwen2MoeForCausalLM)}[kind]
+    torch.manual_seed(3)
+    model_class(config_class(**{**shape, **changes})).to(torch.bfloat16).save_pretrained(folder)
+
+
+SPARSE_MODELS = {
+    "dense layers among them": ("qwen3_moe", dict(head_dim=12, mlp_only_layers=[0, 2])),
+    "every second layer": ("qwen3_moe", dict(head_dim=12, decoder_sparse_step=2)),
+    "tied": ("qwen3_moe", dict(head_dim=12, tie_word_embeddings=True)),
+    "qwen2-moe": ("qwen2_moe", dict(shared_expert_intermediate_size=28)),
+    "qwen2-moe with dense layers": ("qwen2_moe", dict(shared_expert_intermediate_size=28, mlp_only_layers=[1])),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE_MODELS)
+@pytest.mark.parametrize("witness", ["kept", "run_config.yaml", "args"])
+def test_round_trip(ponte, tmp_path, name, witness):
+    kind, changes = SPARSE_MODELS[name]
+    sparse_model(kind, tmp_path / "hf", **changes)
+    ponte("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "m")
+    ponte("verify", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "m")
+    iteration = tmp_path / "m/iter_0000000"
+    if witness != "kept":
+        shutil.rmtree(iteration / "ponte")
+    if witness == "args":
+        (iteration / "run_config.yaml").unlink()
+    ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "back")
+    assert_same(hf_tensors(tmp_path / "back"), hf_tensors(tmp_path / "hf"))
+    before, after = (transformers.AutoConfig.from_pretrained(tmp_path / f) for f in ("hf", "back"))
+    sparse_layers = lambda c: [i for i in range(4) if i not in c.mlp_only_layers and (i + 1) % c.decoder_sparse_step == 0]
+    assert sparse_layers(before) == sparse_layers(after)
+    for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"):
+        assert getattr(before, key) == getattr(after, key), key
