@@ -3,7 +3,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../tools/setup.sh"
 cd "$root"
-ponte=build/release/bin/ponte
+ponte=${PONTE_BIN:-build/release/bin}/ponte
 out=build/demo
 python=${PONTE_PYTHON:-$root/.venv/bin/python}
 prompt="The most important thing about free software is"
@@ -14,7 +14,7 @@ metrics=$out/train.jsonl
 
 title() { say ""; say "$1"; say "  \$ ${*:2}"; }
 run() { title "$@"; "${@:2}"; }
-iterations_done() { [ -f "$metrics" ] && grep -c lm_loss "$metrics" || true; }
+iterations_done() { { grep lm_loss "$metrics" 2>/dev/null || true; } | wc -l; }
 
 run "1. Import the Hugging Face checkpoint into Megatron's format" \
   $ponte import --hf-model demo/base --megatron-path $out/base
