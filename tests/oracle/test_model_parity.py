@@ -107,13 +107,14 @@ def test_double_precision(tiny, tmp_path):
         assert relative(found[name], wanted) <= 2e-6, name
 
 
-def test_bf16_is_as_near_to_fp32_as_transformers_is(tiny, tmp_path):
+@pytest.mark.parametrize("ours_type, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_half_types_are_as_near_to_fp32_as_transformers_is(ours_type, dtype, tiny, tmp_path):
     folder, _ = tiny("qwen3", dtype="bfloat16")
     tokens, labels, mask = batch(8192)
     write_input(tmp_path / "input", tokens, labels, mask)
     exact, _, exact_gradients = reference(folder, tokens, labels, mask, torch.float32)
-    theirs, _, their_gradients = reference(folder, tokens, labels, mask, torch.bfloat16)
-    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=bf16")
+    theirs, _, their_gradients = reference(folder, tokens, labels, mask, dtype)
+    probe(folder, tmp_path / "input", tmp_path / "out", f"dtype={ours_type}")
     ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(exact.shape)
     assert relative(ours, exact) <= 1.05 * relative(theirs.float(), exact)
     found = load_file(next((tmp_path / "out/gradients").glob("*.safetensors")))

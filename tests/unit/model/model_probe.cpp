@@ -1,6 +1,6 @@
 // model_probe HF_FOLDER INPUT OUT_FOLDER [key=value ...]: runs a model on the tokens of INPUT (little-endian int64: B, T, then tokens B*T, labels
 // B*T, then float32 loss mask B*T) and writes OUT_FOLDER/logits.f32, loss.f64 (sum, valid tokens) and the gradients of loss / valid tokens as an HF
-// checkpoint in OUT_FOLDER/gradients. Keys: dtype=fp32|bf16|fp64, recompute=uniform:2|block:2|core_attn, generate=N (greedy, writes tokens.i64).
+// checkpoint in OUT_FOLDER/gradients. Keys: dtype=fp32|bf16|fp16|fp64, recompute=uniform:2|block:2|core_attn, generate=N (greedy, writes tokens.i64).
 #include <ATen/ATen.h>
 
 #include <cstring>
@@ -77,7 +77,7 @@ int run(const fs::path& hf, const fs::path& input, const fs::path& out, Keys key
   ModelConfig config = source->config();
   apply_recompute(config, keys["recompute"]);
   ModelOptions options;
-  options.dtype = keys["dtype"] == "bf16" ? at::kBFloat16 : keys["dtype"] == "fp64" ? at::kDouble : at::kFloat;
+  options.dtype = keys["dtype"] == "bf16" ? at::kBFloat16 : keys["dtype"] == "fp16" ? at::kHalf : keys["dtype"] == "fp64" ? at::kDouble : at::kFloat;
   Model model(config, single_groups(), options);
   model.load(*source);
   const Batch batch = read_batch(input);

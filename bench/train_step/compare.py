@@ -1,0 +1,95 @@
+"""Training step and greedy decoding beside transformers, in turn and in one run: prints seconds, processor seconds and ratios.
+
+    python bench/train_step/compare.py [--bin build/release/bench] [--types fp32 bf16] [--steps 5] [--compile] [--decode]
+
+The model: Qwen3, hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000 (57.9 M parameters); batch 4 x 512; fused AdamW and clipping
+in both. Decoding: 128 prompt tokens, 128 new, batch 1, key/value cache. --compile adds torch.compile (minutes of warm-up).
+"""
+import argparse
+import pathlib
+import re
+import statistics
+import subprocess
+import time
+
+import torch
+import transformers
+
+SHAPE = dict(vocab_size=32000, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, head_dim=64, intermediate_size=1536,
+             max_position_embeddings=4096, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+
+def peer(kind):
+    torch.manual_seed(0)
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SHAPE)).to({"fp32": torch.float32, "bf16": torch.bfloat16}[kind])
+
+
+def timed(body, repeats, warm_up):
+    walls, processor = [], 0.0
+    for i in range(repeats + warm_up):
+        wall, cpu = time.perf_counter(), time.process_time()
+        body()
+        if i >= warm_up:
+            walls.append(time.perf_counter() - wall)
+            processor += time.process_time() - cpu
+    return statistics.median(walls), processor / repeats
+
+
+def peer_step(kind, steps, compiled):
+    model = peer(kind).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
+    tokens = torch.randint(3, 32000, (4, 512))
+    run = torch.compile(model) if compiled else model
+
+    def step():
+        run(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return timed(step, steps, 2)
+
+
+def peer_decode(kind, repeats):
+    model, prompt = peer(kind).eval(), torch.randint(3, 32000, (1, 128))
+
+    def generate():
+        with torch.no_grad():
+            model.generate(prompt, max_new_tokens=128, min_new_tokens=128, do_sample=False, use_cache=True, pad_token_id=0)
+
+    return timed(generate, repeats, 1)
+
+
+def ours(binary, kind, repeats, what):
+    text = subprocess.run([binary, kind, str(repeats), what], capture_output=True, text=True, check=True).stdout
+    return float(re.search(r"^(?:step|prompt).*median ([\d.]+)", text, re.M)[1]), float(re.search(r"processor seconds[^:]*: ([\d.]+)", text)[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", default="build/release/bench", type=pathlib.Path)
+    parser.add_argument("--types", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--steps", default=5, type=int)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--decode", action="store_true")
+    options = parser.parse_args()
+    binary = str(options.bin / "train_step_bench")
+    for kind in options.types:
+        rows = [("ponte", ours(binary, kind, options.steps, "train")), ("transformers eager", peer_step(kind, options.steps, False))]
+        if options.compile:
+            rows.append(("transformers torch.compile", peer_step(kind, options.steps, True)))
+        report(f"training step, {kind}", rows, 2048)
+        if options.decode:
+            report(f"decoding, {kind}", [("ponte", ours(binary, kind, options.steps, "decode")), ("transformers eager", peer_decode(kind, options.steps))], 128)
+
+
+def report(title, rows, tokens):
+    print(f"{title} ({torch.get_num_threads()} threads)")
+    for name, (wall, processor) in rows:
+        print(f"  {name:28s} {wall:7.3f} s  {processor:7.3f} processor s  {tokens / wall:8.1f} tokens/s")
+    best = min(rows[1:], key=lambda row: row[1][0])
+    print(f"  ratio to {best[0]}: {best[1][0] / rows[0][1][0]:.2f} by wall, {best[1][1] / rows[0][1][1]:.2f} by processor time", flush=True)
+
+
+if __name__ == "__main__":
+    main()
