@@ -136,7 +136,7 @@ build() {
   (cd "$root" && cmake --preset "$preset" -DPONTE_PYTHON="${python:-}" >"$root/build/logs/configure-$preset.log" 2>&1) ||
     { tail -n 25 "$root/build/logs/configure-$preset.log" >&2; die "configuring the $preset build failed"; }
   if ! ninja -C "$folder" -j "$(build_jobs)" "$@" 2>&1 | show_build_progress "building $preset" "$log"; then
-    grep -nE -A12 'FAILED|error:' "$log" | head -60 >&2
+    grep -anE -A12 'FAILED|error:' "$log" | head -60 >&2
     die "the $preset build failed; the whole log: $log"
   fi
   printf '  %-52s %4d s  done\n' "building $preset" $((SECONDS - start)) >&2
