@@ -10,6 +10,7 @@ int run_verify(const Arguments& arguments);      // verify.cpp
 int run_inspect(const Arguments& arguments);     // inspect.cpp
 int run_data(const Arguments& arguments);        // data.cpp
 int run_preprocess(const Arguments& arguments);  // preprocess.cpp
+int run_tokenize(const Arguments& arguments);    // tokenize.cpp
 
 int run_recipes(const Arguments& arguments);       // recipes.cpp
 int run_fetch(const Arguments& arguments);         // fetch.cpp

@@ -11,6 +11,7 @@ constexpr ponte::Command kCommands[] = {
     {"inspect", "tensors of a checkpoint of any format, and how they map", ponte::run_inspect},
     {"preprocess", "text becomes a tokenised corpus (.bin/.idx)", ponte::run_preprocess},
     {"data", "inspect, verify and join corpora; print a run's samples", ponte::run_data},
+    {"tokenize", "token ids of a text, and the way back", ponte::run_tokenize},
     {"train", "pretrain or fine-tune a model", ponte::run_train_config},
     {"generate", "text from a Hugging Face or Megatron model", nullptr},
     {"chat", "talk with a model", nullptr},
