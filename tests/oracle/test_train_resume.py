@@ -8,7 +8,7 @@ import time
 import pytest
 
 from conftest import BIN
-from training import Training, assert_same_tensors, load_checkpoint, records, series, write_corpus
+from training import ONE_THREAD, Training, assert_same_tensors, load_checkpoint, records, series, write_corpus
 
 STEPS = 12
 
@@ -51,7 +51,8 @@ def test_term_saves_and_resumes(training, tmp_path):
     for number in (signal.SIGTERM, signal.SIGINT):
         folder, log = tmp_path / f"stopped{number}", tmp_path / f"stopped{number}.jsonl"
         settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.save_interval=1000"]
-        process = subprocess.Popen([BIN / "ponte", *training.arguments(*settings, log=log)], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([BIN / "ponte", *training.arguments(*settings, log=log)], stderr=subprocess.PIPE, text=True,
+                                   env={**os.environ, **ONE_THREAD})
         while not (log.exists() and len(records(log)) >= 2):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)
@@ -70,7 +71,7 @@ def test_kill_leaves_the_last_checkpoint_whole(training, tmp_path):
     settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2"]
     for _ in range(4):  # four lives, each ended at some instant of a loop that saves at every step
         before = len(records(log)) if log.exists() else 0
-        process = subprocess.Popen([BIN / "ponte", *training.arguments(*settings, log=log)], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([BIN / "ponte", *training.arguments(*settings, log=log)], stderr=subprocess.DEVNULL, env={**os.environ, **ONE_THREAD})
         while process.poll() is None and not (log.exists() and len(records(log)) > before):
             time.sleep(0.002)
         time.sleep(generator.uniform(0, 0.15))

@@ -74,6 +74,30 @@ def test_optimizer_state_is_model_shaped(training, tmp_path):
     assert state["step"].item() == 2 and state["consumed_train_samples"].item() == 8
 
 
+def test_random_state_is_what_megatron_sets(training, tmp_path):
+    import io
+    import random
+
+    import numpy as np
+    from torch.distributed.checkpoint import FileSystemReader
+    save = tmp_path / "save" / "iter_0000001"
+    training.run(f"checkpoint.save={tmp_path / 'save'}", "train.exit_interval=1")
+    (entry,) = [place for index, place in FileSystemReader(str(save)).read_metadata().storage_data.items() if index.fqn == "rng_state/shard_0.0_1.1"]
+    data = (save / entry.relative_path).read_bytes()[entry.offset:entry.offset + entry.length]
+    [[state]] = torch.load(io.BytesIO(data), weights_only=True)
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.setstate(state["random_rng_state"])
+        np.random.set_state(state["np_rng_state"])
+        torch.set_rng_state(state["torch_rng_state"])
+        assert np.random.RandomState(1234).randint(1 << 30) == np.random.randint(1 << 30)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+    assert {"data-parallel-rng", "model-parallel-rng", "expert-parallel-rng"} == state["rng_tracker_states"].keys()
+
+
 def test_starting_points(training, tmp_path, ponte, tiny):
     """The same weights give the same first loss, wherever they come from; random weights depend on the seed alone."""
     folder, _ = tiny("qwen3")
