@@ -22,7 +22,8 @@ struct Flags {
 
 void add_flags(CLI::App& app, Flags& f) {
   PreprocessOptions& o = f.options;
-  app.add_option("--input", o.inputs, "files (.jsonl, .txt, .parquet; JSON lines and text also .gz and .zst), folders, or patterns in quotes")->required();
+  app.add_option("--input", o.inputs, "files (.jsonl, .txt, .parquet; JSON lines and text also .gz and .zst), folders, patterns in quotes, or datasets of the hub (org/name)");
+  app.add_option("--subset", o.subset, "subset of a dataset of the hub; without --input that of HuggingFaceFW/fineweb");
   app.add_option("--output-prefix", o.output_prefix, "path of the output without _<key>_document.bin/.idx")->required();
   app.add_option("--tokenizer-model", o.tokenizer_model, "folder or hub id with tokenizer.json")->required();
   app.add_option("--tokenizer-type", f.tokenizer_type, "HuggingFaceTokenizer")->capture_default_str();
@@ -47,6 +48,7 @@ void add_flags(CLI::App& app, Flags& f) {
 void apply(Flags& f) {
   require(f.tokenizer_type == "HuggingFaceTokenizer", "--tokenizer-type {}: only HuggingFaceTokenizer is there; it reads the tokenizer.json of any supported family", f.tokenizer_type);
   require(!f.split_sentences && !f.keep_newlines, "--split-sentences: sentence splitting serves BERT-style training and is not offered; give lists of sentences under the key instead");
+  if (f.options.inputs.empty() && !f.options.subset.empty()) f.options.inputs = {"HuggingFaceFW/fineweb"};
   if (f.keep_sequential) f.options.partitions = 1;  // Megatron's joined partitions are then in the input's order
   f.options.add_special_tokens = !f.no_special;
   f.options.on_error = f.on_error == "skip" ? OnError::skip : OnError::stop;

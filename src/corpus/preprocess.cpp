@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <set>
 
 #include "base/environment.h"
@@ -26,7 +28,7 @@ constexpr int64_t kProblemsShown = 20;
 
 fs::path key_prefix(const PreprocessOptions& options, const std::string& key) { return format("{}_{}_document", options.output_prefix, key); }
 
-void check(const PreprocessOptions& options, const std::vector<fs::path>& files) {
+void check(const PreprocessOptions& options, const std::vector<InputFile>& files) {
   require(!options.output_prefix.empty(), "--output-prefix: nothing given");
   require(!options.json_keys.empty(), "--json-keys: nothing given");
   const std::set<std::string> distinct(options.json_keys.begin(), options.json_keys.end());
@@ -36,29 +38,58 @@ void check(const PreprocessOptions& options, const std::vector<fs::path>& files)
   require(options.workers >= 0 && options.partitions >= 1 && options.max_docs >= 0, "--workers {}, --partitions {}, --max-docs {}: wanted positive numbers", options.workers,
           options.partitions, options.max_docs);
   require(options.max_document_bytes >= 1 && options.max_document_bytes < uint64_t{1} << 32, "--max-document-bytes {}: wanted 1 to 4294967295", options.max_document_bytes);
-  for (const fs::path& file : files)
-    require(options.json_keys.size() == 1 || format_of(file, options.format) != InputFormat::text, "{}: plain text has no keys; --json-keys {} fit JSON lines and Parquet", file,
+  for (const InputFile& file : files)
+    require(options.json_keys.size() == 1 || format_of(file.path, options.format) != InputFormat::text, "{}: plain text has no keys; --json-keys {} fit JSON lines and Parquet", file.path,
             options.json_keys);
 }
 
-// Everything the output depends on. Input files count by name, size and time of change.
-std::string identity_of(const PreprocessOptions& o, const std::vector<fs::path>& files, const fs::path& tokenizer) {
+// Everything the output depends on.
+std::string identity_of(const PreprocessOptions& o, const std::vector<InputFile>& files, const fs::path& tokenizer) {
   std::string text = format("1 keys={} eod={} special={} partitions={} max_docs={} max_bytes={} format={} unit={}\n", o.json_keys, o.append_eod, o.add_special_tokens, o.partitions,
                             o.max_docs, o.max_document_bytes, o.format, o.text_unit);
-  for (const fs::path& file : files)
-    text += format("{} {} {}\n", fs::absolute(file), fs::file_size(file), fs::last_write_time(file).time_since_epoch().count());
+  for (const InputFile& file : files) text += file.identity + "\n";
   for (const char* name : {"tokenizer.json", "tokenizer_config.json"})
     if (fs::exists(tokenizer / name)) text += sha256(MappedFile(tokenizer / name).bytes()) + "\n";
   return content_hash(std::as_bytes(std::span(text)));
 }
 
+// Lets the reader wait until all it has handed out is written: with --max-docs, files of the hub are only fetched once it is known that they are needed.
+class Catching {
+ public:
+  void handed_out() {
+    std::lock_guard lock(mutex_);
+    ++ahead_;
+  }
+  void written() {
+    std::lock_guard lock(mutex_);
+    --ahead_;
+    changed_.notify_all();
+  }
+  void stop() {
+    std::lock_guard lock(mutex_);
+    stopped_ = true;
+    changed_.notify_all();
+  }
+  bool caught_up() {  // false: stopped
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return stopped_ || ahead_ == 0; });
+    return !stopped_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t ahead_ = 0;
+  bool stopped_ = false;
+};
+
 // One run: the ordered end of the pipeline, which alone touches files and state.
 class Run {
  public:
-  Run(const PreprocessOptions& options, std::vector<fs::path> files)
+  Run(const PreprocessOptions& options, std::vector<InputFile> files)
       : options_(options), files_(std::move(files)), tokenizer_folder_(resolve_tokenizer(options.tokenizer_model)), tokenizer_(Tokenizer::load(tokenizer_folder_)),
         folder_(options.output_prefix), identity_(identity_of(options, files_, tokenizer_folder_)) {
-    for (const fs::path& file : files_) total_bytes_ += fs::file_size(file);
+    for (const InputFile& file : files_) total_bytes_ += file.size;
   }
 
   PreprocessSummary run() {
@@ -99,10 +130,16 @@ class Run {
   }
 
   void encode_all() {
-    TextBlockReader reader({.files = files_, .preprocess = options_}, state_.place);
+    Catching catching;
+    TextBlockReader reader({.files = files_, .preprocess = options_, .may_fetch = [&] { return options_.max_docs == 0 || (catching.caught_up() && !done()); }}, state_.place);
     const int64_t workers = options_.workers ? options_.workers : default_threads();
     OrderedPipeline<TextBlock, EncodedBlock> pipeline(
-        {.read = [&](TextBlock& block) { return reader.next(block); },
+        {.read =
+             [&](TextBlock& block) {
+               if (!reader.next(block)) return false;
+               catching.handed_out();
+               return true;
+             },
          .make_worker =
              [&] {
                auto encoder = std::make_shared<BlockEncoder>(encode_);
@@ -110,6 +147,7 @@ class Run {
              },
          .bytes = [](const TextBlock& block) { return block.bytes.size(); }},
         workers, kBytesInFlight);
+    const std::shared_ptr<void> at_exit(nullptr, [&](void*) { catching.stop(); });  // before the pipeline waits for its reader
     Progress progress("preprocessing", total_bytes_, Progress::Unit::bytes);
     progress.advance(state_.compressed_total);
     const auto start = Clock::now();
@@ -118,6 +156,7 @@ class Run {
     for (EncodedBlock block; !done() && pipeline.next(block);) {
       const uint64_t consumed = block.compressed_total - state_.compressed_total;
       write(block);
+      catching.written();
       const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
       progress.set_note(format("{:.1f} M tokens/s", static_cast<double>(tokens() - tokens_before) / std::max(seconds, 1e-3) / 1e6));
       progress.advance(consumed);
@@ -139,7 +178,7 @@ class Run {
 
   void write(const EncodedBlock& block) {
     for (const LineProblem& problem : block.problems) {
-      const std::string where = format("{}:{}: {}", files_[static_cast<size_t>(block.file)], problem.line, problem.what);
+      const std::string where = format("{}:{}: {}", files_[static_cast<size_t>(block.file)].path, problem.line, problem.what);
       require(options_.on_error == OnError::skip, "{} (--on-error skip passes over such documents)", where);
       if (state_.skipped++ < kProblemsShown) log_warning("skipped {}", where);
     }
@@ -225,7 +264,7 @@ class Run {
   }
 
   const PreprocessOptions options_;
-  const std::vector<fs::path> files_;
+  const std::vector<InputFile> files_;
   const fs::path tokenizer_folder_;
   const Tokenizer tokenizer_;
   PreprocessFolder folder_;
@@ -241,7 +280,7 @@ class Run {
 }  // namespace
 
 PreprocessSummary preprocess(const PreprocessOptions& options) {
-  auto files = expand_inputs(options.inputs);
+  auto files = input_files(options);
   check(options, files);
   return Run(options, std::move(files)).run();
 }

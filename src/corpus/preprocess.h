@@ -14,7 +14,8 @@ enum class InputFormat { automatic, jsonl, text, parquet };
 enum class TextUnit { file, line };  // what a document is in a plain text file
 
 struct PreprocessOptions {
-  std::vector<std::string> inputs;  // files, folders (searched through), glob patterns
+  std::vector<std::string> inputs;  // files, folders (searched through), glob patterns, datasets of the hub (org/name)
+  std::string subset;               // of a dataset of the hub
   std::string output_prefix;
   std::string tokenizer_model;      // folder or hub id
   std::vector<std::string> json_keys = {"text"};  // each gives PREFIX_<key>_document; for Parquet, columns
@@ -46,8 +47,6 @@ struct PreprocessSummary {
 
 PreprocessSummary preprocess(const PreprocessOptions& options);
 
-// Files a list of inputs stands for: patterns and folders expanded, each in name order. UserError for what matches nothing.
-std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs);
 // The format of a file by its name, compression suffixes aside.
 InputFormat format_of(const fs::path& file, InputFormat wanted);
 

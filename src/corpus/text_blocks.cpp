@@ -1,79 +1,28 @@
 #include "corpus/text_blocks.h"
 
-#include <glob.h>
-
 #include <algorithm>
 
 #include "base/errors.h"
 
 namespace ponte {
-namespace {
-
-constexpr std::string_view kJsonSuffixes[] = {".jsonl", ".json", ".ndjson"}, kTextSuffixes[] = {".txt", ".text"};
-
-bool is_one_of(std::string_view suffix, std::span<const std::string_view> all) { return std::find(all.begin(), all.end(), suffix) != all.end(); }
-
-// The suffix that tells the format: "c4.jsonl.gz" -> ".jsonl".
-std::string telling_suffix(const fs::path& file) {
-  const std::string last = lower(file.extension().string());
-  return last == ".gz" || last == ".zst" ? lower(file.stem().extension().string()) : last;
-}
-
-void add_folder(const fs::path& folder, std::vector<fs::path>& out) {
-  const size_t before = out.size();
-  for (const auto& entry : fs::recursive_directory_iterator(folder, fs::directory_options::follow_directory_symlink)) {
-    const std::string suffix = telling_suffix(entry.path());
-    if (entry.is_regular_file() && (is_one_of(suffix, kJsonSuffixes) || is_one_of(suffix, kTextSuffixes) || suffix == ".parquet")) out.push_back(entry.path());
-  }
-  require(out.size() > before, "{}: no .jsonl, .json, .txt or .parquet files (plain, .gz or .zst) in this folder", folder);
-  std::sort(out.begin() + static_cast<std::ptrdiff_t>(before), out.end());
-}
-
-void add_pattern(const std::string& pattern, std::vector<fs::path>& out) {
-  glob_t found;
-  const int code = ::glob(pattern.c_str(), 0, nullptr, &found);  // in name order
-  for (size_t i = 0; code == 0 && i < found.gl_pathc; ++i) {
-    if (fs::is_directory(found.gl_pathv[i])) add_folder(found.gl_pathv[i], out);
-    else out.emplace_back(found.gl_pathv[i]);
-  }
-  if (code == 0) ::globfree(&found);
-  require(code == 0, "--input {}: {}", pattern, code == GLOB_NOMATCH ? "no such file, and no file matches it as a pattern" : "the pattern cannot be expanded");
-}
-
-}  // namespace
-
-std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
-  std::vector<fs::path> out;
-  for (const std::string& input : inputs) {
-    if (fs::is_directory(input)) add_folder(input, out);
-    else if (fs::exists(input)) out.emplace_back(input);  // before patterns: a name may hold brackets
-    else add_pattern(input, out);
-  }
-  require(!out.empty(), "--input: nothing given");
-  return out;
-}
-
-InputFormat format_of(const fs::path& file, InputFormat wanted) {
-  if (wanted != InputFormat::automatic) return wanted;
-  const std::string suffix = telling_suffix(file);
-  if (suffix == ".parquet") return InputFormat::parquet;
-  return is_one_of(suffix, kTextSuffixes) ? InputFormat::text : InputFormat::jsonl;
-}
-
 TextBlockReader::TextBlockReader(BlockOptions options, InputPlace start) : options_(std::move(options)), place_(start) {
   require(place_.file <= static_cast<int64_t>(options_.files.size()), "the place to go on from is in file {} of {}", place_.file, options_.files.size());
-  for (int64_t i = 0; i < place_.file; ++i) finished_bytes_ += fs::file_size(options_.files[static_cast<size_t>(i)]);
+  for (int64_t i = 0; i < place_.file; ++i) finished_bytes_ += options_.files[static_cast<size_t>(i)].size;
 }
 
 TextBlockReader::~TextBlockReader() = default;
 
 bool TextBlockReader::next(TextBlock& block) {
   while (place_.file < static_cast<int64_t>(options_.files.size())) {
-    const fs::path& file = options_.files[static_cast<size_t>(place_.file)];
-    format_ = format_of(file, options_.preprocess.format);
+    const InputFile& file = options_.files[static_cast<size_t>(place_.file)];
+    if (file.fetch && !fs::exists(file.path)) {
+      if (options_.may_fetch && !options_.may_fetch()) return false;
+      file.fetch();
+    }
+    format_ = format_of(file.path, options_.preprocess.format);
     block = TextBlock{.file = place_.file, .format = format_, .bytes = {}, .rows = {}, .ends = {}, .bad_rows = {}, .next = {}};
     if (next_in_file(block)) return true;
-    finished_bytes_ += fs::file_size(file);
+    finished_bytes_ += file.size;
     lines_.reset();
     columns_.reset();
     place_ = {place_.file + 1, 0, 1};
@@ -84,7 +33,7 @@ bool TextBlockReader::next(TextBlock& block) {
 bool TextBlockReader::next_in_file(TextBlock& block) {
   if (format_ == InputFormat::text && options_.preprocess.text_unit == TextUnit::file) return whole_file(block);
   if (format_ == InputFormat::parquet) return next_rows(block);
-  const fs::path& file = options_.files[static_cast<size_t>(place_.file)];
+  const fs::path& file = options_.files[static_cast<size_t>(place_.file)].path;
   if (!lines_) {
     lines_ = std::make_unique<LineReader>(file, options_.block_bytes, options_.preprocess.max_document_bytes);
     if (place_.offset > 0) lines_->skip_to(place_.offset, place_.line);
@@ -101,7 +50,7 @@ bool TextBlockReader::next_in_file(TextBlock& block) {
 }
 
 bool TextBlockReader::whole_file(TextBlock& block) {
-  const fs::path& file = options_.files[static_cast<size_t>(place_.file)];
+  const fs::path& file = options_.files[static_cast<size_t>(place_.file)].path;
   if (place_.offset > 0) return false;
   const auto source = ByteSource::open(file);
   const uint64_t limit = options_.preprocess.max_document_bytes;
@@ -126,7 +75,7 @@ bool TextBlockReader::whole_file(TextBlock& block) {
 }
 
 bool TextBlockReader::next_rows(TextBlock& block) {
-  const fs::path& file = options_.files[static_cast<size_t>(place_.file)];
+  const fs::path& file = options_.files[static_cast<size_t>(place_.file)].path;
   if (!columns_) {
     columns_ = std::make_unique<ParquetColumns>(file, options_.preprocess.json_keys);
     if (place_.offset > 0) columns_->skip_to(static_cast<int64_t>(place_.offset));

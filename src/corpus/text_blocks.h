@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "corpus/preprocess.h"
+#include "corpus/input_files.h"
 #include "format/jsonl.h"
 #include "format/parquet.h"
 
@@ -34,9 +34,10 @@ struct TextBlock {
 };
 
 struct BlockOptions {
-  std::vector<fs::path> files;
+  std::vector<InputFile> files;
   PreprocessOptions preprocess;
   size_t block_bytes = size_t{1} << 20;
+  std::function<bool()> may_fetch;  // asked before a file is downloaded; false ends the input. Empty: always
 };
 
 class TextBlockReader {
