@@ -10,6 +10,7 @@ cd "$root"
 say "Ponte: setting up in $root"
 install_packages "${needed_packages[@]}" "${useful_packages[@]}"
 ensure_python
+ensure_arrow
 build release ponte ponte-torch
 if [ "${1:-}" = --build-only ]; then
   say "built: $root/build/release/bin/ponte        try: build/release/bin/ponte --help"

@@ -7,6 +7,7 @@ case $mode in fast | full) ;; *) die "usage: ./test.sh [fast|full]" ;; esac
 cd "$root"
 install_packages "${needed_packages[@]}" "${useful_packages[@]}"
 ensure_python
+ensure_arrow
 ensure_test_python
 "$test_python" tools/check_layers.py
 build release

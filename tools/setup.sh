@@ -95,6 +95,13 @@ ensure_python() {
   step "installing torch $torch_version" install_torch
 }
 
+# Arrow's libraries, for Parquet files; without them everything else still builds and works.
+ensure_arrow() {
+  "$python" -c 'import pyarrow' 2>/dev/null && return
+  [ "$python" = "$root/.venv/bin/python" ] || return 0
+  "$python" -m pip install -q --disable-pip-version-check "pyarrow>=18" 2>/dev/null || say "  pyarrow could not be installed: Parquet files will not be read"
+}
+
 # Sets `test_python`: .venv-test, which sees the torch of `python` and adds the reference implementations the oracle tests compare with.
 ensure_test_python() {
   test_python=$root/.venv-test/bin/python
