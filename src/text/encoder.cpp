@@ -80,7 +80,10 @@ void Encoder::encode_batch(const char* from, std::span<const char* const> ends, 
   const char* at = from;
   for (size_t i = 0; i < ends.size(); at = ends[i++]) {
     const auto size = static_cast<size_t>(ends[i] - at);
-    if (size > WordCache::kShort) continue;
+    if (size > WordCache::kShort) {
+      if (size <= WordCache::kLong) words[i].hash = WordCache::hash_long({at, size}), cache_.prefetch_long(words[i].hash);
+      continue;
+    }
     words[i].key = WordCache::key(at, size, static_cast<size_t>(text_end - at));
     words[i].hash = WordCache::hash(words[i].key);
     cache_.prefetch(words[i].hash);
@@ -109,7 +112,7 @@ void Encoder::encode_batch(const char* from, std::span<const char* const> ends, 
       append(word_ids_);
       cache_.insert(words[i].key, words[i].hash, word_ids_);
     } else {
-      encode_long({at, size});
+      encode_long({at, size}, words[i].hash);
     }
     out = room(4 * (ends.size() - i));
   }
@@ -121,9 +124,9 @@ void Encoder::append(std::span<const int32_t> ids) {
   out_size_ += ids.size();
 }
 
-void Encoder::encode_long(std::string_view word) {
+// `hash`: hash_long() of the word when it is not too long to be kept.
+void Encoder::encode_long(std::string_view word, uint64_t hash) {
   const bool kept = word.size() <= WordCache::kLong;
-  const uint64_t hash = kept ? WordCache::hash_long(word) : 0;
   if (kept)
     if (const auto known = cache_.find_long(word, hash); !known.empty()) return append(known);
   word_ids_.clear();

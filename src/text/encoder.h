@@ -28,7 +28,7 @@ class Encoder {
 
   // The words that end at `ends`, one after the other from `from` on; `text_end`: how far memory may be read.
   void encode_batch(const char* from, std::span<const char* const> ends, const char* text_end);
-  void encode_long(std::string_view word);  // of more bytes than a slot of the cache
+  void encode_long(std::string_view word, uint64_t hash);  // of more bytes than a slot of the cache
   void append(std::span<const int32_t> ids);
   int32_t* room(size_t ids);  // where the next ids go, with space for so many
 

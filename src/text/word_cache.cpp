@@ -1,10 +1,12 @@
 #include "text/word_cache.h"
 
+#include <utility>
+
 #include "base/hash.h"
 
 namespace ponte {
 
-WordCache::WordCache() : slots_(kFirst), mask_(kFirst - 1), longs_(kFirst / 4) {}
+WordCache::WordCache() : slots_(kFirst), mask_(kFirst - 1), longs_(kFirst / 4), arena_(kMostArena / sizeof(int32_t)) {}
 
 // Into the first free slot of the word's run; false when all are taken.
 bool WordCache::place(const Slot& slot, uint64_t hash) {
@@ -45,16 +47,14 @@ void WordCache::insert(Key k, uint64_t h, std::span<const int32_t> ids) {
 }
 
 uint32_t WordCache::reserve(size_t words) {
-  if ((arena_.size() + words) * sizeof(int32_t) > kMostArena) {  // full: begin again
-    arena_.clear();
+  if (arena_used_ + words > arena_.size()) {  // full: begin again
+    arena_used_ = 0;
     longs_.assign(longs_.size(), Long{});
     longs_used_ = 0;
     slots_ = PageArray<Slot>(slots_.size());
     used_ = 0;
   }
-  const auto offset = static_cast<uint32_t>(arena_.size());
-  arena_.resize(arena_.size() + words);
-  return offset;
+  return static_cast<uint32_t>(std::exchange(arena_used_, arena_used_ + words));
 }
 
 uint64_t WordCache::hash_long(std::string_view word) {

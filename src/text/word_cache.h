@@ -64,7 +64,8 @@ class WordCache {
   std::span<const int32_t> ids(const Slot& s) const { return {arena_.data() + s.ids[0], s.ids[1]}; }
   void insert(Key k, uint64_t hash, std::span<const int32_t> ids);
 
-  // The same for any word of up to kLong bytes.
+  // The same for longer words, up to kLong bytes.
+  void prefetch_long(uint64_t hash) const { __builtin_prefetch(&longs_[(hash >> 8) & (longs_.size() - 1)]); }
   std::span<const int32_t> find_long(std::string_view word, uint64_t hash) const;
   static uint64_t hash_long(std::string_view word);
   void insert_long(std::string_view word, uint64_t hash, std::span<const int32_t> ids);
@@ -89,7 +90,8 @@ class WordCache {
   size_t mask_ = 0, used_ = 0;
   std::vector<Long> longs_;
   size_t longs_used_ = 0;
-  std::vector<int32_t> arena_;
+  PageArray<int32_t> arena_;
+  size_t arena_used_ = 0;
 };
 
 }  // namespace ponte
