@@ -3,6 +3,7 @@
 #include "base/checked.h"
 #include "base/errors.h"
 #include "convert/native_writer.h"
+#include "convert/write_queue.h"
 
 namespace ponte {
 namespace {
@@ -84,11 +85,13 @@ OpenShards open_shards(const fs::path& directory, const HfPlan& plan, uint64_t m
 Manifest write_hf_weights(const NativePieces& pieces, const fs::path& directory, const HfWriteOptions& options) {
   const HfPlan plan = plan_hf(pieces, options.asked);
   OpenShards shards = open_shards(directory, plan, options.max_shard_bytes);
-  const auto hashes = run_transfer(pieces.buffers, plan.targets,
-                                   [&](size_t target, uint64_t offset, std::span<const std::byte> block) {
-                                     shards.files[shards.place[target].first].write_at(shards.place[target].second + offset, block);
-                                   },
-                                   {options.threads, options.label});
+  WriteQueue queue;
+  const auto write = [&](size_t target, uint64_t offset, std::span<const std::byte> block, std::vector<std::byte>* owner) {
+    const auto& [file, start] = shards.place[target];
+    queue.write(shards.files[file], start + offset, block, owner);
+  };
+  const auto hashes = run_transfer(pieces.buffers, plan.targets, write, {options.threads, options.label});
+  queue.finish();
   if (!shards.plan.index_json.empty()) write_file_atomically(directory / kSafetensorsIndex, shards.plan.index_json);
   Manifest manifest;
   manifest.casts = plan.casts;

@@ -51,9 +51,10 @@ std::string manifest_text(const Manifest& manifest) {
   return out + "}}\n";
 }
 
-Manifest read_manifest(const fs::path& file) {
-  const std::string origin = file.string();
-  const Json document = read_json(file);
+Manifest read_manifest(const fs::path& file) { return parse_manifest(read_file(file), file.string()); }
+
+Manifest parse_manifest(std::string_view text, const std::string& origin) {
+  const Json document = parse_json(text, origin);
   require(json_get<int64_t>(document, "ponte_manifest", origin) == 1, "{}: a manifest of another version", origin);
   Manifest out;
   out.architecture = json_get<std::string>(document, "architecture", origin);

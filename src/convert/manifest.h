@@ -30,7 +30,8 @@ struct Manifest {
 };
 
 std::string manifest_text(const Manifest& manifest);
-// UserError naming the file when it is no manifest of ours.
+// UserError naming `origin` when the text is no manifest of ours.
+Manifest parse_manifest(std::string_view text, const std::string& origin);
 Manifest read_manifest(const fs::path& file);
 
 inline constexpr const char* kHfManifest = "ponte_manifest.json";

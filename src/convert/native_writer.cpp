@@ -90,7 +90,7 @@ Manifest write_native_weights(const SegmentSource& source, const fs::path& direc
   for (const ExtraState& module : source.rules().extra_state) writer.add_object(extra_state_key(module, dialect_of(source.rules())), empty_extra_state());
   writer.begin();
   const auto hashes = run_transfer(source.buffers(), plan.targets,
-                                   [&](size_t target, uint64_t offset, std::span<const std::byte> block) { writer.write(target, offset, block); },
+                                   [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) { writer.write(target, offset, block); },
                                    {threads, "import"});
   writer.finish();
   save_torch_file(directory / "common.pt", common_state_of_import(source.config()));

@@ -108,8 +108,9 @@ std::string fill_target(std::span<const SourceBuffer> sources, const Target& tar
     const int64_t end = std::min(target.elements, begin + per_block);
     const auto bytes = gather(sources, target, begin, end, scratch);
     hash.update(bytes);
-    sink(index, static_cast<uint64_t>(begin * element), bytes);
-    progress.advance(bytes.size());
+    const size_t size = bytes.size();
+    sink(index, static_cast<uint64_t>(begin * element), bytes, bytes.data() == scratch.data() ? &scratch : nullptr);
+    progress.advance(size);
   }
   return hash.hex();
 }

@@ -35,8 +35,9 @@ void run_copy(const Copy& copy, const SourceBuffer& from, std::byte* to, DType t
 // when its copies do not cover the stretch exactly.
 std::span<const std::byte> gather(std::span<const SourceBuffer> sources, const Target& target, int64_t begin, int64_t end, std::vector<std::byte>& scratch);
 
-// Called with consecutive blocks of a target, in order, by one thread per target; several targets are in progress at once.
-using BlockSink = std::function<void(size_t target, uint64_t offset, std::span<const std::byte> block)>;
+// Called with consecutive blocks of a target, in order, by one thread per target; several targets are in progress at once. `owner`: nullptr when the bytes
+// outlive the transfer (a mapped file); else the vector they lie in, which the sink may take, leaving another in its place.
+using BlockSink = std::function<void(size_t target, uint64_t offset, std::span<const std::byte> block, std::vector<std::byte>* owner)>;
 
 struct TransferOptions {
   int64_t threads = 0;  // 0: all cores

@@ -65,7 +65,7 @@ void check_manifest(const NativeSource& source, const fs::path& file, int64_t th
       wanted.push_back(chunk.hash);
     }
   }
-  const auto hashes = run_transfer(buffers, targets, [](size_t, uint64_t, std::span<const std::byte>) {}, {threads, "check hashes"});
+  const auto hashes = run_transfer(buffers, targets, [](size_t, uint64_t, std::span<const std::byte>, auto*) {}, {threads, "check hashes"});
   for (size_t i = 0; i < targets.size(); ++i)
     if (hashes[i] != wanted[i]) findings.add(targets[i].name, "its content is not what was written");
   findings.settle(file.string());
@@ -98,7 +98,7 @@ Comparison plan_comparison(const HfSource& hf, const NativeSource& native) {
 
 void compare(const HfSource& hf, const NativeSource& native, const Comparison& plan, const std::string& subject, int64_t threads) {
   Findings findings;
-  const auto sink = [&](size_t target, uint64_t offset, std::span<const std::byte> wanted) {
+  const auto sink = [&](size_t target, uint64_t offset, std::span<const std::byte> wanted, auto*) {
     thread_local std::vector<std::byte> scratch;
     const Target& t = plan.from_hf[target];
     const int64_t element = dtype_bytes(t.dtype), begin = static_cast<int64_t>(offset) / element, n = static_cast<int64_t>(wanted.size()) / element;

@@ -70,7 +70,7 @@ void save_torch_dist(const fs::path& directory, const ModelConfig& config, const
   writer.begin();
   const std::vector<SourceBuffer> buffers = live_buffers(shards);
   const auto hashes = run_transfer(buffers, targets,
-                                   [&](size_t target, uint64_t offset, std::span<const std::byte> block) { writer.write(target, offset, block); },
+                                   [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) { writer.write(target, offset, block); },
                                    {0, "checkpoint"});
   writer.finish();
   Manifest manifest;

@@ -37,7 +37,7 @@ TEST(Transfer, BlocksArriveInOrderAndWhole) {
   };
   for (int64_t threads : {1, 3}) {
     std::vector<std::vector<std::byte>> got(3);
-    const auto hashes = run_transfer(sources, targets, [&](size_t target, uint64_t offset, std::span<const std::byte> block) {
+    const auto hashes = run_transfer(sources, targets, [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) {
       EXPECT_EQ(offset, got[target].size());
       got[target].insert(got[target].end(), block.begin(), block.end());
     }, {threads, "test"});
@@ -62,7 +62,7 @@ TEST(Transfer, BlocksArriveInOrderAndWhole) {
 TEST(Transfer, GapsAndOverlapsAreErrors) {
   const std::vector<uint32_t> a = counting(100);
   const SourceBuffer sources[] = {{"a", DType::f32, bytes_of(a)}};
-  const auto nowhere = [](size_t, uint64_t, std::span<const std::byte>) {};
+  const auto nowhere = [](size_t, uint64_t, std::span<const std::byte>, auto*) {};
   for (const std::vector<Copy>& copies : {std::vector<Copy>{}, {{0, 0, 0, {{99, 1, 1}}}}, {{0, 0, 0, {{100, 1, 1}}}, {0, 0, 50, {{2, 1, 1}}}}}) {
     const Target targets[] = {{"t", DType::f32, 100, copies}};
     EXPECT_THROW(run_transfer(sources, targets, nowhere, {1, "test"}), UserError);
@@ -74,7 +74,7 @@ TEST(Transfer, ASinkThatFailsStopsTheWork) {
   const SourceBuffer sources[] = {{"a", DType::f32, bytes_of(a)}};
   const std::vector<Target> targets(50, {"t", DType::f32, 1 << 20, {{0, 0, 0, {{1 << 20, 1, 1}}}}});
   std::atomic<int> calls = 0;
-  const auto full = [&](size_t, uint64_t, std::span<const std::byte>) {
+  const auto full = [&](size_t, uint64_t, std::span<const std::byte>, auto*) {
     ++calls;
     fail("disk full");
   };
