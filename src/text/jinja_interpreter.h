@@ -38,7 +38,7 @@ struct CallArguments {
 // What one rendering may use up.
 struct Limits {
   int64_t steps = 20'000'000;          // nodes evaluated and elements walked
-  int64_t bytes = int64_t{1} << 30;    // text produced, intermediate results included
+  int64_t bytes = int64_t{1} << 28;    // text produced, intermediate results included
   int64_t stack_bytes = 2 << 20;
   size_t scopes = 1'000'000;           // loops entered and macros called
   int64_t range = 100'000;             // longest range(), as jinja2's sandbox

@@ -75,6 +75,8 @@ class Matcher {
         const char* const q = p + kPrefix[static_cast<uint8_t>(*p)];
         if (const char* const r = letters(q); r != q) return r;
       }
+    if constexpr (R.letters == Letters::cased)
+      if (const char* q = ascii_cased_word(p)) return R.contraction == Contraction::after_caseless ? q + contraction(q) : q;
     const Seen c = see(p);
     if constexpr (R.contraction == Contraction::before || R.contraction == Contraction::before_caseless)
       if (*p == '\'')
@@ -166,6 +168,17 @@ class Matcher {
       if (const char* q = run<unicode::kUpper>(p + c.bytes); q > p + c.bytes) return run<unicode::kLower>(q);
     if (c.classes & unicode::kUpper) return run<unicode::kLower>(run<unicode::kUpper>(p));
     return nullptr;
+  }
+  // The same where letters are ASCII and no other character touches them: capitals then small letters. Null when it is not so simple.
+  const char* ascii_cased_word(const char* p) const {
+    if (static_cast<uint8_t>(*p) >= 0x80) return nullptr;
+    const char* const from = p + kPrefix[static_cast<uint8_t>(*p)];
+    const char* const to = ascii_letters_end(from, end_);
+    if (to == from || (to < end_ && static_cast<uint8_t>(*to) >= 0x80)) return nullptr;
+    const char* at = from;
+    while (at < to && !(*at & 0x20)) ++at;
+    while (at < to && (*at & 0x20)) ++at;
+    return at;
   }
   // upper* lower+: when nothing lower follows the upper run, the run gives back up to its last character that is both.
   const char* upper_then_lower(const char* p) const {
