@@ -31,7 +31,9 @@ Loaded load_golden() {
   out.config.model = WeightSource::open(kIteration)->config();
   out.config.model.bf16 = true;
   out.config.model.params_dtype = DType::bf16;
-  out.config.optimizer = {.lr = 1e-3, .min_lr = 1e-4, .weight_decay = 0.1, .adam_beta1 = 0.9, .adam_beta2 = 0.95};
+  out.config.optimizer.lr = 1e-3;
+  out.config.optimizer.min_lr = 1e-4;
+  out.config.optimizer.adam_beta2 = 0.95;
   out.config.scheduler.use_checkpoint_opt_param_scheduler = true;
   out.model = std::make_unique<Model>(out.config.model, single_groups(), ModelOptions{.dtype = at::kBFloat16});
   out.optimizer = std::make_unique<AdamW>(out.model->parameters(), AdamSettings{});
