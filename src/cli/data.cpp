@@ -41,8 +41,9 @@ int verify(const Arguments& arguments) {
   for (const std::string& prefix : prefixes) {
     const IndexedDataset dataset(prefix_of(prefix));
     dataset.verify();
-    std::printf("%s: %s\n", dataset.prefix().c_str(),
-                format("whole: {} documents, {} sequences, {} tokens", dataset.documents(), dataset.sequences(), dataset.total_tokens()).c_str());
+    std::printf(
+        "%s: %s\n", dataset.prefix().c_str(),
+        format("whole: {} documents, {} sequences, {} tokens", dataset.documents(), dataset.sequences(), dataset.total_tokens()).c_str());
   }
   return 0;
 }
@@ -56,7 +57,8 @@ int merge(const Arguments& arguments) {
   app.add_option("--output-prefix", output, "prefix of the joined pair")->required();
   app.add_flag("--overwrite", overwrite, "replace an existing pair");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
-  const std::string summary = merge_datasets({inputs.begin(), inputs.end()}, prefix_of(output), overwrite ? OnExisting::replace : OnExisting::refuse);
+  const std::string summary =
+      merge_datasets({inputs.begin(), inputs.end()}, prefix_of(output), overwrite ? OnExisting::replace : OnExisting::refuse);
   std::printf("%s\n", summary.c_str());
   return 0;
 }
@@ -98,8 +100,10 @@ std::string sample_line(const SampleSource& source, int64_t index, const SampleF
 }
 
 int samples(const Arguments& arguments) {
-  CLI::App app("Prints the samples of a training run, one JSON object per line: seq-length + 1 token ids (inputs, and labels shifted by one) and the labels' mask.",
-               "ponte data samples");
+  CLI::App app(
+      "Prints the samples of a training run, one JSON object per line: seq-length + 1 token ids (inputs, and labels shifted by one) and "
+      "the labels' mask.",
+      "ponte data samples");
   SampleFlags f;
   DatasetRequest request;
   app.add_option("--data-path", f.data_path, "prefix ..., or weight prefix weight prefix ...; none: mock data");
@@ -107,11 +111,15 @@ int samples(const Arguments& arguments) {
   app.add_option("--valid-data-path", f.valid, "a blend for the valid split alone");
   app.add_option("--test-data-path", f.test, "a blend for the test split alone");
   app.add_option("--split", request.split, "shares of train, valid and test")->capture_default_str();
-  app.add_option("--split-name", f.split_name, "the split to print")->capture_default_str()->check(CLI::IsMember({"train", "valid", "test"}));
+  app.add_option("--split-name", f.split_name, "the split to print")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"train", "valid", "test"}));
   app.add_option("--order", f.order, "megatron or permutation")->capture_default_str();
   app.add_option("--seq-length", f.options.seq_length, "tokens per sample")->required();
   app.add_option("--seed", f.options.random_seed, "random seed")->capture_default_str();
-  app.add_option("--num-samples", f.num_samples, "samples the run draws from train, valid and test (-1: one epoch)")->expected(3)->delimiter(',');
+  app.add_option("--num-samples", f.num_samples, "samples the run draws from train, valid and test (-1: one epoch)")
+      ->expected(3)
+      ->delimiter(',');
   app.add_option("--first", f.first, "first sample to print")->capture_default_str();
   app.add_option("--count", f.count, "how many (-1: all)")->capture_default_str();
   app.add_option("--eod-id", f.options.eod_id, "end-of-document id");
@@ -158,7 +166,8 @@ constexpr Command kActions[] = {
 int run_data(const Arguments& arguments) {
   if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h") {
     std::printf("usage: ponte data ACTION [flags]      ponte data ACTION --help for its flags\n\n");
-    for (const Command& action : kActions) std::printf("  %-10s %s\n", std::string(action.name).c_str(), std::string(action.summary).c_str());
+    for (const Command& action : kActions)
+      std::printf("  %-10s %s\n", std::string(action.name).c_str(), std::string(action.summary).c_str());
     return 0;
   }
   std::vector<std::string> names;

@@ -1,4 +1,5 @@
-// Megatron's BlendedDataset: at every step the dataset that lags furthest behind its share. Source: megatron/core/datasets/blended_dataset.py, helpers.cpp.
+// Megatron's BlendedDataset: at every step the dataset that lags furthest behind its share. Source:
+// megatron/core/datasets/blended_dataset.py, helpers.cpp.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -10,12 +11,13 @@
 
 namespace ponte {
 
-BlendedDataset::BlendedDataset(std::vector<std::unique_ptr<SampleSource>> datasets, std::vector<double> weights, std::optional<int64_t> size, Split split,
-                               const DatasetOptions& options)
+BlendedDataset::BlendedDataset(std::vector<std::unique_ptr<SampleSource>> datasets, std::vector<double> weights,
+                               std::optional<int64_t> size, Split split, const DatasetOptions& options)
     : datasets_(std::move(datasets)) {
   PONTE_ASSERT(!datasets_.empty() && datasets_.size() == weights.size());
   require(datasets_.size() < 32767, "a blend of {} datasets; 32,766 is the most", datasets_.size());
-  std::string description = format("BlendedDataset {} size={} {}", split_name(split), size ? *size : int64_t{-1}, options_fingerprint(options));
+  std::string description =
+      format("BlendedDataset {} size={} {}", split_name(split), size ? *size : int64_t{-1}, options_fingerprint(options));
   for (size_t i = 0; i < datasets_.size(); ++i) description += format(" {} {:.17g}", datasets_[i]->fingerprint(), weights[i]);
   fingerprint_ = content_hash(std::as_bytes(std::span(description)));
   if (size) {
@@ -28,8 +30,9 @@ BlendedDataset::BlendedDataset(std::vector<std::unique_ptr<SampleSource>> datase
   std::vector<int64_t> drawn(datasets_.size(), 0);
   for (int16_t d : dataset_index_) ++drawn[static_cast<size_t>(d)];
   for (size_t i = 0; i < datasets_.size(); ++i)
-    require(drawn[i] <= datasets_[i]->size(), "{} blend: asks dataset {} for {} samples, but it was built with {}; raise dataset.mid_level_dataset_surplus (now {})", split_name(split), i,
-            drawn[i], datasets_[i]->size(), options.mid_level_dataset_surplus);
+    require(drawn[i] <= datasets_[i]->size(),
+            "{} blend: asks dataset {} for {} samples, but it was built with {}; raise dataset.mid_level_dataset_surplus (now {})",
+            split_name(split), i, drawn[i], datasets_[i]->size(), options.mid_level_dataset_surplus);
 }
 
 void BlendedDataset::draw_by_weight(const std::vector<double>& weights, int64_t size) {

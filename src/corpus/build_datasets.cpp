@@ -54,7 +54,8 @@ int64_t share_of(int64_t total, double weight, double surplus) {
 }
 
 std::unique_ptr<SampleSource> blend_one_split(Split split, std::vector<std::unique_ptr<SampleSource>> datasets, const Blend& blend,
-                                              const std::optional<std::vector<double>>& weights, const std::optional<int64_t>& requested, const DatasetOptions& options) {
+                                              const std::optional<std::vector<double>>& weights, const std::optional<int64_t>& requested,
+                                              const DatasetOptions& options) {
   std::vector<double> lengths;
   double total = 0;
   for (size_t d = 0; d < datasets.size(); ++d) {
@@ -80,7 +81,8 @@ DatasetSplits blend_splits(const Blend& blend, const SplitMatrix& matrix, const 
     Sizes wanted = kOneEpoch;
     for (size_t i = 0; weights && i < 3; ++i)
       if (sizes[i]) wanted[i] = share_of(*sizes[i], (*weights)[d], options.mid_level_dataset_surplus);
-    if (options.order == SampleOrder::permutation) wanted = kOneEpoch;  // any index can be drawn; sizes serve as weights where none are given
+    if (options.order == SampleOrder::permutation)
+      wanted = kOneEpoch;  // any index can be drawn; sizes serve as weights where none are given
     auto splits = split_corpus(blend.prefixes[d], matrix, wanted, options);
     for (size_t i = 0; i < 3; ++i)
       if (splits[i]) by_split[i].push_back(std::move(splits[i]));
@@ -89,7 +91,8 @@ DatasetSplits blend_splits(const Blend& blend, const SplitMatrix& matrix, const 
   for (Split split : kSplits) {
     const auto i = static_cast<size_t>(split);
     if (by_split[i].empty()) continue;
-    require(!weights || sizes[i] || options.order == SampleOrder::permutation, "{} split: a blend with weights needs the number of samples to draw", split_name(split));
+    require(!weights || sizes[i] || options.order == SampleOrder::permutation,
+            "{} split: a blend with weights needs the number of samples to draw", split_name(split));
     out[i] = blend_one_split(split, std::move(by_split[i]), blend, weights, sizes[i], options);
   }
   return out;
@@ -106,7 +109,8 @@ DatasetSplits build_datasets(const DatasetRequest& request, const DatasetOptions
   if (!per_split && !request.blend) return mock_splits(request.num_samples, options);
   if (request.blend) {
     const SplitMatrix matrix = parse_split(request.split);
-    if (request.blend->prefixes.size() == 1 && !request.blend->weights) return split_corpus(request.blend->prefixes[0], matrix, request.num_samples, options);
+    if (request.blend->prefixes.size() == 1 && !request.blend->weights)
+      return split_corpus(request.blend->prefixes[0], matrix, request.num_samples, options);
     return blend_splits(*request.blend, matrix, request.num_samples, options);
   }
   DatasetSplits out;
@@ -115,7 +119,8 @@ DatasetSplits build_datasets(const DatasetRequest& request, const DatasetOptions
     if (!blend) continue;
     SplitMatrix whole;
     whole[i] = {0.0, 1.0};
-    auto splits = blend->prefixes.size() == 1 ? split_corpus(blend->prefixes[0], whole, request.num_samples, options) : blend_splits(*blend, whole, request.num_samples, options);
+    auto splits = blend->prefixes.size() == 1 ? split_corpus(blend->prefixes[0], whole, request.num_samples, options)
+                                              : blend_splits(*blend, whole, request.num_samples, options);
     out[i] = std::move(splits[i]);
   }
   return out;

@@ -27,7 +27,9 @@ void store(std::span<const int32_t> ids, DType dtype, std::vector<std::byte>& ou
     all |= static_cast<uint32_t>(ids[i]);
     std::memcpy(out.data() + at + 2 * i, &narrow, 2);
   }
-  require(all <= 0xFFFF, "the tokenizer gives ids above 65535, though its vocabulary counts fewer than 65500 tokens: Megatron's format stores such a vocabulary in 16 bits");
+  require(all <= 0xFFFF,
+          "the tokenizer gives ids above 65535, though its vocabulary counts fewer than 65500 tokens: Megatron's format stores such a "
+          "vocabulary in 16 bits");
 }
 
 }  // namespace
@@ -57,7 +59,8 @@ void BlockEncoder::encode_lines(std::string_view text, const TextBlock& block, E
   for (const std::string_view line : split_lines(text)) {
     ++number;
     if (is_blank(line)) ++out.blank;
-    else if (line.size() > options_.preprocess.max_document_bytes) out.problems.push_back({number, too_long(line.size(), options_.preprocess.max_document_bytes)});
+    else if (line.size() > options_.preprocess.max_document_bytes)
+      out.problems.push_back({number, too_long(line.size(), options_.preprocess.max_document_bytes)});
     else if (block.format == InputFormat::text) encode_plain(line, number, out);
     else if (auto problem = json_.read(line)) out.problems.push_back({number, std::move(*problem)});
     else
@@ -75,13 +78,15 @@ void BlockEncoder::encode_rows(const TextBlock& block, EncodedBlock& out) {
   size_t bad = 0;
   uint64_t begin = 0;
   for (size_t r = 0; r < block.rows.size(); ++r) {
-    for (; bad < block.bad_rows.size() && block.bad_rows[bad].first < block.rows[r]; ++bad) out.problems.push_back({block.bad_rows[bad].first, block.bad_rows[bad].second});
+    for (; bad < block.bad_rows.size() && block.bad_rows[bad].first < block.rows[r]; ++bad)
+      out.problems.push_back({block.bad_rows[bad].first, block.bad_rows[bad].second});
     const uint64_t end = block.ends[(r + 1) * keys - 1];
     if (!simdjson::validate_utf8(block.bytes.data() + begin, end - begin)) {
       out.problems.push_back({block.rows[r], "not valid UTF-8"});
     } else {
       uint64_t at = begin;
-      for (size_t k = 0; k < keys; at = block.ends[r * keys + k++]) append({std::string_view(block.bytes).substr(at, block.ends[r * keys + k] - at)}, out.keys[k]);
+      for (size_t k = 0; k < keys; at = block.ends[r * keys + k++])
+        append({std::string_view(block.bytes).substr(at, block.ends[r * keys + k] - at)}, out.keys[k]);
     }
     begin = end;
   }
@@ -96,7 +101,8 @@ void BlockEncoder::append(const std::vector<std::string_view>& texts, EncodedDoc
     options_.tokenizer->encode_append(text, options_.add_special, ids_);
     if (ids_.size() > before) out.lengths.push_back(static_cast<int32_t>(ids_.size() - before));
   }
-  require(ids_.size() < std::numeric_limits<int32_t>::max(), "a document of {} tokens; Megatron's format counts them in 31 bits", ids_.size());
+  require(ids_.size() < std::numeric_limits<int32_t>::max(), "a document of {} tokens; Megatron's format counts them in 31 bits",
+          ids_.size());
   if (!ids_.empty() && options_.eod_id >= 0) {
     ids_.push_back(options_.eod_id);
     ++out.lengths.back();

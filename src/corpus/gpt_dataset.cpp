@@ -16,10 +16,13 @@ namespace {
 
 // build_sample_idx of helpers.cpp. T holds both document places and offsets.
 template <class T>
-std::vector<T> build_sample_index(const TokenSource& source, const IndexArray& documents, int64_t seq_length, int64_t total_tokens, bool drop_last, int64_t extra) {
+std::vector<T> build_sample_index(const TokenSource& source, const IndexArray& documents, int64_t seq_length, int64_t total_tokens,
+                                  bool drop_last, int64_t extra) {
   // With a partial last sequence Megatron rounds through 32-bit floats; so must we.
-  const int64_t samples = total_tokens == 0 ? 0 : drop_last ? (total_tokens - extra) / seq_length
-                                    : static_cast<int64_t>(std::ceil(static_cast<float>(total_tokens - extra) / static_cast<float>(seq_length)));
+  const int64_t samples = total_tokens == 0 ? 0
+                          : drop_last
+                              ? (total_tokens - extra) / seq_length
+                              : static_cast<int64_t>(std::ceil(static_cast<float>(total_tokens - extra) / static_cast<float>(seq_length)));
   std::vector<T> out;
   out.reserve(static_cast<size_t>(2 * (samples + 1)));
   out.insert(out.end(), {0, 0});
@@ -55,24 +58,29 @@ std::vector<T> build_shuffle_index(int64_t first_part, int64_t total, RandomStat
 
 }  // namespace
 
-void mask_and_unpad(std::span<int32_t> tokens, std::span<float> loss_mask, const DatasetOptions& options, const std::string& origin, int64_t index) {
+void mask_and_unpad(std::span<int32_t> tokens, std::span<float> loss_mask, const DatasetOptions& options, const std::string& origin,
+                    int64_t index) {
   const auto S = loss_mask.size();
-  for (size_t t = 0; t < S; ++t) loss_mask[t] = (options.eod_mask_loss && tokens[t] == options.eod_id) || tokens[t + 1] == options.pad_id ? 0.0f : 1.0f;
+  for (size_t t = 0; t < S; ++t)
+    loss_mask[t] = (options.eod_mask_loss && tokens[t] == options.eod_id) || tokens[t + 1] == options.pad_id ? 0.0f : 1.0f;
   for (int32_t& token : tokens) {
     if (token == options.pad_id) token = 0;
-    require(token >= 0 && (options.vocab_size == 0 || token < options.vocab_size), "{}: sample {} holds id {}, but the vocabulary has {}", origin, index, token, options.vocab_size);
+    require(token >= 0 && (options.vocab_size == 0 || token < options.vocab_size), "{}: sample {} holds id {}, but the vocabulary has {}",
+            origin, index, token, options.vocab_size);
   }
 }
 
 std::string options_fingerprint(const DatasetOptions& o) {
-  return format("order={} S={} seed={} extra={} drop={} eod_mask={} eod={} pad={} surplus={}", o.order, o.seq_length, o.random_seed, o.add_extra_token_to_sequence,
-                o.drop_last_partial_validation_sequence, o.eod_mask_loss, o.eod_mask_loss ? o.eod_id : -1, o.pad_id, o.mid_level_dataset_surplus);
+  return format("order={} S={} seed={} extra={} drop={} eod_mask={} eod={} pad={} surplus={}", o.order, o.seq_length, o.random_seed,
+                o.add_extra_token_to_sequence, o.drop_last_partial_validation_sequence, o.eod_mask_loss, o.eod_mask_loss ? o.eod_id : -1,
+                o.pad_id, o.mid_level_dataset_surplus);
 }
 
 GptDataset::GptDataset(SourceRange range, std::optional<int64_t> num_samples, const DatasetOptions& options)
     : range_(std::move(range)), num_samples_(num_samples), options_(options) {
-  const std::string description = format("GPTDataset {} sequences={}-{} split={} samples={} {}", range_.source->fingerprint(), range_.begin, range_.end,
-                                         split_name(range_.split), num_samples ? *num_samples : int64_t{-1}, options_fingerprint(options));
+  const std::string description =
+      format("GPTDataset {} sequences={}-{} split={} samples={} {}", range_.source->fingerprint(), range_.begin, range_.end,
+             split_name(range_.split), num_samples ? *num_samples : int64_t{-1}, options_fingerprint(options));
   fingerprint_ = content_hash(std::as_bytes(std::span(description)));
   if (load_cached()) return;
   build(plan_epochs());
@@ -81,12 +89,14 @@ GptDataset::GptDataset(SourceRange range, std::optional<int64_t> num_samples, co
 
 GptDataset::Epochs GptDataset::plan_epochs() const {
   const std::string what = format("{} ({} split)", range_.source->name(), split_name(range_.split));
-  require(range_.end - 1 <= std::numeric_limits<int32_t>::max(), "{}: more than 2^31 sequences; the order 'permutation' has no such bound", what);
+  require(range_.end - 1 <= std::numeric_limits<int32_t>::max(), "{}: more than 2^31 sequences; the order 'permutation' has no such bound",
+          what);
   Epochs epochs;
   for (int64_t i = range_.begin; i < range_.end; ++i) epochs.tokens_per_epoch += range_.source->length(i);
   if (num_samples_.value_or(0) == 0 && epochs.tokens_per_epoch == 0) return epochs;  // an empty split nobody draws from
-  require(epochs.tokens_per_epoch > 0, "{}: {} samples requested, but sequences {} to {} hold no tokens; the split needs a larger share or the corpus more documents", what,
-          num_samples_.value_or(0), range_.begin, range_.end);
+  require(epochs.tokens_per_epoch > 0,
+          "{}: {} samples requested, but sequences {} to {} hold no tokens; the split needs a larger share or the corpus more documents",
+          what, num_samples_.value_or(0), range_.begin, range_.end);
   if (!num_samples_) return epochs;
   const int64_t S = options_.seq_length, extra = options_.add_extra_token_to_sequence ? 1 : 0;
   const int64_t requested = checked_add(checked_multiply(*num_samples_, S, what), extra, what);
@@ -130,7 +140,8 @@ bool GptDataset::load_cached() {
   auto documents = IndexArray::load(cache_file("document_index")), samples = IndexArray::load(cache_file("sample_index")),
        shuffle = IndexArray::load(cache_file("shuffle_index"));
   if (!documents || !samples || !shuffle) return false;
-  require(samples->size() == 2 * (shuffle->size() + 1), "{}: its sizes do not belong together; delete it to have it built again", cache_file("sample_index"));
+  require(samples->size() == 2 * (shuffle->size() + 1), "{}: its sizes do not belong together; delete it to have it built again",
+          cache_file("sample_index"));
   document_index_ = std::move(*documents);
   sample_index_ = std::move(*samples);
   shuffle_index_ = std::move(*shuffle);

@@ -1,6 +1,8 @@
 // Training samples out of tokenised corpora, in one of two named orders.
-//  megatron     Megatron Core's GPTDataset / BlendedDataset / MockGPTDataset, token for token for the same seed, split, sequence length and number
-//               of requested samples (source: megatron/core/datasets/{gpt_dataset,blended_dataset,blended_megatron_dataset_builder}.py, helpers.cpp).
+//  megatron     Megatron Core's GPTDataset / BlendedDataset / MockGPTDataset, token for token for the same seed, split, sequence length and
+//  number
+//               of requested samples (source: megatron/core/datasets/{gpt_dataset,blended_dataset,blended_megatron_dataset_builder}.py,
+//               helpers.cpp).
 //  permutation  no index: each corpus is its token stream cut into samples, and sample i of epoch e is a keyed permutation of (seed, e, i).
 // Index types, shapes: S = seq_length. All sample() calls are const and thread-safe.
 #pragma once
@@ -20,8 +22,8 @@ struct SampleSource {
   virtual ~SampleSource() = default;
   virtual int64_t size() const = 0;        // samples that can be asked for
   virtual int64_t seq_length() const = 0;  // S
-  // tokens[S + 1]: inputs are tokens[0, S), labels tokens[1, S]. loss_mask[S] belongs to the labels: 0 where Megatron masks (padding; EOD inputs with
-  // eod_mask_loss; the last label when no extra token is drawn). Padding ids read as 0, as in Megatron.
+  // tokens[S + 1]: inputs are tokens[0, S), labels tokens[1, S]. loss_mask[S] belongs to the labels: 0 where Megatron masks (padding; EOD
+  // inputs with eod_mask_loss; the last label when no extra token is drawn). Padding ids read as 0, as in Megatron.
   virtual void sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const = 0;
   // Equal for equal data and options, wherever the files lie; stored in checkpoints and compared on resume.
   virtual std::string fingerprint() const = 0;

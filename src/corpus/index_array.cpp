@@ -40,13 +40,15 @@ std::optional<IndexArray> IndexArray::load(const fs::path& file) {
   out.mapped_.emplace(file);
   const auto bytes = out.mapped_->bytes();
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  require(text.starts_with(kMagic) && text.size() >= 10, "{}: not an index written by an earlier run; delete it to have it built again", file);
+  require(text.starts_with(kMagic) && text.size() >= 10, "{}: not an index written by an earlier run; delete it to have it built again",
+          file);
   const size_t start = 10 + (static_cast<unsigned char>(text[8]) | static_cast<size_t>(static_cast<unsigned char>(text[9])) << 8);
   const std::string_view header = text.substr(10, start - 10);
   out.wide_ = header.find("'<i8'") != header.npos;
   const int64_t width = out.wide_ ? 8 : 4;
-  require(start <= text.size() && (out.wide_ || header.find("'<u4'") != header.npos) && (text.size() - start) % static_cast<size_t>(width) == 0,
-          "{}: damaged index; delete it to have it built again", file);
+  require(
+      start <= text.size() && (out.wide_ || header.find("'<u4'") != header.npos) && (text.size() - start) % static_cast<size_t>(width) == 0,
+      "{}: damaged index; delete it to have it built again", file);
   out.data_ = bytes.data() + start;
   out.size_ = static_cast<int64_t>(text.size() - start) / width;
   return out;

@@ -15,7 +15,9 @@ namespace {
 
 constexpr std::string_view kJsonSuffixes[] = {".jsonl", ".json", ".ndjson"}, kTextSuffixes[] = {".txt", ".text"};
 
-bool is_one_of(std::string_view suffix, std::span<const std::string_view> all) { return std::find(all.begin(), all.end(), suffix) != all.end(); }
+bool is_one_of(std::string_view suffix, std::span<const std::string_view> all) {
+  return std::find(all.begin(), all.end(), suffix) != all.end();
+}
 
 // The suffix that tells the format: "c4.jsonl.gz" -> ".jsonl".
 std::string telling_suffix(const fs::path& file) {
@@ -44,16 +46,21 @@ void add_pattern(const std::string& pattern, std::vector<fs::path>& out) {
     else out.emplace_back(found.gl_pathv[i]);
   }
   if (code == 0) ::globfree(&found);
-  require(code == 0, "--input {}: {}", pattern, code == GLOB_NOMATCH ? "no such file, and no file matches it as a pattern" : "the pattern cannot be expanded");
+  require(code == 0, "--input {}: {}", pattern,
+          code == GLOB_NOMATCH ? "no such file, and no file matches it as a pattern" : "the pattern cannot be expanded");
 }
 
 // "org/name", when no such path exists and nothing about it looks like a file.
 bool names_dataset(const std::string& input) {
-  return is_hub_id(input) && std::count(input.begin(), input.end(), '/') == 1 && !is_known(input) && input.find_first_of("*?[") == input.npos;
+  return is_hub_id(input) && std::count(input.begin(), input.end(), '/') == 1 && !is_known(input) &&
+         input.find_first_of("*?[") == input.npos;
 }
 
 InputFile local_file(const fs::path& path) {
-  return {path, fs::file_size(path), format("{} {} {}", fs::absolute(path), fs::file_size(path), fs::last_write_time(path).time_since_epoch().count()), {}};
+  return {path,
+          fs::file_size(path),
+          format("{} {} {}", fs::absolute(path), fs::file_size(path), fs::last_write_time(path).time_since_epoch().count()),
+          {}};
 }
 
 // One subset of a card: its name and the patterns of its train split (of all splits where none is called so).
@@ -108,7 +115,8 @@ const Subset* choose(const std::string& id, const std::vector<Subset>& subsets, 
   if (wanted.empty() && subsets.size() == 1) return &subsets[0];
   const std::string near = nearest(wanted, names);
   names.resize(std::min<size_t>(names.size(), 20));
-  fail("{}: {}{}; its subsets are {}", id, wanted.empty() ? "--subset is needed" : format("no subset '{}'", wanted), near.empty() ? "" : format(", did you mean '{}'?", near), names);
+  fail("{}: {}{}; its subsets are {}", id, wanted.empty() ? "--subset is needed" : format("no subset '{}'", wanted),
+       near.empty() ? "" : format(", did you mean '{}'?", near), names);
 }
 
 std::string read_if_there(const fs::path& file) { return fs::exists(file) ? read_file(file) : ""; }
@@ -125,10 +133,12 @@ void add_dataset(const std::string& id, const std::string& subset, std::vector<I
   const HubSettings settings = HubSettings::from_environment();
   const auto cache = std::make_shared<const CachedRepository>(settings.cache, id, RepositoryKind::dataset);
   std::string reason = "HF_HUB_OFFLINE is set";
-  const auto remote = settings.offline ? std::nullopt : list_repository(id, "main", RepositoryKind::dataset, HubFiles::all, settings, reason);
+  const auto remote =
+      settings.offline ? std::nullopt : list_repository(id, "main", RepositoryKind::dataset, HubFiles::all, settings, reason);
   if (!remote) {
     const auto snapshot = cache->snapshot("main");
-    require(snapshot.has_value(), "{}: no such file or folder; as a dataset of the hub it cannot be had ({}) and is not in the cache {}", id, reason, settings.cache);
+    require(snapshot.has_value(), "{}: no such file or folder; as a dataset of the hub it cannot be had ({}) and is not in the cache {}",
+            id, reason, settings.cache);
     log_info("{}: using what the cache holds ({})", id, reason);
     return add_cached(id, *snapshot, subset, out);
   }
@@ -142,7 +152,8 @@ void add_dataset(const std::string& id, const std::string& subset, std::vector<I
   cache->write_ref("main", remote->commit);
   for (const std::string& name : dataset_files(id, read_if_there(snapshot / "README.md"), names, subset)) {
     const auto file = std::find_if(remote->files.begin(), remote->files.end(), [&](const RemoteFile& f) { return f.name == name; });
-    out.push_back({snapshot / name, file->size.value_or(0), format("{}@{}/{}", id, remote->commit, name), [=, file = *file] { fetch_one(file); }});
+    out.push_back(
+        {snapshot / name, file->size.value_or(0), format("{}@{}/{}", id, remote->commit, name), [=, file = *file] { fetch_one(file); }});
   }
 }
 
@@ -169,7 +180,8 @@ bool matches_pattern(std::string_view pattern, std::string_view name) {
   return at[name.size()];
 }
 
-std::vector<std::string> dataset_files(const std::string& id, const std::string& card, const std::vector<std::string>& names, const std::string& subset) {
+std::vector<std::string> dataset_files(const std::string& id, const std::string& card, const std::vector<std::string>& names,
+                                       const std::string& subset) {
   const std::vector<Subset> subsets = read_card(id, card);
   std::vector<std::string> patterns = {"**"};
   if (!subsets.empty()) patterns = choose(id, subsets, subset)->patterns;
@@ -177,7 +189,8 @@ std::vector<std::string> dataset_files(const std::string& id, const std::string&
   if (patterns.empty()) patterns = {"**"};
   std::vector<std::string> out;
   for (const std::string& name : names)
-    if (is_known(name) && std::any_of(patterns.begin(), patterns.end(), [&](const std::string& p) { return matches_pattern(p, name); })) out.push_back(name);
+    if (is_known(name) && std::any_of(patterns.begin(), patterns.end(), [&](const std::string& p) { return matches_pattern(p, name); }))
+      out.push_back(name);
   require(!out.empty(), "{}{}: no .parquet, .jsonl, .json or .txt files match {}", id, subset.empty() ? "" : " (" + subset + ")", patterns);
   std::sort(out.begin(), out.end());
   return out;

@@ -77,7 +77,8 @@ std::string show_document(const IndexedDataset& dataset, int64_t document, const
     ids.insert(ids.end(), part.begin(), part.end());
     room -= take;
   }
-  return format("\ndocument {}: {} sequences, {} tokens\n{}{}\n", document, last - first, total, shown_tokens(ids, tokenizer), total > max_tokens ? " ..." : "");
+  return format("\ndocument {}: {} sequences, {} tokens\n{}{}\n", document, last - first, total, shown_tokens(ids, tokenizer),
+                total > max_tokens ? " ..." : "");
 }
 
 std::vector<fs::path> expand(const std::vector<fs::path>& inputs) {
@@ -105,8 +106,9 @@ std::string inspect_dataset(const fs::path& prefix, const std::string& tokenizer
   if (!tokenizer_ref.empty()) tokenizer = Tokenizer::load(resolve_tokenizer(tokenizer_ref));
   const Lengths lengths = survey(dataset);
   const double mean = dataset.sequences() ? static_cast<double>(dataset.total_tokens()) / static_cast<double>(dataset.sequences()) : 0.0;
-  std::string out = format("{}\n  {} documents ({} empty), {} sequences, {} tokens as {}, {} + {}\n  lengths {} to {}, mean {:.1f}\n\n", prefix, dataset.documents(),
-                           lengths.empty_documents, dataset.sequences(), dataset.total_tokens(), safetensors_name(dataset.dtype()), human_bytes(fs::file_size(bin_path(prefix))),
+  std::string out = format("{}\n  {} documents ({} empty), {} sequences, {} tokens as {}, {} + {}\n  lengths {} to {}, mean {:.1f}\n\n",
+                           prefix, dataset.documents(), lengths.empty_documents, dataset.sequences(), dataset.total_tokens(),
+                           safetensors_name(dataset.dtype()), human_bytes(fs::file_size(bin_path(prefix))),
                            human_bytes(fs::file_size(idx_path(prefix))), lengths.shortest, lengths.longest, mean);
   out += histogram(lengths);
   std::vector<int64_t> documents = options.documents;
@@ -121,7 +123,8 @@ std::string merge_datasets(const std::vector<fs::path>& inputs, const fs::path& 
   int64_t total = 0;
   for (const fs::path& prefix : prefixes) {
     datasets.emplace_back(prefix);
-    require(datasets.back().dtype() == datasets.front().dtype(), "{}: ids are {}, but {} in {}: preprocessed for vocabularies of different size", prefix,
+    require(datasets.back().dtype() == datasets.front().dtype(),
+            "{}: ids are {}, but {} in {}: preprocessed for vocabularies of different size", prefix,
             safetensors_name(datasets.back().dtype()), safetensors_name(datasets.front().dtype()), prefixes.front());
     total += datasets.back().total_tokens() * dtype_bytes(datasets.front().dtype());
   }

@@ -13,8 +13,8 @@ struct InspectOptions {
   int64_t max_tokens = 200;        // of each
 };
 
-// A screen of text: sizes, a histogram of sequence lengths, documents as ids or, with a tokenizer, as text with token borders in alternating
-// colours (on a terminal). `tokenizer`: folder or hub id, "" for ids only.
+// A screen of text: sizes, a histogram of sequence lengths, documents as ids or, with a tokenizer, as text with token borders in
+// alternating colours (on a terminal). `tokenizer`: folder or hub id, "" for ids only.
 std::string inspect_dataset(const fs::path& prefix, const std::string& tokenizer, const InspectOptions& options);
 
 enum class OnExisting { refuse, replace };

@@ -21,7 +21,9 @@ std::string_view kind_of(simdjson::dom::element_type type) {
   }
 }
 
-std::string wrong_kind(std::string_view key, std::string_view kind) { return format("'{}' is {}, wanted a string or a list of strings", key, kind); }
+std::string wrong_kind(std::string_view key, std::string_view kind) {
+  return format("'{}' is {}, wanted a string or a list of strings", key, kind);
+}
 
 void append_utf8(std::string& out, uint32_t code) {
   if (code < 0x80) {
@@ -31,8 +33,8 @@ void append_utf8(std::string& out, uint32_t code) {
   } else if (code < 0x10000) {
     out += {static_cast<char>(0xE0 | code >> 12), static_cast<char>(0x80 | (code >> 6 & 0x3F)), static_cast<char>(0x80 | (code & 0x3F))};
   } else {
-    out += {static_cast<char>(0xF0 | code >> 18), static_cast<char>(0x80 | (code >> 12 & 0x3F)), static_cast<char>(0x80 | (code >> 6 & 0x3F)),
-            static_cast<char>(0x80 | (code & 0x3F))};
+    out += {static_cast<char>(0xF0 | code >> 18), static_cast<char>(0x80 | (code >> 12 & 0x3F)),
+            static_cast<char>(0x80 | (code >> 6 & 0x3F)), static_cast<char>(0x80 | (code & 0x3F))};
   }
 }
 
@@ -133,7 +135,8 @@ class ExactReader {
     for (;;) {
       if (at_ >= text_.size()) stop(start, "a string without an end");
       const char c = text_[at_];
-      if (static_cast<unsigned char>(c) < 0x20) stop(at_, format("control character 0x{:02x} in a string (JSON wants it escaped)", static_cast<int>(c)));
+      if (static_cast<unsigned char>(c) < 0x20)
+        stop(at_, format("control character 0x{:02x} in a string (JSON wants it escaped)", static_cast<int>(c)));
       ++at_;
       if (c == '"') return out;
       if (c == '\\') read_escape(out);
@@ -235,7 +238,8 @@ struct JsonTextReader::Parser {
   simdjson::dom::parser dom;
 };
 
-JsonTextReader::JsonTextReader(std::vector<std::string> keys) : keys_(std::move(keys)), texts_(keys_.size()), owned_(keys_.size()), parser_(std::make_unique<Parser>()) {}
+JsonTextReader::JsonTextReader(std::vector<std::string> keys)
+    : keys_(std::move(keys)), texts_(keys_.size()), owned_(keys_.size()), parser_(std::make_unique<Parser>()) {}
 JsonTextReader::~JsonTextReader() = default;
 
 std::optional<std::string> JsonTextReader::read(std::string_view line) {

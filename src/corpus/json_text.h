@@ -1,5 +1,5 @@
-// The texts of one JSON line, with the meaning Python's json.loads gives it (Megatron's preprocessing reads lines so): the last of duplicate keys
-// counts, NaN and Infinity and numbers of any size are values, control characters in strings are errors.
+// The texts of one JSON line, with the meaning Python's json.loads gives it (Megatron's preprocessing reads lines so): the last of
+// duplicate keys counts, NaN and Infinity and numbers of any size are values, control characters in strings are errors.
 #pragma once
 #include <memory>
 #include <optional>
@@ -12,8 +12,8 @@ namespace ponte {
 // Bytes that must be readable behind a line given to JsonTextReader::read.
 inline constexpr size_t kJsonPadding = 64;
 
-// Reads line after line with the same buffers. Most lines go through simdjson; one it refuses is read again by an exact reader, which either
-// accepts it or says what is wrong and where.
+// Reads line after line with the same buffers. Most lines go through simdjson; one it refuses is read again by an exact reader, which
+// either accepts it or says what is wrong and where.
 class JsonTextReader {
  public:
   explicit JsonTextReader(std::vector<std::string> keys);

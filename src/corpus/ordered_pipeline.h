@@ -1,5 +1,5 @@
-// One reader, several workers, results in the reader's order: items flow through with a bound on their bytes, so memory does not depend on the
-// input, and the output does not depend on the number of threads. The first failure anywhere surfaces at its place in the order.
+// One reader, several workers, results in the reader's order: items flow through with a bound on their bytes, so memory does not depend on
+// the input, and the output does not depend on the number of threads. The first failure anywhere surfaces at its place in the order.
 #pragma once
 #include <condition_variable>
 #include <cstdint>
@@ -25,7 +25,8 @@ class OrderedPipeline {
     std::function<uint64_t(const In&)> bytes;
   };
 
-  OrderedPipeline(Stages stages, int64_t workers, uint64_t byte_budget) : stages_(std::move(stages)), byte_budget_(byte_budget), item_budget_(4 * workers) {
+  OrderedPipeline(Stages stages, int64_t workers, uint64_t byte_budget)
+      : stages_(std::move(stages)), byte_budget_(byte_budget), item_budget_(4 * workers) {
     threads_.emplace_back([this] { run_reader(); });
     for (int64_t i = 0; i < workers; ++i) threads_.emplace_back([this] { run_worker(); });
   }

@@ -43,21 +43,26 @@ struct PermutedDataset::Corpus {
   IndexedDataset dataset;
 };
 
-PermutedDataset::PermutedDataset(const std::string& prefix, double begin, double end, Split split, std::optional<int64_t> num_samples, const DatasetOptions& options)
+PermutedDataset::PermutedDataset(const std::string& prefix, double begin, double end, Split split, std::optional<int64_t> num_samples,
+                                 const DatasetOptions& options)
     : corpus_(new Corpus{IndexedDataset(prefix)}), options_(options) {
   const IndexedDataset& dataset = corpus_->dataset;
   const int64_t sequences = dataset.sequences(), width = dtype_bytes(dataset.dtype());
   const auto sequence_at = [&](double share) { return static_cast<int64_t>(std::nearbyint(share * static_cast<double>(sequences))); };
-  const auto token_at = [&](int64_t sequence) { return sequence >= sequences ? dataset.total_tokens() : dataset.sequence_pointer(sequence) / width; };
+  const auto token_at = [&](int64_t sequence) {
+    return sequence >= sequences ? dataset.total_tokens() : dataset.sequence_pointer(sequence) / width;
+  };
   first_token_ = token_at(sequence_at(begin));
   tokens_ = token_at(sequence_at(end)) - first_token_;
   const int64_t S = options.seq_length, extra = options.add_extra_token_to_sequence ? 1 : 0;
   const bool drop_last = split != Split::valid || options.drop_last_partial_validation_sequence;
   require(tokens_ >= 0 && first_token_ >= 0, "{}: sequence pointers run backwards", idx_path(prefix));
   per_epoch_ = std::max<int64_t>(0, drop_last ? (tokens_ - extra) / S : (tokens_ - extra + S - 1) / S);
-  require(per_epoch_ > 0 || num_samples.value_or(0) == 0, "{} ({} split): {} tokens, too few for one sample of {}", prefix, split_name(split), tokens_, S + extra);
+  require(per_epoch_ > 0 || num_samples.value_or(0) == 0, "{} ({} split): {} tokens, too few for one sample of {}", prefix,
+          split_name(split), tokens_, S + extra);
   size_ = num_samples.value_or(per_epoch_);
-  const std::string description = format("PermutedDataset {} tokens={}+{} split={} {}", dataset.fingerprint(), first_token_, tokens_, split_name(split), options_fingerprint(options));
+  const std::string description = format("PermutedDataset {} tokens={}+{} split={} {}", dataset.fingerprint(), first_token_, tokens_,
+                                         split_name(split), options_fingerprint(options));
   fingerprint_ = content_hash(std::as_bytes(std::span(description)));
 }
 

@@ -26,7 +26,9 @@ using Clock = std::chrono::steady_clock;
 constexpr uint64_t kBytesInFlight = uint64_t{96} << 20;  // of input text between the reader and the writer
 constexpr int64_t kProblemsShown = 20;
 
-fs::path key_prefix(const PreprocessOptions& options, const std::string& key) { return format("{}_{}_document", options.output_prefix, key); }
+fs::path key_prefix(const PreprocessOptions& options, const std::string& key) {
+  return format("{}_{}_document", options.output_prefix, key);
+}
 
 void check(const PreprocessOptions& options, const std::vector<InputFile>& files) {
   require(!options.output_prefix.empty(), "--output-prefix: nothing given");
@@ -35,25 +37,27 @@ void check(const PreprocessOptions& options, const std::vector<InputFile>& files
   require(distinct.size() == options.json_keys.size(), "--json-keys {}: a key is named twice", options.json_keys);
   for (const std::string& key : options.json_keys)
     require(!key.empty() && key.find('/') == key.npos, "--json-keys '{}': cannot be part of a file name", key);
-  require(options.workers >= 0 && options.partitions >= 1 && options.max_docs >= 0, "--workers {}, --partitions {}, --max-docs {}: wanted positive numbers", options.workers,
-          options.partitions, options.max_docs);
-  require(options.max_document_bytes >= 1 && options.max_document_bytes < uint64_t{1} << 32, "--max-document-bytes {}: wanted 1 to 4294967295", options.max_document_bytes);
+  require(options.workers >= 0 && options.partitions >= 1 && options.max_docs >= 0,
+          "--workers {}, --partitions {}, --max-docs {}: wanted positive numbers", options.workers, options.partitions, options.max_docs);
+  require(options.max_document_bytes >= 1 && options.max_document_bytes < uint64_t{1} << 32,
+          "--max-document-bytes {}: wanted 1 to 4294967295", options.max_document_bytes);
   for (const InputFile& file : files)
-    require(options.json_keys.size() == 1 || format_of(file.path, options.format) != InputFormat::text, "{}: plain text has no keys; --json-keys {} fit JSON lines and Parquet", file.path,
-            options.json_keys);
+    require(options.json_keys.size() == 1 || format_of(file.path, options.format) != InputFormat::text,
+            "{}: plain text has no keys; --json-keys {} fit JSON lines and Parquet", file.path, options.json_keys);
 }
 
 // Everything the output depends on.
 std::string identity_of(const PreprocessOptions& o, const std::vector<InputFile>& files, const fs::path& tokenizer) {
-  std::string text = format("1 keys={} eod={} special={} partitions={} max_docs={} max_bytes={} format={} unit={}\n", o.json_keys, o.append_eod, o.add_special_tokens, o.partitions,
-                            o.max_docs, o.max_document_bytes, o.format, o.text_unit);
+  std::string text = format("1 keys={} eod={} special={} partitions={} max_docs={} max_bytes={} format={} unit={}\n", o.json_keys,
+                            o.append_eod, o.add_special_tokens, o.partitions, o.max_docs, o.max_document_bytes, o.format, o.text_unit);
   for (const InputFile& file : files) text += file.identity + "\n";
   for (const char* name : {"tokenizer.json", "tokenizer_config.json"})
     if (fs::exists(tokenizer / name)) text += sha256(MappedFile(tokenizer / name).bytes()) + "\n";
   return content_hash(std::as_bytes(std::span(text)));
 }
 
-// Lets the reader wait until all it has handed out is written: with --max-docs, files of the hub are only fetched once it is known that they are needed.
+// Lets the reader wait until all it has handed out is written: with --max-docs, files of the hub are only fetched once it is known that
+// they are needed.
 class Catching {
  public:
   void handed_out() {
@@ -87,8 +91,12 @@ class Catching {
 class Run {
  public:
   Run(const PreprocessOptions& options, std::vector<InputFile> files)
-      : options_(options), files_(std::move(files)), tokenizer_folder_(resolve_tokenizer(options.tokenizer_model)), tokenizer_(Tokenizer::load(tokenizer_folder_)),
-        folder_(options.output_prefix), identity_(identity_of(options, files_, tokenizer_folder_)) {
+      : options_(options),
+        files_(std::move(files)),
+        tokenizer_folder_(resolve_tokenizer(options.tokenizer_model)),
+        tokenizer_(Tokenizer::load(tokenizer_folder_)),
+        folder_(options.output_prefix),
+        identity_(identity_of(options, files_, tokenizer_folder_)) {
     for (const InputFile& file : files_) total_bytes_ += file.size;
   }
 
@@ -126,12 +134,15 @@ class Run {
     state_.parts.resize(part_count());
     if (state_.finished) return;
     for (size_t i = 0; i < part_count(); ++i)
-      parts_.push_back(std::make_unique<IndexedDatasetWriter>(folder_.part(i), encode_.dtype, earlier ? std::optional(state_.parts[i]) : std::nullopt));
+      parts_.push_back(
+          std::make_unique<IndexedDatasetWriter>(folder_.part(i), encode_.dtype, earlier ? std::optional(state_.parts[i]) : std::nullopt));
   }
 
   void encode_all() {
     Catching catching;
-    TextBlockReader reader({.files = files_, .preprocess = options_, .may_fetch = [&] { return options_.max_docs == 0 || (catching.caught_up() && !done()); }}, state_.place);
+    TextBlockReader reader(
+        {.files = files_, .preprocess = options_, .may_fetch = [&] { return options_.max_docs == 0 || (catching.caught_up() && !done()); }},
+        state_.place);
     const int64_t workers = options_.workers ? options_.workers : default_threads();
     OrderedPipeline<TextBlock, EncodedBlock> pipeline(
         {.read =
@@ -211,8 +222,8 @@ class Run {
   void log_interval(double seconds) {
     if (options_.log_interval == 0 || state_.documents / options_.log_interval == logged_) return;
     logged_ = state_.documents / options_.log_interval;
-    log_info("processed {} documents ({:.0f} docs/s, {:.1f} MB/s, {} tokens)", state_.documents, static_cast<double>(state_.documents) / seconds,
-             static_cast<double>(state_.text_bytes) / seconds / 1e6, tokens());
+    log_info("processed {} documents ({:.0f} docs/s, {:.1f} MB/s, {} tokens)", state_.documents,
+             static_cast<double>(state_.documents) / seconds, static_cast<double>(state_.text_bytes) / seconds / 1e6, tokens());
   }
 
   // A shard's end: first the ids are on disk, then the state that counts on them.

@@ -1,5 +1,5 @@
-// Text to Megatron's .bin/.idx, byte for byte as Megatron-LM's tools/preprocess_data.py writes them for the same tokenizer and flags, whatever the
-// number of threads. Memory is bounded whatever the input; a run that was stopped, however hard, goes on from its last shard.
+// Text to Megatron's .bin/.idx, byte for byte as Megatron-LM's tools/preprocess_data.py writes them for the same tokenizer and flags,
+// whatever the number of threads. Memory is bounded whatever the input; a run that was stopped, however hard, goes on from its last shard.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -24,7 +24,7 @@ struct PreprocessOptions {
   bool append_eod = false;
   bool add_special_tokens = true;   // what the tokenizer's own post-processor adds
   int64_t workers = 0;              // 0: one per core
-  int64_t partitions = 1;           // document i goes to part i mod partitions, the parts are joined in order: Megatron's order for the same flag
+  int64_t partitions = 1;  // document i goes to part i mod partitions, the parts are joined in order: Megatron's order for the same flag
   int64_t max_docs = 0;             // 0: all
   int64_t log_interval = 0;         // print a line every so many documents; 0: the progress bar alone
   OnError on_error = OnError::stop;

@@ -51,7 +51,8 @@ std::optional<PreprocessState> PreprocessFolder::load(const std::string& identit
     return std::nullopt;
   }
   PreprocessState state;
-  state.place = {json_get<int64_t>(json, "file", origin), static_cast<uint64_t>(json_get<int64_t>(json, "offset", origin)), json_get<int64_t>(json, "line", origin)};
+  state.place = {json_get<int64_t>(json, "file", origin), static_cast<uint64_t>(json_get<int64_t>(json, "offset", origin)),
+                 json_get<int64_t>(json, "line", origin)};
   state.documents = json_get<int64_t>(json, "documents", origin);
   state.skipped = json_get<int64_t>(json, "skipped", origin);
   state.blank = json_get<int64_t>(json, "blank", origin);
@@ -59,7 +60,8 @@ std::optional<PreprocessState> PreprocessFolder::load(const std::string& identit
   state.compressed_total = static_cast<uint64_t>(json_get<int64_t>(json, "compressed_total", origin));
   state.finished = json_get<bool>(json, "finished", origin);
   for (const Json& part : json.at("parts"))
-    state.parts.push_back({json_get<int64_t>(part, "tokens", origin), json_get<int64_t>(part, "sequences", origin), json_get<int64_t>(part, "documents", origin)});
+    state.parts.push_back({json_get<int64_t>(part, "tokens", origin), json_get<int64_t>(part, "sequences", origin),
+                           json_get<int64_t>(part, "documents", origin)});
   return state;
 }
 

@@ -1,5 +1,5 @@
-// What a preprocessing run leaves behind so that the next one can go on: a folder beside the output with the ids written so far and, at every
-// shard's end, a small file saying which input they stand for.
+// What a preprocessing run leaves behind so that the next one can go on: a folder beside the output with the ids written so far and, at
+// every shard's end, a small file saying which input they stand for.
 #pragma once
 #include <optional>
 #include <vector>
@@ -27,7 +27,8 @@ class PreprocessFolder {
   const fs::path& path() const { return path_; }
   fs::path part(size_t number) const { return path_ / ("part" + std::to_string(number)); }
 
-  // What an earlier run of the same identity (inputs, tokenizer, flags) left; nullopt when there is none, or it was another job's and is cleared.
+  // What an earlier run of the same identity (inputs, tokenizer, flags) left; nullopt when there is none, or it was another job's and is
+  // cleared.
   std::optional<PreprocessState> load(const std::string& identity);
   void save(const std::string& identity, const PreprocessState& state) const;
   void remove();

@@ -13,13 +13,15 @@ struct SourceRange {
   Split split = Split::train;
 };
 
-// tokens[S + 1] holds text with `pad` where there is none: sets the mask, then turns padding into 0. Ids at or above options.vocab_size (when
-// that is given) are a UserError naming `origin`.
-void mask_and_unpad(std::span<int32_t> tokens, std::span<float> loss_mask, const DatasetOptions& options, const std::string& origin, int64_t index);
+// tokens[S + 1] holds text with `pad` where there is none: sets the mask, then turns padding into 0. Ids at or above options.vocab_size
+// (when that is given) are a UserError naming `origin`.
+void mask_and_unpad(std::span<int32_t> tokens, std::span<float> loss_mask, const DatasetOptions& options, const std::string& origin,
+                    int64_t index);
 
 std::string options_fingerprint(const DatasetOptions& options);
 
-// Megatron's GPTDataset. Shapes: document_index[documents x epochs], sample_index[samples + 1, 2] of (place in document_index, offset), shuffle_index[samples].
+// Megatron's GPTDataset. Shapes: document_index[documents x epochs], sample_index[samples + 1, 2] of (place in document_index, offset),
+// shuffle_index[samples].
 class GptDataset : public SampleSource {
  public:
   GptDataset(SourceRange range, std::optional<int64_t> num_samples, const DatasetOptions& options);
@@ -66,11 +68,12 @@ class BlendedDataset : public SampleSource {
   std::string fingerprint_;
 };
 
-// Order `permutation`, one corpus: its token stream is cut into samples; epoch e visits them in the order a Feistel network keyed by (seed, e)
-// gives. Any index >= 0 can be asked for; size() is what was requested, else one epoch.
+// Order `permutation`, one corpus: its token stream is cut into samples; epoch e visits them in the order a Feistel network keyed by (seed,
+// e) gives. Any index >= 0 can be asked for; size() is what was requested, else one epoch.
 class PermutedDataset : public SampleSource {
  public:
-  PermutedDataset(const std::string& prefix, double begin, double end, Split split, std::optional<int64_t> num_samples, const DatasetOptions& options);
+  PermutedDataset(const std::string& prefix, double begin, double end, Split split, std::optional<int64_t> num_samples,
+                  const DatasetOptions& options);
   ~PermutedDataset() override;
   int64_t size() const override { return size_; }
   int64_t samples_per_epoch() const { return per_epoch_; }

@@ -41,7 +41,8 @@ SplitMatrix parse_split(std::string_view text) {
     shares.push_back(*value);
     at = end;
   }
-  require(!shares.empty() && shares.size() <= 3, "split '{}': {} numbers, wanted up to three for train, valid and test, as in '9999,8,2'", text, shares.size());
+  require(!shares.empty() && shares.size() <= 3, "split '{}': {} numbers, wanted up to three for train, valid and test, as in '9999,8,2'",
+          text, shares.size());
   require(text.find('-') == text.npos, "split '{}': shares cannot be negative", text);
   shares.resize(3, 0.0);
   const double sum = numpy_sum(shares);
@@ -66,12 +67,14 @@ Blend parse_blend(const std::vector<std::string>& words) {
       if (const auto weight = number(words[i])) weights.push_back(*weight);
       prefixes.push_back(words[i + 1]);
     }
-    require(weights.empty() || weights.size() == prefixes.size(), "data_path {}: some entries have a weight in front and some do not", words);
+    require(weights.empty() || weights.size() == prefixes.size(), "data_path {}: some entries have a weight in front and some do not",
+            words);
     if (!weights.empty()) blend = {prefixes, weights};
   }
   if (blend.weights)
     for (size_t i = 0; i < blend.prefixes.size(); ++i)
-      require(std::isfinite((*blend.weights)[i]) && (*blend.weights)[i] > 0, "data_path: weight {} of {}, wanted a positive number", (*blend.weights)[i], blend.prefixes[i]);
+      require(std::isfinite((*blend.weights)[i]) && (*blend.weights)[i] > 0, "data_path: weight {} of {}, wanted a positive number",
+              (*blend.weights)[i], blend.prefixes[i]);
   return blend;
 }
 

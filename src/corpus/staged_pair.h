@@ -1,4 +1,5 @@
-// A .bin/.idx pair in the making: built in a hidden folder beside its place and moved there whole, .idx last, so no reader ever finds half a pair.
+// A .bin/.idx pair in the making: built in a hidden folder beside its place and moved there whole, .idx last, so no reader ever finds half
+// a pair.
 #pragma once
 #include <string>
 

@@ -6,7 +6,8 @@
 
 namespace ponte {
 TextBlockReader::TextBlockReader(BlockOptions options, InputPlace start) : options_(std::move(options)), place_(start) {
-  require(place_.file <= static_cast<int64_t>(options_.files.size()), "the place to go on from is in file {} of {}", place_.file, options_.files.size());
+  require(place_.file <= static_cast<int64_t>(options_.files.size()), "the place to go on from is in file {} of {}", place_.file,
+          options_.files.size());
   for (int64_t i = 0; i < place_.file; ++i) finished_bytes_ += options_.files[static_cast<size_t>(i)].size;
 }
 
@@ -86,7 +87,8 @@ bool TextBlockReader::next_rows(TextBlock& block) {
   std::string problem;
   const auto visit = [&](size_t column, std::string_view value, bool is_null) {
     if (is_null) problem = format("column '{}' holds no value (null)", options_.preprocess.json_keys[column]);
-    else if (value.size() > options_.preprocess.max_document_bytes) problem = too_long(value.size(), options_.preprocess.max_document_bytes);
+    else if (value.size() > options_.preprocess.max_document_bytes)
+      problem = too_long(value.size(), options_.preprocess.max_document_bytes);
     if (problem.empty()) {
       block.bytes += value;
       block.ends.push_back(block.bytes.size());
@@ -114,6 +116,8 @@ bool TextBlockReader::next_rows(TextBlock& block) {
   return true;
 }
 
-std::string too_long(uint64_t bytes, uint64_t limit) { return format("a document of {}, longer than --max-document-bytes {}", human_bytes(bytes), limit); }
+std::string too_long(uint64_t bytes, uint64_t limit) {
+  return format("a document of {}, longer than --max-document-bytes {}", human_bytes(bytes), limit);
+}
 
 }  // namespace ponte

@@ -24,7 +24,8 @@ struct TextBlock {
   std::string bytes;
   int64_t first_line = 1;
   uint64_t oversized = 0;             // not 0: instead of bytes, one document of this size was passed over
-  // Parquet only (lines are cut by the worker): for each row kept its number from 1, and for each of its keys where the value ends in `bytes`.
+  // Parquet only (lines are cut by the worker): for each row kept its number from 1, and for each of its keys where the value ends in
+  // `bytes`.
   std::vector<int64_t> rows;
   std::vector<uint64_t> ends;
   std::vector<std::pair<int64_t, std::string>> bad_rows;  // number, and why it was left out

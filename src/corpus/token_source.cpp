@@ -28,8 +28,10 @@ class FileSource : public TokenSource {
 
 class MockSource : public TokenSource {
  public:
-  MockSource(int64_t vocab_size, int32_t eod_id) : vocab_size_(vocab_size), eod_id_(eod_id), lengths_(default_rng_integers(0, 1, 4096, 100000)) {
-    require(vocab_size > 0 && eod_id >= 0, "mock data needs the tokenizer's vocabulary size and end-of-document id; found {} and {}", vocab_size, eod_id);
+  MockSource(int64_t vocab_size, int32_t eod_id)
+      : vocab_size_(vocab_size), eod_id_(eod_id), lengths_(default_rng_integers(0, 1, 4096, 100000)) {
+    require(vocab_size > 0 && eod_id >= 0, "mock data needs the tokenizer's vocabulary size and end-of-document id; found {} and {}",
+            vocab_size, eod_id);
   }
   int64_t sequences() const override { return static_cast<int64_t>(lengths_.size()); }
   int32_t length(int64_t sequence) const override { return lengths_[static_cast<size_t>(sequence)]; }
@@ -52,6 +54,8 @@ class MockSource : public TokenSource {
 }  // namespace
 
 std::shared_ptr<const TokenSource> open_token_source(const std::string& prefix) { return std::make_shared<FileSource>(prefix); }
-std::shared_ptr<const TokenSource> mock_token_source(int64_t vocab_size, int32_t eod_id) { return std::make_shared<MockSource>(vocab_size, eod_id); }
+std::shared_ptr<const TokenSource> mock_token_source(int64_t vocab_size, int32_t eod_id) {
+  return std::make_shared<MockSource>(vocab_size, eod_id);
+}
 
 }  // namespace ponte

@@ -27,7 +27,8 @@ T take(std::span<const std::byte> bytes, size_t offset) {
 }
 
 MappedFile map_member(const fs::path& prefix, const fs::path& file) {
-  require(fs::exists(file), "{}: not found; a dataset prefix names a pair {} and {}", file, bin_path(prefix).filename(), idx_path(prefix).filename());
+  require(fs::exists(file), "{}: not found; a dataset prefix names a pair {} and {}", file, bin_path(prefix).filename(),
+          idx_path(prefix).filename());
   return MappedFile(file);
 }
 
@@ -68,7 +69,8 @@ void IndexedDataset::parse_index(SequenceModes modes) {
   const auto bytes = idx_.bytes();
   const fs::path& file = idx_.path();
   require(bytes.size() >= kIndexHeaderBytes, "{}: {} bytes, shorter than an index header ({})", file, bytes.size(), kIndexHeaderBytes);
-  require(std::memcmp(bytes.data(), kIndexMagic, sizeof kIndexMagic) == 0, "{}: not a Megatron index (its first bytes are not MMIDIDX)", file);
+  require(std::memcmp(bytes.data(), kIndexMagic, sizeof kIndexMagic) == 0, "{}: not a Megatron index (its first bytes are not MMIDIDX)",
+          file);
   const uint64_t version = take<uint64_t>(bytes, 9);
   require(version == 1, "{}: index version {}, wanted 1", file, version);
   dtype_ = dtype_of_code(take<uint8_t>(bytes, 17), file);
@@ -77,26 +79,30 @@ void IndexedDataset::parse_index(SequenceModes modes) {
   require(sequences_ >= 0 && boundaries_ >= 0, "{}: negative count of sequences ({}) or documents ({})", file, sequences_, boundaries_);
   require(boundaries_ >= 1, "{}: no document boundaries, wanted at least the leading 0", file);
   const int64_t per_sequence = modes == SequenceModes::present ? 13 : 12;
-  const int64_t wanted = checked_add(checked_add(kIndexHeaderBytes, checked_multiply(sequences_, per_sequence, file.string()), file.string()),
-                                     checked_multiply(boundaries_, 8, file.string()), file.string());
+  const int64_t wanted =
+      checked_add(checked_add(kIndexHeaderBytes, checked_multiply(sequences_, per_sequence, file.string()), file.string()),
+                  checked_multiply(boundaries_, 8, file.string()), file.string());
   const auto found = static_cast<int64_t>(bytes.size());
-  require(found >= wanted, "{}: truncated: {} bytes, but {} sequences and {} document boundaries need {}", file, found, sequences_, boundaries_, wanted);
+  require(found >= wanted, "{}: truncated: {} bytes, but {} sequences and {} document boundaries need {}", file, found, sequences_,
+          boundaries_, wanted);
   // A dataset written with modes and read without them has exactly one byte more per sequence.
-  require(found == wanted || (modes == SequenceModes::absent && found == wanted + sequences_), "{}: {} bytes, but {} sequences and {} document boundaries need {}",
-          file, found, sequences_, boundaries_, wanted);
+  require(found == wanted || (modes == SequenceModes::absent && found == wanted + sequences_),
+          "{}: {} bytes, but {} sequences and {} document boundaries need {}", file, found, sequences_, boundaries_, wanted);
   lengths_ = bytes.data() + kIndexHeaderBytes;
   pointers_ = lengths_ + sequences_ * 4;
   documents_ = pointers_ + sequences_ * 8;
   modes_ = modes == SequenceModes::present ? documents_ + boundaries_ * 8 : nullptr;
 
-  require(document_index(0) == 0 && document_index(boundaries_ - 1) == sequences_, "{}: documents span sequences {} to {}, wanted 0 to {}", file,
-          document_index(0), document_index(boundaries_ - 1), sequences_);
+  require(document_index(0) == 0 && document_index(boundaries_ - 1) == sequences_, "{}: documents span sequences {} to {}, wanted 0 to {}",
+          file, document_index(0), document_index(boundaries_ - 1), sequences_);
   const auto bin_bytes = static_cast<int64_t>(bin_.bytes().size());
   const int64_t width = dtype_bytes(dtype_);
   int64_t end = 0;
   if (sequences_ > 0)
-    end = checked_add(sequence_pointer(sequences_ - 1), checked_multiply(sequence_length(sequences_ - 1), width, file.string()), file.string());
-  require(end >= 0 && end <= bin_bytes, "{}: {} bytes, but {} places its last sequence at bytes up to {}", bin_.path(), bin_bytes, file.filename(), end);
+    end = checked_add(sequence_pointer(sequences_ - 1), checked_multiply(sequence_length(sequences_ - 1), width, file.string()),
+                      file.string());
+  require(end >= 0 && end <= bin_bytes, "{}: {} bytes, but {} places its last sequence at bytes up to {}", bin_.path(), bin_bytes,
+          file.filename(), end);
   require(bin_bytes % width == 0, "{}: {} bytes, not a whole number of {}-byte ids", bin_.path(), bin_bytes, width);
   total_tokens_ = bin_bytes / width;
 }
@@ -105,24 +111,26 @@ void IndexedDataset::read(int64_t sequence, int64_t offset, std::span<int32_t> o
   require(sequence >= 0 && sequence < sequences_, "{}: sequence {} of {}", prefix_, sequence, sequences_);
   const int64_t length = sequence_length(sequence), pointer = sequence_pointer(sequence), width = dtype_bytes(dtype_);
   const auto count = static_cast<int64_t>(out.size());
-  require(offset >= 0 && offset <= length && count <= length - offset, "{}: tokens {} to {} of sequence {}, which has {}", prefix_, offset, offset + count, sequence, length);
+  require(offset >= 0 && offset <= length && count <= length - offset, "{}: tokens {} to {} of sequence {}, which has {}", prefix_, offset,
+          offset + count, sequence, length);
   const auto bin_bytes = static_cast<int64_t>(bin_.bytes().size());
-  require(pointer >= 0 && pointer <= bin_bytes && length <= (bin_bytes - pointer) / width, "{}: sequence {} lies at bytes {} to {} of a .bin of {}", idx_.path(), sequence,
-          pointer, pointer + length * width, bin_bytes);
+  require(pointer >= 0 && pointer <= bin_bytes && length <= (bin_bytes - pointer) / width,
+          "{}: sequence {} lies at bytes {} to {} of a .bin of {}", idx_.path(), sequence, pointer, pointer + length * width, bin_bytes);
   if (count > 0) widen_as(dtype_, bin_.bytes().data() + pointer + offset * width, out);
 }
 
 void IndexedDataset::read_flat(int64_t first, std::span<int32_t> out) const {
   const auto count = static_cast<int64_t>(out.size());
-  require(first >= 0 && count <= total_tokens_ && first <= total_tokens_ - count, "{}: tokens {} to {} of {}", bin_.path(), first, first + count, total_tokens_);
+  require(first >= 0 && count <= total_tokens_ && first <= total_tokens_ - count, "{}: tokens {} to {} of {}", bin_.path(), first,
+          first + count, total_tokens_);
   if (count > 0) widen_as(dtype_, bin_.bytes().data() + first * dtype_bytes(dtype_), out);
 }
 
 std::vector<int32_t> IndexedDataset::sequence(int64_t i) const {
   require(i >= 0 && i < sequences_, "{}: sequence {} of {}", prefix_, i, sequences_);
   // Bounded before it is allocated: a damaged length must not ask for gigabytes.
-  require(sequence_length(i) >= 0 && sequence_length(i) <= total_tokens_, "{}: sequence {} has length {}, but the .bin holds {} tokens", idx_.path(), i, sequence_length(i),
-          total_tokens_);
+  require(sequence_length(i) >= 0 && sequence_length(i) <= total_tokens_, "{}: sequence {} has length {}, but the .bin holds {} tokens",
+          idx_.path(), i, sequence_length(i), total_tokens_);
   std::vector<int32_t> out(static_cast<size_t>(sequence_length(i)));
   read(i, 0, out);
   return out;
@@ -138,10 +146,12 @@ void IndexedDataset::verify() const {
     require(pointer == expected, "{}: sequence {} starts at byte {}, wanted {} (the end of the one before it)", file, i, pointer, expected);
     expected = checked_add(expected, length * width, file.string());
   }
-  require(expected == total_tokens_ * width, "{}: {} bytes, but the sequences of {} end at {}", bin_.path(), total_tokens_ * width, file.filename(), expected);
+  require(expected == total_tokens_ * width, "{}: {} bytes, but the sequences of {} end at {}", bin_.path(), total_tokens_ * width,
+          file.filename(), expected);
   for (int64_t i = 1; i < boundaries_; ++i)
-    require(document_index(i) >= document_index(i - 1) && document_index(i) <= sequences_, "{}: document {} ends at sequence {}, before its start {} or beyond {}", file, i - 1,
-            document_index(i), document_index(i - 1), sequences_);
+    require(document_index(i) >= document_index(i - 1) && document_index(i) <= sequences_,
+            "{}: document {} ends at sequence {}, before its start {} or beyond {}", file, i - 1, document_index(i), document_index(i - 1),
+            sequences_);
 }
 
 std::string IndexedDataset::fingerprint() const {

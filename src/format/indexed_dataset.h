@@ -1,7 +1,8 @@
 // Megatron's tokenised corpus: PREFIX.bin holds token ids back to back, PREFIX.idx says where each sequence and document begins.
 // Layout of .idx, little-endian (source: megatron/core/datasets/indexed_dataset.py):
 //   "MMIDIDX\0\0" | version u64 = 1 | dtype code u8 | sequences n u64 | document boundaries d u64 |
-//   sequence_lengths i32[n] | sequence_pointers i64[n], byte offsets into .bin | document_indices i64[d], first 0, last n | [sequence_modes i8[n]]
+//   sequence_lengths i32[n] | sequence_pointers i64[n], byte offsets into .bin | document_indices i64[d], first 0, last n | [sequence_modes
+//   i8[n]]
 #pragma once
 #include <cstring>
 #include <memory>
@@ -64,8 +65,8 @@ class IndexedDataset {
   const std::byte *lengths_ = nullptr, *pointers_ = nullptr, *documents_ = nullptr, *modes_ = nullptr;
 };
 
-// Writes PREFIX.bin and PREFIX.idx in constant memory, byte for byte as Megatron's IndexedDatasetBuilder. Lengths and document boundaries spool to
-// PREFIX.lengths and PREFIX.documents, so that a stopped writer can go on from a Position whose bytes were flushed.
+// Writes PREFIX.bin and PREFIX.idx in constant memory, byte for byte as Megatron's IndexedDatasetBuilder. Lengths and document boundaries
+// spool to PREFIX.lengths and PREFIX.documents, so that a stopped writer can go on from a Position whose bytes were flushed.
 class IndexedDatasetWriter {
  public:
   struct Position {
@@ -79,7 +80,8 @@ class IndexedDatasetWriter {
   // One document of `lengths.size()` sequences, whose ids follow each other in `tokens`.
   void add_document(std::span<const int32_t> tokens, std::span<const int32_t> lengths);
   // Many documents at once, ids already in dtype(): `sequence_lengths` of all, and for each document the number of its sequences.
-  void add_encoded(std::span<const std::byte> ids, std::span<const int32_t> sequence_lengths, std::span<const int32_t> sequences_per_document);
+  void add_encoded(std::span<const std::byte> ids, std::span<const int32_t> sequence_lengths,
+                   std::span<const int32_t> sequences_per_document);
   // All of another dataset, as Megatron's add_index; its dtype must be ours.
   void add_dataset(const IndexedDataset& dataset);
 

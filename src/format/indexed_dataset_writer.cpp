@@ -1,5 +1,5 @@
-// Writing: ids go straight to .bin, lengths and boundaries to spool files, and .idx is streamed together at the end, so memory does not grow
-// with the corpus.
+// Writing: ids go straight to .bin, lengths and boundaries to spool files, and .idx is streamed together at the end, so memory does not
+// grow with the corpus.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -105,7 +105,8 @@ struct IndexedDatasetWriter::Files {
   SpoolFile ids, lengths, documents;
 };
 
-IndexedDatasetWriter::IndexedDatasetWriter(const fs::path& prefix, DType dtype, std::optional<Position> at) : prefix_(prefix), dtype_(dtype) {
+IndexedDatasetWriter::IndexedDatasetWriter(const fs::path& prefix, DType dtype, std::optional<Position> at)
+    : prefix_(prefix), dtype_(dtype) {
   dtype_code(dtype);
   files_.reset(new Files{{bin_path(prefix), bytes_of(at, &Position::tokens, dtype_bytes(dtype))},
                          {prefix.string() + ".lengths", bytes_of(at, &Position::sequences, 4)},
@@ -126,11 +127,13 @@ void IndexedDatasetWriter::add_document(std::span<const int32_t> tokens, std::sp
   add_encoded(std::as_bytes(std::span<const uint16_t>(narrow)), lengths, std::span(&per_document, 1));
 }
 
-void IndexedDatasetWriter::add_encoded(std::span<const std::byte> ids, std::span<const int32_t> sequence_lengths, std::span<const int32_t> sequences_per_document) {
+void IndexedDatasetWriter::add_encoded(std::span<const std::byte> ids, std::span<const int32_t> sequence_lengths,
+                                       std::span<const int32_t> sequences_per_document) {
   int64_t tokens = 0, sequences = 0;
   for (int32_t length : sequence_lengths) tokens += length;
   for (int32_t count : sequences_per_document) sequences += count;
-  PONTE_ASSERT(tokens * dtype_bytes(dtype_) == static_cast<int64_t>(ids.size()) && sequences == static_cast<int64_t>(sequence_lengths.size()));
+  PONTE_ASSERT(tokens * dtype_bytes(dtype_) == static_cast<int64_t>(ids.size()) &&
+               sequences == static_cast<int64_t>(sequence_lengths.size()));
   files_->ids.append(ids);
   files_->lengths.append(std::as_bytes(sequence_lengths));
   for (int32_t count : sequences_per_document) files_->documents.append_value<int64_t>(position_.sequences += count);
@@ -139,7 +142,8 @@ void IndexedDatasetWriter::add_encoded(std::span<const std::byte> ids, std::span
 }
 
 void IndexedDatasetWriter::add_dataset(const IndexedDataset& dataset) {
-  require(dataset.dtype() == dtype_, "{}: ids are {}, wanted {} as in {}", dataset.prefix(), safetensors_name(dataset.dtype()), safetensors_name(dtype_), prefix_);
+  require(dataset.dtype() == dtype_, "{}: ids are {}, wanted {} as in {}", dataset.prefix(), safetensors_name(dataset.dtype()),
+          safetensors_name(dtype_), prefix_);
   dataset.verify();
   const int64_t first = position_.sequences;
   const int64_t width = dtype_bytes(dtype_), total = dataset.total_tokens(), piece = static_cast<int64_t>(kBufferBytes);

@@ -61,7 +61,8 @@ class GzipSource : public ByteSource {
         inside_ = false;
         require(inflateReset(&stream_) == Z_OK, "{}: cannot restart decompression", file_);
       } else {
-        require(code == Z_OK || code == Z_BUF_ERROR, "{}: damaged gzip stream near byte {}: {}", file_, compressed_offset(), stream_.msg ? stream_.msg : "no detail");
+        require(code == Z_OK || code == Z_BUF_ERROR, "{}: damaged gzip stream near byte {}: {}", file_, compressed_offset(),
+                stream_.msg ? stream_.msg : "no detail");
       }
     }
     return capacity - stream_.avail_out;

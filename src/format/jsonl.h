@@ -1,5 +1,5 @@
-// Lines of text files: plain, gzip (.gz, several members allowed) or Zstandard (.zst, several frames allowed), read in blocks of whole lines.
-// A line ends at "\n", "\r\n" or a lone "\r", as Python's text mode reads it (and so Megatron's preprocessing).
+// Lines of text files: plain, gzip (.gz, several members allowed) or Zstandard (.zst, several frames allowed), read in blocks of whole
+// lines. A line ends at "\n", "\r\n" or a lone "\r", as Python's text mode reads it (and so Megatron's preprocessing).
 #pragma once
 #include <memory>
 #include <string>

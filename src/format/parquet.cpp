@@ -10,7 +10,10 @@ namespace {
 
 const PonteParquetApi* load_plugin(const fs::path& wanted_for) {
   const fs::path plugin = fs::read_symlink("/proc/self/exe").parent_path() / "libponte_parquet.so";
-  require(fs::exists(plugin), "{}: this build reads no Parquet files: it found no pyarrow package when it was configured (./quickstart.sh --build-only brings one)", wanted_for);
+  require(
+      fs::exists(plugin),
+      "{}: this build reads no Parquet files: it found no pyarrow package when it was configured (./quickstart.sh --build-only brings one)",
+      wanted_for);
   void* library = ::dlopen(plugin.c_str(), RTLD_NOW | RTLD_LOCAL);
   require(library != nullptr, "{}: the Parquet plugin cannot be loaded: {}", wanted_for, library ? "" : ::dlerror());
   const auto entry = reinterpret_cast<decltype(&ponte_parquet_api)>(::dlsym(library, "ponte_parquet_api"));

@@ -1,5 +1,5 @@
-// Columns of text out of Parquet files. Arrow's libraries are large and not everywhere, so they sit behind a plugin (libponte_parquet.so beside the
-// program) that is loaded when the first Parquet file is opened, and only then.
+// Columns of text out of Parquet files. Arrow's libraries are large and not everywhere, so they sit behind a plugin (libponte_parquet.so
+// beside the program) that is loaded when the first Parquet file is opened, and only then.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -21,8 +21,8 @@ class ParquetColumns {
 
   int64_t rows() const;
   void skip_to(int64_t row);  // the next one read, from 0; whole row groups before it are not touched
-  // Calls visit(column, value, is_null) for the columns of each of the next rows, row by row. Returns how many rows; 0 at the end. Values live until
-  // the call returns.
+  // Calls visit(column, value, is_null) for the columns of each of the next rows, row by row. Returns how many rows; 0 at the end. Values
+  // live until the call returns.
   using Visit = std::function<void(size_t column, std::string_view value, bool is_null)>;
   int64_t read_rows(int64_t at_most, const Visit& visit);
 

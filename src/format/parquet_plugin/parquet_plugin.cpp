@@ -68,7 +68,8 @@ struct PonteParquet {
         check(arrow::Status::Invalid("no column '", wanted[i], "'; there are: ", known));
       }
       const auto type = field->type()->id();
-      if (type != arrow::Type::STRING && type != arrow::Type::LARGE_STRING && type != arrow::Type::BINARY && type != arrow::Type::LARGE_BINARY)
+      if (type != arrow::Type::STRING && type != arrow::Type::LARGE_STRING && type != arrow::Type::BINARY &&
+          type != arrow::Type::LARGE_BINARY)
         check(arrow::Status::Invalid("column '", wanted[i], "' is ", field->type()->ToString(), ", wanted strings"));
       columns.push_back(leaves->ColumnIndex(std::string(wanted[i])));
     }
@@ -97,7 +98,8 @@ struct PonteParquet {
   void skip_to(int64_t row) {
     const auto metadata = reader->parquet_reader()->metadata();
     int group = 0;
-    while (group < metadata->num_row_groups() && metadata->RowGroup(group)->num_rows() <= row) row -= metadata->RowGroup(group++)->num_rows();
+    while (group < metadata->num_row_groups() && metadata->RowGroup(group)->num_rows() <= row)
+      row -= metadata->RowGroup(group++)->num_rows();
     start(group);
     while (row > 0 && refill()) {
       const int64_t step = std::min(row, batch->num_rows() - at);
@@ -112,7 +114,8 @@ struct PonteParquet {
     const bool null = array.IsNull(at);
     const auto type = array.type_id();
     if (!null) {
-      if (type == arrow::Type::LARGE_STRING || type == arrow::Type::LARGE_BINARY) text = static_cast<const arrow::LargeBinaryArray&>(array).GetView(at);
+      if (type == arrow::Type::LARGE_STRING || type == arrow::Type::LARGE_BINARY)
+        text = static_cast<const arrow::LargeBinaryArray&>(array).GetView(at);
       else text = static_cast<const arrow::BinaryArray&>(array).GetView(at);
     }
     visit(context, column, text.data(), static_cast<int64_t>(text.size()), null);

@@ -49,7 +49,11 @@ std::vector<Line> lines_of(LineReader& reader) {
 
 std::string many_lines(int count) {
   std::string text;
-  for (int i = 0; i < count; ++i) text += "line " + std::to_string(i) + std::string(static_cast<size_t>(i * 37 % 211), 'x') + (i % 3 == 0 ? "\r\n" : i % 3 == 1 ? "\n" : "\r");
+  for (int i = 0; i < count; ++i)
+    text += "line " + std::to_string(i) + std::string(static_cast<size_t>(i * 37 % 211), 'x') +
+            (i % 3 == 0   ? "\r\n"
+             : i % 3 == 1 ? "\n"
+                          : "\r");
   return text;
 }
 
@@ -62,8 +66,11 @@ std::vector<Line> expected_lines(int count) {
 TEST(LineReader, ReadsEveryCompressionAndBlockSizeAlike) {
   const Scratch scratch;
   const std::string text = many_lines(5000), half = text.substr(0, text.size() / 2), rest = text.substr(text.size() / 2);
-  const std::pair<std::string, std::string> files[] = {
-      {"plain", text}, {"one.gz", gzip(text)}, {"members.gz", gzip(half) + gzip("") + gzip(rest)}, {"one.zst", zstd(text)}, {"frames.zst", zstd(half) + zstd("") + zstd(rest)}};
+  const std::pair<std::string, std::string> files[] = {{"plain", text},
+                                                       {"one.gz", gzip(text)},
+                                                       {"members.gz", gzip(half) + gzip("") + gzip(rest)},
+                                                       {"one.zst", zstd(text)},
+                                                       {"frames.zst", zstd(half) + zstd("") + zstd(rest)}};
   for (const auto& [name, content] : files) {
     const fs::path file = scratch.write(name, content);
     for (size_t block_bytes : {1, 100, 4096, 1 << 20}) {
@@ -102,7 +109,8 @@ TEST(LineReader, PassesOverLinesAboveTheLimitInBoundedMemory) {
     const fs::path file = scratch.write("x", "first" + end + huge + end + "third" + end + huge);
     LineReader reader(file, 1000, 5000);
     const std::string oversized = "oversized " + std::to_string(huge.size() + end.size());
-    EXPECT_EQ(lines_of(reader), (std::vector<Line>{{"first", 1}, {oversized, 2}, {"third", 3}, {"oversized " + std::to_string(huge.size()), 4}}));
+    EXPECT_EQ(lines_of(reader),
+              (std::vector<Line>{{"first", 1}, {oversized, 2}, {"third", 3}, {"oversized " + std::to_string(huge.size()), 4}}));
   }
 }
 

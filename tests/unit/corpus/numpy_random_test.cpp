@@ -33,7 +33,8 @@ TEST(NumpyRandom, DrawsIntegersLikeDefaultRng) {
 TEST(NumpyRandom, SumsPairwise) {
   std::vector<double> values;
   for (int i = 0; i < 300; ++i) values.push_back(0.1 * i + 1.0 / 3);
-  const std::pair<size_t, double> cases[] = {{3, 1.2999999999999998}, {7, 4.433333333333334}, {8, 5.466666666666667}, {13, 12.133333333333333}, {129, 868.5999999999999}, {300, 4585.0}};
+  const std::pair<size_t, double> cases[] = {{3, 1.2999999999999998},  {7, 4.433333333333334},   {8, 5.466666666666667},
+                                             {13, 12.133333333333333}, {129, 868.5999999999999}, {300, 4585.0}};
   for (const auto& [count, sum] : cases) EXPECT_EQ(numpy_sum(std::span(values).first(count)), sum) << count;
 }
 

@@ -52,7 +52,8 @@ TEST(OrderedPipeline, ReadsAheadOnlyWithinItsBudget) {
 }
 
 TEST(OrderedPipeline, AReaderThatFailsIsReported) {
-  Pipeline pipeline({.read = [](int&) -> bool { throw std::runtime_error("disk"); }, .make_worker = [] { return [](int& in) { return in; }; },
+  Pipeline pipeline({.read = [](int&) -> bool { throw std::runtime_error("disk"); },
+                     .make_worker = [] { return [](int& in) { return in; }; },
                      .bytes = [](const int&) { return uint64_t{0}; }},
                     2, 10);
   int out;

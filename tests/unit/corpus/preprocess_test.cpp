@@ -13,12 +13,15 @@ const std::string kTokenizer = std::string(PONTE_SOURCE_DIR) + "/demo/base";
 
 std::string documents(int count) {
   std::string out;
-  for (int i = 0; i < count; ++i) out += "{\"text\": \"Document " + std::to_string(i) + " says: " + std::string(static_cast<size_t>(i % 50), 'z') + "\\n\", \"title\": \"t" + std::to_string(i) + "\"}\n";
+  for (int i = 0; i < count; ++i)
+    out += "{\"text\": \"Document " + std::to_string(i) + " says: " + std::string(static_cast<size_t>(i % 50), 'z') +
+           "\\n\", \"title\": \"t" + std::to_string(i) + "\"}\n";
   return out;
 }
 
 struct Job : Scratch {
-  PreprocessOptions options{.inputs = {}, .output_prefix = (*this / "out").string(), .tokenizer_model = kTokenizer, .append_eod = true, .workers = 2};
+  PreprocessOptions options{
+      .inputs = {}, .output_prefix = (*this / "out").string(), .tokenizer_model = kTokenizer, .append_eod = true, .workers = 2};
   PreprocessSummary run() { return preprocess(options); }
   std::string pair(const std::string& key = "text") const {
     return read_file(*this / ("out_" + key + "_document.bin")) + "|" + read_file(*this / ("out_" + key + "_document.idx"));
@@ -58,7 +61,8 @@ TEST(Preprocess, ErrorsNameFileAndLine) {
       {good + "{\"txt\": \"x\"}\n", "x.jsonl:2: no key 'text'"},
       {good + "\n" + good + "nonsense\n", "x.jsonl:4: column 1: not a JSON object"},
       {good + "{\"text\": \"\xff\"}", "x.jsonl:2: column 11: not valid UTF-8"},
-      {good + "{\"text\": \"" + std::string(3000, 'a') + "\"}\n", "x.jsonl:2: a document of 3.01 kB, longer than --max-document-bytes 2000"},
+      {good + "{\"text\": \"" + std::string(3000, 'a') + "\"}\n",
+       "x.jsonl:2: a document of 3.01 kB, longer than --max-document-bytes 2000"},
       {good + std::string(5 << 20, 'a') + "\n" + good, "x.jsonl:2: a document of 5.24 MB, longer than --max-document-bytes 2000"},
   };
   job.options.max_document_bytes = 2000;

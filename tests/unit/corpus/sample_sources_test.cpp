@@ -97,7 +97,8 @@ TEST(PermutedBlend, EveryDatasetIsDrawnInItsOwnOrderWithoutGaps) {
   const Scratch scratch;
   DatasetOptions options{.seq_length = 4, .order = SampleOrder::permutation};
   std::vector<std::unique_ptr<SampleSource>> parts;
-  for (const char* name : {"a", "b", "c", "d", "e"}) parts.push_back(std::make_unique<PermutedDataset>(corpus(scratch / name, {50, 60}), 0.0, 1.0, Split::train, std::nullopt, options));
+  for (const char* name : {"a", "b", "c", "d", "e"})
+    parts.push_back(std::make_unique<PermutedDataset>(corpus(scratch / name, {50, 60}), 0.0, 1.0, Split::train, std::nullopt, options));
   const std::vector<double> weights = {0.5, 0.2, 0.15, 0.1, 0.05};
   const PermutedBlend blend(std::move(parts), weights, 100000);
   std::vector<int64_t> drawn(5, 0);
@@ -137,7 +138,9 @@ TEST(Datasets, SayWhatIsWrong) {
 TEST(Datasets, ABlendThatAsksForTooMuchIsRefused) {
   const Scratch scratch;
   DatasetOptions options{.seq_length = 4, .mid_level_dataset_surplus = -0.5};
-  EXPECT_USER_ERROR(build_datasets({.blend = parse_blend({"1", corpus(scratch / "a", {400}), "1", corpus(scratch / "b", {400})}), .blend_per_split = {}, .split = "1",
+  EXPECT_USER_ERROR(build_datasets({.blend = parse_blend({"1", corpus(scratch / "a", {400}), "1", corpus(scratch / "b", {400})}),
+                                    .blend_per_split = {},
+                                    .split = "1",
                                     .num_samples = {400, {}, {}}},
                                    options),
                     "raise dataset.mid_level_dataset_surplus");
@@ -149,7 +152,9 @@ TEST(Datasets, FingerprintsFollowDataAndOptionsNotPlaces) {
   for (SampleOrder order : {SampleOrder::megatron, SampleOrder::permutation}) {
     const auto fingerprint = [&](const std::string& prefix, DatasetOptions options) {
       options.order = order;
-      return build_datasets({.blend = Blend{{prefix}, std::nullopt}, .blend_per_split = {}, .split = "1", .num_samples = {20, {}, {}}}, options)[0]->fingerprint();
+      return build_datasets({.blend = Blend{{prefix}, std::nullopt}, .blend_per_split = {}, .split = "1", .num_samples = {20, {}, {}}},
+                            options)[0]
+          ->fingerprint();
     };
     const DatasetOptions options{.seq_length = 8};
     EXPECT_EQ(fingerprint(a, options), fingerprint(b, options));

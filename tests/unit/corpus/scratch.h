@@ -44,6 +44,7 @@ std::string user_error(const Body& body) {
   return "";
 }
 
-#define EXPECT_USER_ERROR(expression, part) EXPECT_NE(::ponte::user_error([&] { expression; }).find(part), std::string::npos) << ::ponte::user_error([&] { expression; })
+#define EXPECT_USER_ERROR(expression, part) \
+  EXPECT_NE(::ponte::user_error([&] { expression; }).find(part), std::string::npos) << ::ponte::user_error([&] { expression; })
 
 }  // namespace ponte
