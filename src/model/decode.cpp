@@ -16,14 +16,13 @@ constexpr int64_t kRowsPerThread = 64;  // below that a second thread costs more
 template <class T>
 class Decoding {
  public:
-  Decoding(const Model::State& state, KvCache& cache, const Angles& angles, int64_t B)
-      : state_(state), cache_(cache), angles_(angles), B_(B), H_(state.config.hidden_size) {}
+  Decoding(const Model::State& state, KvCache& cache, const std::vector<int64_t>& counts, const Angles& angles)
+      : state_(state), cache_(cache), counts_(counts), angles_(angles), B_(static_cast<int64_t>(counts.size())), H_(state.config.hidden_size) {}
 
   at::Tensor run(const int64_t* tokens) {
     std::vector<float> x(B_ * H_), normed(B_ * H_);
     const Parameter& table = *state_.embedding.weight;
     for (int64_t b = 0; b < B_; ++b) {
-      PONTE_ASSERT(tokens[b] >= 0 && tokens[b] < table.value.size(0));
       typed_.to_float(H_, weights(table) + tokens[b] * H_, x.data() + b * H_);
     }
     for (size_t i = 0; i < state_.decoder.layers.size(); ++i) layer(static_cast<int64_t>(i), x, normed);
@@ -82,6 +81,7 @@ class Decoding {
     const int64_t row = cache_.max_tokens() * D;  // one head of one row
     T *keys = pointer<T>(cache_.keys(index)), *values = pointer<T>(cache_.values(index));
     for (int64_t i = 0; i < B_ * G; ++i) {
+      if (counts_[i / G] == 0) continue;  // its cache may be full
       const int64_t at = i * row + cache_.length(i / G) * D;
       typed_.from_float(D, k.data() + i * D, keys + at);
       typed_.from_float(D, v.data() + i * D, values + at);
@@ -89,7 +89,7 @@ class Decoding {
     at::parallel_for(0, B_ * N, 4, [&](int64_t begin, int64_t end) {
       std::vector<float> scores(cache_.max_tokens());
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t b = i / N, last = cache_.length(b) + 1, first = a.window ? std::max<int64_t>(0, last - *a.window) : 0;
+        const int64_t b = i / N, last = cache_.length(b) + counts_[b], first = a.window ? std::max<int64_t>(0, last - *a.window) : 0;
         const int64_t at = (b * G + i % N / l.queries_per_group) * row + first * D;
         typed_.attend_one(last - first, D, q.data() + i * D, keys + at, values + at, static_cast<float>(a.scale), scores.data(), out.data() + i * D);
       }
@@ -99,6 +99,7 @@ class Decoding {
 
   const Model::State& state_;
   KvCache& cache_;
+  const std::vector<int64_t>& counts_;  // 1, or 0 for a row that is finished
   const Angles& angles_;
   const int64_t B_, H_;
   const VectorKernels<T>& typed_ = vector_kernels<T>();
@@ -111,10 +112,10 @@ bool can_decode(const Model::State& state, int64_t B, int64_t T) {
   return T == 1 && B <= kMostRows && state.groups.tensor->size() == 1 && has_vector_path(state.embedding.weight->value);
 }
 
-at::Tensor decode(const Model::State& state, const at::Tensor& tokens_B1, KvCache& cache, const Angles& angles) {
+at::Tensor decode(const Model::State& state, const at::Tensor& tokens_B1, KvCache& cache, const std::vector<int64_t>& counts, const Angles& angles) {
   const at::Tensor tokens = tokens_B1.contiguous();
   return with_vector_type(state.embedding.weight->value, [&]<class T>(T) {
-    return Decoding<T>(state, cache, angles, tokens.size(0)).run(tokens.const_data_ptr<int64_t>());
+    return Decoding<T>(state, cache, counts, angles).run(tokens.const_data_ptr<int64_t>());
   });
 }
 

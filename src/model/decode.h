@@ -7,7 +7,8 @@
 namespace ponte {
 
 bool can_decode(const Model::State& state, int64_t B, int64_t T);
-// tokens_B1; does not advance the cache. Returns fp32 logits [B, vocab_size].
-at::Tensor decode(const Model::State& state, const at::Tensor& tokens_B1, KvCache& cache, const Angles& angles);
+// tokens_B1; rows whose count is 0 (finished ones) append nothing and their logits mean nothing. Does not advance the cache. Returns fp32 logits
+// [B, vocab_size].
+at::Tensor decode(const Model::State& state, const at::Tensor& tokens_B1, KvCache& cache, const std::vector<int64_t>& counts, const Angles& angles);
 
 }  // namespace ponte

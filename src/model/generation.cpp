@@ -76,11 +76,12 @@ at::Tensor Model::forward(const at::Tensor& tokens_BT, KvCache& cache, std::span
   c10::InferenceMode inference;
   State& s = *state_;
   require(!s.config.sequence_parallel || s.groups.tensor->size() == 1, "generation: sequence_parallel must be off");
+  check_token_ids(tokens_BT, s.config.vocab_size);
   Step step{tokens_BT.size(0), tokens_BT.size(1), checked_counts(tokens_BT, cache, token_counts), {}};
   step.angles = s.rotary(positions_of(cache, step.B, step.T).to(s.options.device));
   at::Tensor logits;
   if (can_decode(s, step.B, step.T)) {
-    logits = decode(s, tokens_BT, cache, step.angles);
+    logits = decode(s, tokens_BT, cache, step.counts, step.angles);
     if (wanted == Logits::every_token) logits = logits.unsqueeze(1);
   } else {
     at::Tensor x_SH = s.embedding(tokens_BT.reshape({-1}).to(s.options.device));

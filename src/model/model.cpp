@@ -26,6 +26,13 @@ at::Tensor flat(const at::Tensor& t, const at::Device& device) { return t.reshap
 
 }  // namespace
 
+void check_token_ids(const at::Tensor& ids, int64_t vocabulary) {
+  if (!ids.device().is_cpu()) return;
+  const at::Tensor flat = ids.contiguous();
+  for (const int64_t id : std::span(flat.const_data_ptr<int64_t>(), static_cast<size_t>(flat.numel())))
+    require(id >= 0 && id < vocabulary, "token id {}: outside the model's vocabulary of {}", id, vocabulary);
+}
+
 Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o)
     : config(c),
       groups(g),
@@ -55,6 +62,7 @@ Sequence Model::State::sequence_of(const Batch& batch) const {
 }
 
 at::Tensor Model::State::hidden(const Batch& batch) const {
+  check_token_ids(batch.tokens_BT, config.vocab_size);
   const Sequence sequence = sequence_of(batch);
   if (config.sequence_parallel)
     require(sequence.B * sequence.T % groups.tensor->size() == 0, "sequence_parallel: {} tokens of a micro-batch do not divide over {} tensor-parallel ranks",
@@ -83,6 +91,7 @@ LossSum Model::forward_loss(const Batch& batch, double gradient_scale) {
   const at::Tensor hidden_SH = state_->hidden(batch);
   const auto wide = state_->options.dtype == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor mask_S = batch.loss_mask_BT.defined() ? flat(batch.loss_mask_BT, device).to(wide) : at::ones({batch.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
+  check_token_ids(batch.labels_BT.reshape({-1}).cpu().masked_select(mask_S.cpu() != 0), state_->config.vocab_size);
   const TokenLosses losses = state_->loss_head(hidden_SH, flat(batch.labels_BT, device), mask_S * gradient_scale);
   return {(losses.losses_S * mask_S).sum(), losses.scaled, mask_S.sum().item<double>(), losses.losses_S.view(batch.labels_BT.sizes())};
 }

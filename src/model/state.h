@@ -33,4 +33,7 @@ struct Model::State {
   at::Tensor hidden(const Batch& batch) const;
 };
 
+// UserError naming the first id outside [0, vocabulary). CPU tensors only; on a device this would stall the stream.
+void check_token_ids(const at::Tensor& ids, int64_t vocabulary);
+
 }  // namespace ponte

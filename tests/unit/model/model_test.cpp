@@ -102,6 +102,36 @@ TEST(CachedForward, RowsCanBeForgottenKeptAndFannedOut) {
   EXPECT_LT(distance(got, wanted.index_select(0, at::tensor({1, 0, 1}, at::kLong))), 1e-6);
 }
 
+TEST(CachedForward, AFinishedRowMayBeFull) {
+  Model model = model_of(tiny());
+  const Batch batch = batch_of(2, 8);
+  KvCache cache(model, 2, 8), alone(model, 1, 8);
+  model.forward(batch.tokens_BT, cache, std::vector<int64_t>{8, 5});
+  model.forward(batch.tokens_BT.narrow(0, 1, 1).narrow(1, 0, 5), alone);
+  const at::Tensor token = at::full({2, 1}, 9, at::kLong);
+  for (int i = 0; i < 3; ++i)
+    EXPECT_LT(distance(model.forward(token, cache, std::vector<int64_t>{0, 1})[1], model.forward(token.narrow(0, 0, 1), alone)[0]), 1e-5);
+  EXPECT_EQ(cache.length(0), 8);
+}
+
+TEST(Model, TokensOutsideTheVocabularyAreAnError) {
+  Model model = model_of(tiny());
+  for (const int64_t id : {-1, 97}) {
+    Batch batch = batch_of(1, 4);
+    batch.tokens_BT[0][2] = id;
+    EXPECT_THROW(model.logits(batch), UserError);
+    KvCache cache(model, 1, 4);
+    EXPECT_THROW(model.forward(batch.tokens_BT, cache), UserError);
+    batch = batch_of(1, 4);
+    batch.labels_BT[0][1] = id;
+    at::NoGradGuard off;
+    EXPECT_THROW(model.forward_loss(batch), UserError);
+    batch.loss_mask_BT = at::ones({1, 4});
+    batch.loss_mask_BT[0][1] = 0;
+    EXPECT_NO_THROW(model.forward_loss(batch));
+  }
+}
+
 TEST(CachedForward, AFullCacheIsAnError) {
   Model model = model_of(tiny());
   KvCache cache(model, 1, 4);
