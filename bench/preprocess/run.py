@@ -82,7 +82,7 @@ def main():
         lines += ["", "Outputs equal byte for byte."]
     print("\n".join(lines))
     if args.result:
-        pathlib.Path(args.result).write_text(f"# Preprocessing\n\n`bench/preprocess/run.py {' '.join(a for a in sys.argv[1:] if '/' not in a)}`\n\n" + "\n".join(lines) + "\n")
+        pathlib.Path(args.result).write_text(f"# Preprocessing\n\n`bench/preprocess/run.py {' '.join('...' if '/' in a else a for a in sys.argv[1:])}`\n\n" + "\n".join(lines) + "\n")
     shutil.rmtree(folder)
 
 
