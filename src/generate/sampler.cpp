@@ -67,6 +67,9 @@ void keep_min_p(std::vector<Candidate>& all, double p) {
   std::erase_if(all, [least = p * largest](const Candidate& c) { return c.probability < least; });
 }
 
+constexpr double kGreedyBelow = 1e-5;  // logits divided by less may overflow, and the likeliest token has all the probability anyway
+constexpr const char* kNoChoice = "the model computes no usable logits (all are NaN or minus infinity): are its weights finite, and --torch-dtype wide enough?";
+
 }  // namespace
 
 void check_sampling(const SamplingOptions& options) {
@@ -85,7 +88,7 @@ std::vector<Candidate> candidates(std::span<const float> logits, const SamplingO
     const float logit = logits[i] / scale;
     if (logit > -std::numeric_limits<float>::infinity()) all.push_back({static_cast<int32_t>(i), logit, 0.0});  // NaN drops out too
   }
-  PONTE_ASSERT(!all.empty());
+  require(!all.empty(), kNoChoice);
   keep_top_k(all, options.top_k);
   set_probabilities(all);
   if (options.top_p < 1) keep_top_p(all, options.top_p);
@@ -100,12 +103,12 @@ int32_t most_likely(std::span<const float> logits) {
   size_t best = logits.size();
   for (size_t i = 0; i < logits.size(); ++i)
     if (!std::isnan(logits[i]) && (best == logits.size() || logits[i] > logits[best])) best = i;
-  PONTE_ASSERT(best < logits.size());
+  require(best < logits.size(), kNoChoice);
   return static_cast<int32_t>(best);
 }
 
 int32_t next_token(std::span<const float> logits, const SamplingOptions& options, uint64_t sequence, uint64_t step) {
-  if (options.temperature == 0) return most_likely(logits);
+  if (options.temperature < kGreedyBelow) return most_likely(logits);
   const std::vector<Candidate> kept = candidates(logits, options);
   double left = uniform(options.seed, sequence, step);
   for (const Candidate& c : kept)

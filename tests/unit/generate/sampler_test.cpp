@@ -63,8 +63,15 @@ TEST(Sampler, GreedyTakesTheFirstLargestAndPassesOverNan) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(most_likely(std::vector<float>{1, 3, 3, 2}), 1);
   EXPECT_EQ(most_likely(std::vector<float>{nan, -5, nan, -4}), 3);
-  EXPECT_THROW(most_likely(std::vector<float>{nan, nan}), InternalError);
+  EXPECT_THROW(most_likely(std::vector<float>{nan, nan}), UserError);
   EXPECT_EQ(next_token(std::vector<float>{0, 9, 1}, {}, 0, 0), 1);
+}
+
+TEST(Sampler, NoUsableLogitIsAnErrorAndTinyTemperaturesAreGreedy) {
+  const std::vector<float> none(4, std::numeric_limits<float>::quiet_NaN()), some = {1, -3, 500, 2};
+  for (const double temperature : {0.0, 1.0}) EXPECT_THROW(next_token(none, {.temperature = temperature}, 0, 0), UserError) << temperature;
+  for (const double temperature : {1e-6, 1e-37, 1e-300})
+    for (uint64_t step = 0; step < 20; ++step) EXPECT_EQ(next_token(some, {.temperature = temperature}, 0, step), 2) << temperature;
 }
 
 TEST(Sampler, DrawsFollowTheProbabilities) {
