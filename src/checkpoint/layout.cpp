@@ -26,6 +26,13 @@ std::optional<int64_t> tracked_iteration(const fs::path& root) {
   return iteration;
 }
 
+// A run stopped between publishing its first checkpoint and writing the tracker. Only folders that appear whole are trusted without a tracker.
+std::optional<int64_t> newest_untracked(const fs::path& root) {
+  std::vector<int64_t> all = iterations_in(root);
+  while (!all.empty() && !fs::exists(root / iteration_folder_name(all.back()) / kRunRecord)) all.pop_back();
+  return all.empty() ? std::nullopt : std::optional(all.back());
+}
+
 }  // namespace
 
 std::string iteration_folder_name(int64_t iteration) {
@@ -52,6 +59,7 @@ std::vector<int64_t> iterations_in(const fs::path& root) {
 std::optional<FoundCheckpoint> find_checkpoint(const fs::path& root, int64_t wanted) {
   if (const std::optional<int64_t> own = iteration_of(root); own && fs::exists(root / ".metadata")) return FoundCheckpoint{root, *own};
   std::optional<int64_t> iteration = wanted > 0 ? wanted : tracked_iteration(root);
+  if (!iteration) iteration = newest_untracked(root);
   if (!iteration) return std::nullopt;
   const fs::path folder = root / iteration_folder_name(*iteration);
   require(fs::is_directory(folder), "{}: {} is not there; found {}", root,

@@ -17,8 +17,9 @@ std::string iteration_folder_name(int64_t iteration);          // iter_0000500
 std::optional<int64_t> iteration_of(const fs::path& folder);   // 500; nullopt for any other name
 std::vector<int64_t> iterations_in(const fs::path& root);      // ascending; empty when there is no such folder
 
-// The iteration to resume from: `wanted` when above 0, else the one the tracker names. nullopt when `root` holds no checkpoint. UserError when the
-// tracker names a folder that is not there, or is not a number. `root` may be an iteration's folder itself.
+// The iteration to resume from: `wanted` when above 0, else the one the tracker names, else (no tracker) the newest of Ponte's own. nullopt when
+// `root` holds no checkpoint. UserError when the tracker names a folder that is not there, or is not a number. `root` may be an iteration's folder
+// itself.
 struct FoundCheckpoint {
   fs::path folder;
   int64_t iteration = 0;

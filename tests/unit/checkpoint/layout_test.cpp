@@ -49,6 +49,17 @@ TEST_F(CheckpointFolder, FindsTheTrackedTheWantedOrItself) {
   EXPECT_EQ(find_checkpoint(root_ / "iter_0000015", 0)->iteration, 15);
 }
 
+TEST_F(CheckpointFolder, TakesItsOwnNewestWithoutATracker) {
+  add({5, 10, 15});
+  for (int64_t own : {5, 10}) {
+    fs::create_directories(root_ / iteration_folder_name(own) / "ponte");
+    write_file_atomically(root_ / iteration_folder_name(own) / kRunRecord, "{}");
+  }
+  EXPECT_EQ(find_checkpoint(root_, 0)->iteration, 10);
+  track("5");
+  EXPECT_EQ(find_checkpoint(root_, 0)->iteration, 5);
+}
+
 TEST_F(CheckpointFolder, SaysWhatIsWrong) {
   add({5, 10});
   track("ten");
