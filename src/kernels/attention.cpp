@@ -83,7 +83,8 @@ AttentionResult attention(const at::Tensor& q_BNTD, const at::Tensor& k_BGSD, co
       for (int64_t i = from; i < to; ++i) {
         float* keys = pointer<float>(packed) + i * 2 * packed_floats;
         const int64_t b = i / G, g = i % G;
-        kernels.pack_keys(S, D, pointer<E>(k_BGSD) + b * k_BGSD.stride(0) + g * k_BGSD.stride(1), pointer<E>(v_BGSD) + b * v_BGSD.stride(0) + g * v_BGSD.stride(1),
+        kernels.pack_keys(S, D, pointer<E>(k_BGSD) + b * k_BGSD.stride(0) + g * k_BGSD.stride(1),
+                          pointer<E>(v_BGSD) + b * v_BGSD.stride(0) + g * v_BGSD.stride(1),
                           keys, keys + packed_floats);
       }
     });

@@ -20,7 +20,8 @@ void softmax_gradient_reference_(at::Tensor& logits_SV, const at::Tensor& log_su
 SoftmaxStatistics softmax_statistics(const at::Tensor& logits_SV) {
   if (!has_vector_path(logits_SV) || logits_SV.stride(1) != 1) return softmax_statistics_reference(logits_SV);
   const int64_t stride = logits_SV.stride(0);
-  SoftmaxStatistics result{at::empty({logits_SV.size(0)}, logits_SV.options().dtype(at::kFloat)), at::empty({logits_SV.size(0)}, logits_SV.options().dtype(at::kFloat))};
+  const auto column = [&] { return at::empty({logits_SV.size(0)}, logits_SV.options().dtype(at::kFloat)); };
+  const SoftmaxStatistics result{column(), column()};
   with_vector_type(logits_SV, [&]<class T>(T) {
     for_ranges(logits_SV.size(0), [&](int64_t, int64_t begin, int64_t end) {
       vector_kernels<T>().softmax_statistics(end - begin, logits_SV.size(1), stride, pointer<T>(logits_SV) + begin * stride,

@@ -21,7 +21,8 @@ void add_rows(at::Tensor& gradient_VH, const at::Tensor& ids_S, const at::Tensor
   with_vector_type(dy, [&]<class T>(T) {
     at::parallel_for(0, H, 64, [&](int64_t begin, int64_t end) {  // columns, so that no two threads share a row
       for (int64_t s = 0; s < S; ++s)
-        if (id[s] >= 0 && id[s] < V) vector_kernels<T>().add_to_float(end - begin, pointer<T>(dy) + s * H + begin, pointer<float>(gradient_VH) + id[s] * H + begin);
+        if (id[s] >= 0 && id[s] < V)
+          vector_kernels<T>().add_to_float(end - begin, pointer<T>(dy) + s * H + begin, pointer<float>(gradient_VH) + id[s] * H + begin);
     });
   });
 }

@@ -11,7 +11,8 @@ KvCache::KvCache(const Model& model, int64_t rows, int64_t max_tokens) : max_tok
   require(rows >= 1 && max_tokens >= 1, "generation: a cache of {} rows of {} tokens", rows, max_tokens);
   const auto options = at::TensorOptions(model.options().device).dtype(model.options().dtype);
   for (const DecoderLayer& layer : model.state_->decoder.layers)
-    for (auto* tensors : {&keys_, &values_}) tensors->push_back(at::empty({rows, layer.attention.layout.groups, max_tokens, layer.attention.layout.head_dim}, options));
+    for (auto* tensors : {&keys_, &values_})
+      tensors->push_back(at::empty({rows, layer.attention.layout.groups, max_tokens, layer.attention.layout.head_dim}, options));
 }
 
 void KvCache::truncate(int64_t row, int64_t length) {

@@ -146,12 +146,14 @@ TEST_P(TensorParallelEquality, LossLogitsAndEveryGradient) {
     EXPECT_NEAR(many.loss, one.loss, tolerance * std::abs(one.loss));
     EXPECT_LE(distance(many.logits, one.logits), tolerance);
     ASSERT_EQ(many.gradients.size(), one.gradients.size());
-    for (const auto& [name, gradient] : one.gradients) EXPECT_LE(distance(many.gradients.at(name), gradient), tolerance) << name << " " << at::toString(type);
+    for (const auto& [name, gradient] : one.gradients)
+      EXPECT_LE(distance(many.gradients.at(name), gradient), tolerance) << name << " " << at::toString(type);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Dense, TensorParallelEquality,
-                         testing::Values(Variant{"two ranks", 2, 4, 2, 64, false, false, false}, Variant{"odd vocabulary, tied", 2, 4, 2, 61, true, false, false},
+                         testing::Values(Variant{"two ranks", 2, 4, 2, 64, false, false, false},
+                                         Variant{"odd vocabulary, tied", 2, 4, 2, 61, true, false, false},
                                          Variant{"bias", 2, 4, 2, 64, false, false, true}, Variant{"more ranks than groups", 4, 8, 2, 64, false, false, false},
                                          Variant{"more ranks than groups, bias, tied, odd", 4, 8, 1, 57, true, false, true},
                                          Variant{"sequence parallel", 2, 4, 2, 64, false, true, false},
@@ -190,7 +192,8 @@ TEST(TensorParallel, CachedGenerationGivesTheSameTokens) {
 }
 
 TEST(TensorParallel, WhatDoesNotDivideIsRefused) {
-  for (const auto& [ranks, v] : std::vector<std::pair<int64_t, Variant>>{{3, {"heads", 3, 4, 2, 64, false, false, false}}, {2, {"tokens", 2, 4, 2, 64, false, true, false}}}) {
+  for (const auto& [ranks, v] : std::vector<std::pair<int64_t, Variant>>{
+           {3, {"heads", 3, 4, 2, 64, false, false, false}}, {2, {"tokens", 2, 4, 2, 64, false, true, false}}}) {
     const bool odd_tokens = v.sequence_parallel;
     EXPECT_THROW(run_tensor_parallel(ranks,
                                      [&](const Groups& groups) {

@@ -48,7 +48,8 @@ TEST(Vector, ExponentialsReachBothEnds) {
 }
 
 TEST(Vector, Bf16RoundsToNearestEvenAndKeepsNan) {
-  const std::pair<float, uint16_t> cases[] = {{1.0f, 0x3f80}, {1.00390625f, 0x3f80}, {1.01171875f, 0x3f82}, {-0.0f, 0x8000}, {3.4e38f, 0x7f80}, {INFINITY, 0x7f80}};
+  const std::pair<float, uint16_t> cases[] = {{1.0f, 0x3f80}, {1.00390625f, 0x3f80}, {1.01171875f, 0x3f82},
+                                               {-0.0f, 0x8000}, {3.4e38f, 0x7f80}, {INFINITY, 0x7f80}};
   for (const VectorTables* table : tables()) {
     for (const auto& [value, bits] : cases) {
       Bf16 out;
@@ -92,7 +93,8 @@ TEST(Vector, AttentionOfEveryTableAndOfOneQueryAgree) {
     std::vector<float> keys(packed), values(packed), scratch(attention_scratch_floats(D)), out(T * heads * D), log_sum(heads * T);
     table->f32->pack_keys(T, D, k.data(), v.data(), keys.data(), values.data());
     for (int64_t h = 0; h < heads; ++h)
-      table->f32->attention(row, h, 0, T, keys.data(), values.data(), table->f32->tile_product, scratch.data(), out.data() + h * D, heads * D, log_sum.data() + h * T);
+      table->f32->attention(row, h, 0, T, keys.data(), values.data(), table->f32->tile_product, scratch.data(),
+                            out.data() + h * D, heads * D, log_sum.data() + h * T);
     std::vector<float> gradient(heads * T * D + 2 * T * D), big(attention_backward_scratch_floats(T, T, D));
     table->f32->attention_backward(row, 0, out.data(), dout.data(), heads * D, log_sum.data(), table->f32->tile_product, big.data(), gradient.data(),
                                    gradient.data() + heads * T * D, gradient.data() + (heads + 1) * T * D);

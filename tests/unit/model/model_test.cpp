@@ -54,7 +54,9 @@ struct CacheCase {
 };
 
 TEST(CachedForward, InAnyCutEqualsThePlainPass) {
-  const CacheCase cases[] = {{"one row", 1, at::kFloat, 1e-5, {}},       {"several rows", 3, at::kFloat, 1e-5, {}}, {"more rows than one token at a time takes", 11, at::kFloat, 1e-5, {}},
+  const CacheCase cases[] = {{"one row", 1, at::kFloat, 1e-5, {}},
+                             {"several rows", 3, at::kFloat, 1e-5, {}},
+                             {"more rows than one token at a time takes", 11, at::kFloat, 1e-5, {}},
                              {"window", 2, at::kFloat, 1e-5, 7},         {"bf16", 2, at::kBFloat16, 2e-2, {}},      {"fp64", 2, at::kDouble, 1e-6, {}}};
   for (const CacheCase& c : cases) {
     ModelConfig config = tiny();
