@@ -69,7 +69,7 @@ Value json(Interpreter& run, const Value& v, const Arguments& a) {
   style.ascii = truth_or(a, 0, "ensure_ascii", false);
   if (const Value indent = argument_or(a, 1, "indent", Value()); !indent.is_none()) {
     style.indent = std::clamp<int64_t>(integer_or(a, 1, "indent", 0), 0, 100);
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
   }
   if (const Value separators = argument_or(a, 2, "separators", Value()); !separators.is_none()) {
     const auto both = run.iterate(separators);
