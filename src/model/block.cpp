@@ -16,14 +16,31 @@ bool recomputes(const ModelConfig& config, const char* module) {
   return config.recompute_granularity == "selective" && std::find(modules.begin(), modules.end(), module) != modules.end();
 }
 
+// The feed-forward part and the norm before it, which is the projection's own in a dense layer and stands alone in a sparse one.
+void add_feed_forward(DecoderLayer& out, const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region,
+                      const NormOptions& norm) {
+  const std::string mlp = prefix + "mlp.";
+  if (Parameter* sparse_norm = parameters.get_if_present(prefix + "pre_mlp_layernorm.weight")) {
+    out.mlp_norm = {sparse_norm, norm};
+    out.mlp = make_moe_mlp(config, layer, mlp, parameters, region);
+    return;
+  }
+  out.mlp_norm = {&parameters.get(mlp + "linear_fc1.layer_norm_weight"), norm};
+  out.mlp = GatedMlp{{&parameters.get(mlp + "linear_fc1.weight"), nullptr}, {&parameters.get(mlp + "linear_fc2.weight"), nullptr}, region};
+}
+
 }  // namespace
 
+at::Tensor FeedForward::operator()(const at::Tensor& x_SH, RoutingReport* report) const {
+  if (const auto* sparse = std::get_if<MoeMlp>(this)) return (*sparse)(x_SH, report);
+  return std::get<GatedMlp>(*this)(x_SH);
+}
+
 DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region) {
-  const std::string attention = prefix + "self_attention.", mlp = prefix + "mlp.";
+  const std::string attention = prefix + "self_attention.";
   const NormOptions norm{config.layernorm_epsilon, config.layernorm_zero_centered_gamma ? 1.0 : 0.0};
   DecoderLayer out;
   out.attention_norm = {&parameters.get(attention + "linear_qkv.layer_norm_weight"), norm};
-  out.mlp_norm = {&parameters.get(mlp + "linear_fc1.layer_norm_weight"), norm};
   SelfAttention& a = out.attention;
   a.linear_qkv = {&parameters.get(attention + "linear_qkv.weight"), parameters.get_if_present(attention + "linear_qkv.bias")};
   a.linear_proj = {&parameters.get(attention + "linear_proj.weight"), nullptr};
@@ -37,9 +54,9 @@ DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const 
     a.window = config.window_size;
   }
   a.region = region;
-  out.mlp = {{&parameters.get(mlp + "linear_fc1.weight"), nullptr}, {&parameters.get(mlp + "linear_fc2.weight"), nullptr}, region};
+  add_feed_forward(out, config, layer, prefix, parameters, region, norm);
   out.recompute_core_attention = recomputes(config, "core_attn");
-  out.recompute_mlp = recomputes(config, "mlp");
+  out.recompute_mlp = recomputes(config, std::holds_alternative<MoeMlp>(out.mlp) ? "moe" : "mlp");
   out.recompute_norms = recomputes(config, "layernorm");
   return out;
 }
@@ -48,11 +65,12 @@ at::Tensor DecoderLayer::operator()(const at::Tensor& x_SH, const Sequence& sequ
   const auto run = [](bool again, const Block& part, const at::Tensor& x) { return again ? run_with_recompute(part, x) : part(x); };
   const auto norm = [&](const RmsNorm& n, const at::Tensor& x) { return run(recompute_norms, [&n](const at::Tensor& v) { return n(v); }, x); };
   const auto core = [this, sequence](const at::Tensor& qkv) { return attention.core(qkv, sequence); };
+  const auto feed_forward = [this, routing = sequence.routing](const at::Tensor& v) { return mlp(v, routing.get()); };
 
   const TensorRegion& region = attention.region;
   const at::Tensor qkv_SW = attention.linear_qkv(region.enter(norm(attention_norm, x_SH)));
   const at::Tensor y_SH = at::add(x_SH, region.leave(attention.linear_proj(run(recompute_core_attention, core, qkv_SW))));
-  return at::add(y_SH, run(recompute_mlp, [this](const at::Tensor& v) { return mlp(v); }, norm(mlp_norm, y_SH)));
+  return at::add(y_SH, run(recompute_mlp, feed_forward, norm(mlp_norm, y_SH)));
 }
 
 }  // namespace ponte

@@ -1,17 +1,24 @@
 // One pre-norm decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
 #pragma once
 #include <string>
+#include <variant>
 
 #include "nn/attention.h"
 #include "nn/mlp.h"
+#include "nn/moe.h"
 #include "nn/parameters.h"
 
 namespace ponte {
 
+struct FeedForward : std::variant<GatedMlp, MoeMlp> {
+  using variant::variant;
+  at::Tensor operator()(const at::Tensor& x_SH, RoutingReport* report) const;
+};
+
 struct DecoderLayer {
   RmsNorm attention_norm, mlp_norm;
   SelfAttention attention;
-  GatedMlp mlp;
+  FeedForward mlp;
   // Selective recompute: run these parts again in backward instead of keeping what they need.
   bool recompute_core_attention = false, recompute_mlp = false, recompute_norms = false;
 

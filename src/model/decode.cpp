@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <cmath>
 #include <vector>
 
 #include "base/errors.h"
@@ -41,9 +42,10 @@ class Decoding {
     return out;
   }
 
-  void product(const Parameter& w, const float* x, float* y, bool accumulate) const {
+  void product(const Parameter& w, const float* x, float* y, bool accumulate) const { product(w, x, y, accumulate, B_); }
+  void product(const Parameter& w, const float* x, float* y, bool accumulate, int64_t rows) const {
     const int64_t O = w.value.size(0), I = w.value.size(1);
-    at::parallel_for(0, O, kRowsPerThread, [&](int64_t begin, int64_t end) { typed_.matrix_vector(begin, end, I, B_, weights(w), x, y, O, accumulate); });
+    at::parallel_for(0, O, kRowsPerThread, [&](int64_t begin, int64_t end) { typed_.matrix_vector(begin, end, I, rows, weights(w), x, y, O, accumulate); });
   }
 
   void norm(const RmsNorm& n, const std::vector<float>& x, std::vector<float>& y) const {
@@ -56,11 +58,42 @@ class Decoding {
     norm(layer.attention_norm, x, normed);
     attention(layer.attention, index, normed, x);
     norm(layer.mlp_norm, x, normed);
-    const int64_t F = layer.mlp.linear_fc2.weight->value.size(1);
-    std::vector<float> gate_up(B_ * 2 * F), activated(B_ * F);
-    product(*layer.mlp.linear_fc1.weight, normed.data(), gate_up.data(), false);
-    plain_.swiglu(B_, F, gate_up.data(), activated.data());
-    product(*layer.mlp.linear_fc2.weight, activated.data(), x.data(), true);
+    if (const auto* sparse = std::get_if<MoeMlp>(&layer.mlp)) return experts(*sparse, normed, x);
+    const GatedMlp& mlp = std::get<GatedMlp>(layer.mlp);
+    gated(*mlp.linear_fc1.weight, *mlp.linear_fc2.weight, B_, normed.data(), nullptr, x.data());
+  }
+
+  // y += weight x fc2(silu(gate) * up) for each of `rows` rows; weights: one per row, null: all 1.
+  void gated(const Parameter& fc1, const Parameter& fc2, int64_t rows, const float* x, const float* weights, float* y) const {
+    const int64_t F = fc2.value.size(1);
+    std::vector<float> gate_up(rows * 2 * F), activated(rows * F);
+    product(fc1, x, gate_up.data(), false, rows);
+    plain_.swiglu(rows, F, gate_up.data(), activated.data());
+    for (int64_t i = 0; weights && i < rows * F; ++i) activated[i] *= weights[i / F];
+    product(fc2, activated.data(), y, true, rows);
+  }
+
+  // Only the chosen experts' weights are read, each once for each row that chose it.
+  void experts(const MoeMlp& moe, const std::vector<float>& normed, std::vector<float>& x) const {
+    at::Tensor logits = at::empty({B_, moe.router.options.experts}, at::kFloat);
+    product(*moe.router.weight, normed.data(), logits.mutable_data_ptr<float>(), false);
+    const Routing routing = moe.router.choose(logits);
+    const at::Tensor chosen = routing.experts_SK.contiguous(), weights = routing.weights_SK.contiguous();
+    const int64_t K = chosen.size(1);
+    if (moe.shared) shared_expert(*moe.shared, normed, x);
+    for (int64_t i = 0; i < B_ * K; ++i) {
+      const int64_t e = chosen.const_data_ptr<int64_t>()[i], row = i / K * H_;
+      gated(*moe.experts.linear_fc1[e], *moe.experts.linear_fc2[e], 1, normed.data() + row, weights.const_data_ptr<float>() + i, x.data() + row);
+    }
+  }
+
+  void shared_expert(const SharedExpert& shared, const std::vector<float>& normed, std::vector<float>& x) const {
+    std::vector<float> gate(B_, 1.0f);
+    if (shared.gate) {
+      product(*shared.gate, normed.data(), gate.data(), false);
+      for (float& g : gate) g = 1.0f / (1.0f + std::exp(-g));
+    }
+    gated(*shared.mlp.linear_fc1.weight, *shared.mlp.linear_fc2.weight, B_, normed.data(), gate.data(), x.data());
   }
 
   // x += projection of this token's attention.

@@ -59,7 +59,7 @@ at::Tensor run_layer(const DecoderLayer& layer, const at::Tensor& x_SH, at::Tens
                                     {a.layout, step.B, step.T, value(a.q_layernorm), value(a.k_layernorm), a.norm.epsilon, a.norm.offset, step.angles.cos_SR,
                                      step.angles.sin_SR});
   const at::Tensor y_SH = x_SH + a.region.leave(a.linear_proj(attend(a, heads, keys, values, cache, step)));
-  return y_SH + layer.mlp(layer.mlp_norm(y_SH));
+  return y_SH + layer.mlp(layer.mlp_norm(y_SH), nullptr);
 }
 
 // The rows whose logits are wanted: every token, or each row's last new one.

@@ -4,13 +4,13 @@
 
 #include "base/errors.h"
 #include "families/registry.h"
+#include "model/routing.h"
 #include "model/state.h"
 
 namespace ponte {
 namespace {
 
 void check_supported(const ModelConfig& c) {
-  require(c.num_moe_experts == 0, "model.num_moe_experts: {}: mixture-of-experts layers are not part of this build", c.num_moe_experts);
   require(c.experimental_attention_variant.empty() && !c.attention_output_gate, "model: {} attention is not part of this build",
           c.experimental_attention_variant.empty() ? "gated" : c.experimental_attention_variant);
   require(c.mtp_num_layers == 0, "model.mtp_num_layers: {}: multi-token prediction is not part of this build", c.mtp_num_layers);
@@ -42,11 +42,13 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
       parameters(std::make_unique<Parameters>(*rules, tensor_parallel, at::TensorOptions(o.device).dtype(o.dtype))),
       rotary(c) {
   check_supported(c);
+  require(c.num_moe_experts == 0 || (g.tensor->size() == 1 && g.expert->size() == 1), "model: experts over more than one rank are not part of this build");
   const TensorRegion region{g.tensor, residual_of(c)};
   const NormOptions norm{c.layernorm_epsilon, c.layernorm_zero_centered_gamma ? 1.0 : 0.0};
   embedding = {&parameters->get("embedding.word_embeddings.weight"), region};
   for (int64_t i = 0; i < c.num_layers; ++i)
     decoder.layers.push_back(make_decoder_layer(c, i, format("decoder.layers.{}.", i), *parameters, region));
+  if (c.num_moe_experts > 0) loads.resize(static_cast<size_t>(c.num_layers));
   decoder.recomputed_stretches = recomputed_stretches(c, c.num_layers);
   final_norm = {&parameters->get("decoder.final_layernorm.weight"), norm};
   loss_head = {c.share_embeddings_and_output_weights ? embedding.weight : &parameters->get("output_layer.weight"), region};
@@ -61,9 +63,10 @@ Sequence Model::State::sequence_of(const Batch& batch) const {
   return {B, T, rotary(flat(positions, options.device)), batch.document_starts_BT};
 }
 
-at::Tensor Model::State::hidden(const Batch& batch) const {
+at::Tensor Model::State::hidden(const Batch& batch, std::shared_ptr<RoutingReport> routing) const {
   check_token_ids(batch.tokens_BT, config.vocab_size);
-  const Sequence sequence = sequence_of(batch);
+  Sequence sequence = sequence_of(batch);
+  sequence.routing = std::move(routing);
   if (config.sequence_parallel)
     require(sequence.B * sequence.T % groups.tensor->size() == 0, "sequence_parallel: {} tokens of a micro-batch do not divide over {} tensor-parallel ranks",
             sequence.B * sequence.T, groups.tensor->size());
@@ -88,12 +91,15 @@ Parameter* Model::find_parameter(const std::string& name) {
 
 LossSum Model::forward_loss(const Batch& batch, double gradient_scale) {
   const at::Device device = state_->options.device;
-  const at::Tensor hidden_SH = state_->hidden(batch);
   const auto wide = state_->options.dtype == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor mask_S = batch.loss_mask_BT.defined() ? flat(batch.loss_mask_BT, device).to(wide) : at::ones({batch.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
+  const double valid_tokens = mask_S.sum().item<double>();
+  const std::shared_ptr<RoutingReport> routing = state_->routing_report(batch, gradient_scale * valid_tokens);
+  const at::Tensor hidden_SH = state_->hidden(batch, routing);
+  if (routing && at::GradMode::is_enabled()) add_loads(state_->loads, routing->loads);
   check_token_ids(batch.labels_BT.reshape({-1}).cpu().masked_select(mask_S.cpu() != 0), state_->config.vocab_size);
   const TokenLosses losses = state_->loss_head(hidden_SH, flat(batch.labels_BT, device), mask_S * gradient_scale);
-  return {(losses.losses_S * mask_S).sum(), losses.scaled, mask_S.sum().item<double>(), losses.losses_S.view(batch.labels_BT.sizes())};
+  return {(losses.losses_S * mask_S).sum(), losses.scaled, valid_tokens, losses.losses_S.view(batch.labels_BT.sizes())};
 }
 
 at::Tensor Model::logits(const Batch& batch) {
@@ -102,6 +108,7 @@ at::Tensor Model::logits(const Batch& batch) {
 }
 
 void Model::zero_gradients() {
+  state_->loads.assign(state_->loads.size(), ExpertLoad());
   for (Parameter* p : state_->in_order) {
     if (!p->value.requires_grad()) continue;
     if (p->main_grad.defined()) p->main_grad.zero_();
@@ -123,7 +130,10 @@ double Model::training_flops_per_token(int64_t seq_length) const {
   const ModelConfig& c = state_->config;
   double matrix_weights = static_cast<double>(c.vocab_size * c.hidden_size);  // the output layer; looking a row up costs nothing
   for (const Rule& rule : state_->rules->rules)
-    if (rule.shape.size() == 2 && !rule.stack.empty()) matrix_weights += static_cast<double>(rule.shape[0] * rule.shape[1]);
+    if (rule.shape.size() == 2 && !rule.stack.empty()) {
+      const double share = rule.expert >= 0 ? static_cast<double>(c.moe_router_topk) / static_cast<double>(c.num_moe_experts) : 1.0;  // of tokens that use it
+      matrix_weights += share * static_cast<double>(rule.shape[0] * rule.shape[1]);
+    }
   // Scores and their product with the values: 2 x 2 x keys x width, half of the keys masked, three times that with backward.
   const double attention = 6.0 * static_cast<double>(c.num_layers * seq_length * c.num_attention_heads * c.kv_channels);
   return 6.0 * matrix_weights + attention;

@@ -16,6 +16,7 @@
 namespace ponte {
 
 class KvCache;
+struct ExpertLoad;    // nn/router.h
 class WeightSource;   // convert/
 struct RuleTable;     // families/
 
@@ -27,6 +28,8 @@ struct Batch {
   at::Tensor position_ids_BT;    // int64; undefined: 0..T-1 in every row
   // int64; index in the row of the first token of each token's document; attention never crosses it. Undefined: one document per row.
   at::Tensor document_starts_BT;
+  // bool; true where a token is padding: no expert sees it and no balance counts it. Undefined: none is.
+  at::Tensor padding_BT;
 };
 
 struct LossSum {
@@ -75,6 +78,12 @@ class Model {
   // gradient_scale: the factor of this loss in the step's objective: loss scale / valid tokens of the whole step. Gradients are *added* to
   // main_grad by LossSum::scaled.backward(). Under at::NoGradGuard only the loss is computed.
   LossSum forward_loss(const Batch& batch, double gradient_scale = 1.0);
+
+  // How each sparse layer spread the tokens of the micro-batches since zero_gradients() (one entry per layer, a dense layer's tokens_E undefined; the
+  // losses are means over those tokens). Forward passes without autograd leave it alone.
+  std::span<const ExpertLoad> expert_loads() const;
+  // Moves the routers' balancing biases by this step's loads, where the model has them. Once per step, after the optimizer.
+  void update_expert_biases();
 
   // Generation: appends token_counts[b] tokens of row b to the cache (its position there continues; tokens_BT is int64 and right-padded;
   // an empty token_counts means T each). Returns fp32 logits [B, vocab_size] of each row's last appended token, or [B, T, vocab_size].

@@ -25,12 +25,15 @@ struct Model::State {
   Decoder decoder;
   RmsNorm final_norm;
   LossHead loss_head;
+  std::vector<ExpertLoad> loads;  // per layer, of the step's micro-batches so far; empty without sparse layers
 
   State(const ModelConfig& config, const Groups& groups, const ModelOptions& options);
   // Positions and documents of a batch; checks shapes.
   Sequence sequence_of(const Batch& batch) const;
-  // Token ids to the normed residual stream.
-  at::Tensor hidden(const Batch& batch) const;
+  // Token ids to the normed residual stream. routing: where sparse layers report; null: nowhere.
+  at::Tensor hidden(const Batch& batch, std::shared_ptr<RoutingReport> routing = nullptr) const;
+  // A report for one micro-batch, its losses standing in the objective with `scale`; null without sparse layers.
+  std::shared_ptr<RoutingReport> routing_report(const Batch& batch, double scale) const;
 };
 
 // UserError naming the first id outside [0, vocabulary). CPU tensors only; on a device this would stall the stream.

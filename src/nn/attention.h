@@ -1,6 +1,8 @@
 // Self-attention of one layer: packed projection, head norms and rotation, the mixer core, output projection. The core is a seam: what stands behind
 // it may be replaced (ring, all-to-all) without this layer knowing.
 #pragma once
+#include <memory>
+
 #include "comm/region.h"
 #include "config/model_config.h"
 #include "kernels/attention.h"
@@ -11,11 +13,14 @@
 
 namespace ponte {
 
+struct RoutingReport;  // nn/router.h
+
 // What every layer of a forward pass needs to know of the batch.
 struct Sequence {
   int64_t B, T;
   Angles angles;              // [B*T, R]
   at::Tensor document_starts_BT;  // undefined: one document per row
+  std::shared_ptr<RoutingReport> routing;  // sparse layers write theirs; null: nobody asks
 };
 
 // Heads this rank holds, read off the shard of the packed projection.

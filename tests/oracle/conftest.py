@@ -56,11 +56,15 @@ def make_model(folder, kind="qwen3", seed=1234, dtype="float32", std=0.05, **cha
     import transformers
     shape = dict(vocab_size=8192, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
                  max_position_embeddings=1024, tie_word_embeddings=False, bos_token_id=None, eos_token_id=8189, pad_token_id=8189)
-    if kind == "qwen3":
+    if kind.startswith("qwen3"):
         shape["head_dim"] = 32
+    if kind.endswith("_moe"):
+        shape.update(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48, norm_topk_prob=True)
+    if kind == "qwen2_moe":
+        shape.update(shared_expert_intermediate_size=80, norm_topk_prob=False)
     shape.update(changes)
-    config_class, model_class = {"qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
-                                 "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM)}[kind]
+    name = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen2_moe": "Qwen2Moe", "qwen3_moe": "Qwen3Moe"}[kind]
+    config_class, model_class = getattr(transformers, name + "Config"), getattr(transformers, name + "ForCausalLM")
     torch.manual_seed(seed)
     model = model_class(config_class(**shape))
     generator = torch.Generator().manual_seed(seed + 1)

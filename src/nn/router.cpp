@@ -1,0 +1,247 @@
+#include "nn/router.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/errors.h"
+#include "kernels/dispatch.h"
+#include "kernels/gemm.h"
+#include "nn/parameters.h"
+
+namespace ponte {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// The gate in its own precision; the weight's gradient goes to main_grad as a linear layer's does.
+struct GateFunction : torch::autograd::Function<GateFunction> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x_SH, const at::Tensor& weight_EH, Parameter* parameter, at::ScalarType type) {
+    context->save_for_backward({x_SH, weight_EH});
+    context->saved_data["weight"] = reinterpret_cast<int64_t>(parameter);
+    return times_transposed(x_SH.to(type), weight_EH.to(type));
+  }
+  static variable_list backward(AutogradContext* context, variable_list dy) {
+    const auto saved = context->get_saved_variables();
+    auto* weight = reinterpret_cast<Parameter*>(context->saved_data["weight"].toInt());
+    const at::Tensor dlogits_SE = dy[0].contiguous();
+    if (weight->value.requires_grad()) {
+      at::Tensor& gradient = gradient_of(*weight);
+      if (gradient.scalar_type() == at::kFloat && dlogits_SE.scalar_type() == at::kDouble)
+        gradient.add_(dlogits_SE.t().matmul(saved[0].to(at::kDouble)).to(at::kFloat));
+      else
+        add_transposed_product(gradient, dlogits_SE, saved[0].to(dlogits_SE.scalar_type()));
+    }
+    return {times(dlogits_SE, saved[1].to(dlogits_SE.scalar_type())).to(saved[0].scalar_type()), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+// The logits as they are; in backward the loss receives `scale` as its gradient, as if it stood in the objective with that factor.
+struct AttachLoss : torch::autograd::Function<AttachLoss> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& logits_SE, const at::Tensor& loss, double scale) {
+    context->save_for_backward({loss});
+    context->saved_data["scale"] = scale;
+    return logits_SE.view_as(logits_SE);
+  }
+  static variable_list backward(AutogradContext* context, variable_list dy) {
+    return {dy[0], at::full_like(context->get_saved_variables()[0], context->saved_data["scale"].toDouble()), at::Tensor()};
+  }
+};
+
+// 1 for experts of the `group_choices` best groups of each token, a group's worth being the sum of its best choices / group_choices scores.
+at::Tensor outside_best_groups(const at::Tensor& scores_SE, const RouterOptions& o) {
+  const at::Tensor grouped = scores_SE.view({scores_SE.size(0), o.groups, -1});
+  const at::Tensor worth = std::get<0>(grouped.topk(o.choices / o.group_choices, -1)).sum(-1);
+  const at::Tensor outside = at::ones_like(worth, worth.options().dtype(at::kBool)).scatter(1, std::get<1>(worth.topk(o.group_choices, -1)), false);
+  return outside.unsqueeze(-1).expand_as(grouped).reshape(scores_SE.sizes());
+}
+
+at::Tensor even_experts(int64_t S, const RouterOptions& o, const at::Device& device) {
+  return at::arange(S * o.choices, at::TensorOptions(device).dtype(at::kLong)).remainder(o.experts).view({S, o.choices});
+}
+
+at::Tensor scores_of(const at::Tensor& logits_SE, const RouterOptions& o) {
+  return o.sigmoid ? at::sigmoid(logits_SE) : o.pre_softmax ? at::softmax(logits_SE, -1) : logits_SE;
+}
+
+// Each token's choices, best first.
+at::Tensor chosen_experts(const at::Tensor& logits_SE, const Parameter* expert_bias, const RouterOptions& o) {
+  if (o.force_balanced) return even_experts(logits_SE.size(0), o, logits_SE.device());
+  at::Tensor scores_SE = scores_of(logits_SE.detach(), o);
+  if (expert_bias) scores_SE = scores_SE + expert_bias->value.detach();
+  if (o.groups) scores_SE = scores_SE.masked_fill(outside_best_groups(scores_SE, o), -INFINITY);
+  return std::get<1>(scores_SE.topk(o.choices, 1));
+}
+
+at::Tensor weights_of(const at::Tensor& logits_SE, const at::Tensor& experts_SK, const RouterOptions& o) {
+  at::Tensor out = at::gather(scores_of(logits_SE, o), 1, experts_SK);
+  if (o.sigmoid && o.choices > 1) out = out / (out.sum(-1, true) + 1e-20);
+  if (!o.sigmoid && !o.pre_softmax) out = at::softmax(out, -1);
+  return o.scaling_factor == 1 ? out : out * o.scaling_factor;
+}
+
+// How often each expert was chosen; -1 counts nowhere.
+at::Tensor count(const at::Tensor& experts, int64_t E) {
+  return at::bincount(experts.reshape({-1}) + 1, {}, E + 1).narrow(0, 1, E).to(at::kFloat);
+}
+
+// Choices beyond an expert's capacity are unsent: the last ones, or those with the smallest weights.
+void drop_over_capacity(Routing& routing, const RouterOptions& o, double tokens) {
+  const auto capacity = static_cast<size_t>(std::ceil(tokens * static_cast<double>(o.choices) / static_cast<double>(o.experts) * *o.capacity_factor));
+  at::Tensor experts = routing.experts_SK.to(at::kCPU).clone().contiguous();
+  const at::Tensor weights = routing.weights_SK.detach().to(at::kCPU, at::kDouble).contiguous();
+  int64_t* expert = experts.mutable_data_ptr<int64_t>();
+  const double* weight = weights.const_data_ptr<double>();
+  std::vector<std::vector<int64_t>> pairs(static_cast<size_t>(o.experts));
+  for (int64_t i = 0; i < experts.numel(); ++i)
+    if (expert[i] >= 0) pairs[expert[i]].push_back(i);
+  for (auto& own : pairs) {
+    if (own.size() <= capacity) continue;
+    if (!o.drop_by_position) std::stable_sort(own.begin(), own.end(), [&](int64_t a, int64_t b) { return weight[a] > weight[b]; });
+    for (size_t i = capacity; i < own.size(); ++i) expert[own[i]] = -1;
+  }
+  routing.experts_SK = experts.to(routing.experts_SK.device());
+}
+
+// The scores the balancing loss looks at, and the choices they alone would make: group limits and the bias stay out of it, as in Megatron.
+struct BalancingView {
+  at::Tensor probabilities_SE, experts_SK;
+};
+BalancingView balancing_view(const at::Tensor& logits_SE, const at::Tensor& experts_SK, const Parameter* expert_bias, const RouterOptions& o) {
+  at::Tensor p = o.sigmoid ? at::sigmoid(logits_SE) : at::softmax(logits_SE, -1);
+  if (o.sigmoid) p = p / (p.sum(-1, true) + 1e-20);
+  const bool same = !o.groups && !expert_bias && !o.force_balanced;
+  return {p, same ? experts_SK : std::get<1>(p.detach().topk(o.choices, 1))};
+}
+
+// One loss per sequence, their mean over the sequences that hold a real token.
+at::Tensor sequence_loss(const BalancingView& view, const RoutingReport& report, const RouterOptions& o) {
+  at::Tensor sum;
+  int64_t sequences = 0;
+  for (int64_t b = 0; b < report.B; ++b) {
+    const at::Tensor experts = view.experts_SK.narrow(0, b * report.T, report.T);
+    const double tokens = report.real_S.defined() ? report.real_S.narrow(0, b * report.T, report.T).sum().item<double>() : static_cast<double>(report.T);
+    if (tokens == 0) continue;
+    const at::Tensor loss = balancing_loss(view.probabilities_SE.narrow(0, b * report.T, report.T), count(experts, o.experts), tokens, o.choices);
+    sum = sum.defined() ? sum + loss : loss;
+    ++sequences;
+  }
+  return sequences ? sum / static_cast<double>(sequences) : at::zeros({}, view.probabilities_SE.options());
+}
+
+at::Tensor loss_of(const BalancingView& view, const RoutingReport& report, const ExpertLoad& now, int64_t layer, const RouterOptions& o) {
+  if (o.balancing == Balancing::sequence) return sequence_loss(view, report, o);
+  at::Tensor counted = count(view.experts_SK, o.experts);
+  double tokens = now.tokens;
+  const bool earlier = o.balancing == Balancing::global && layer < static_cast<int64_t>(report.before.size()) && report.before[layer].tokens > 0;
+  if (!earlier) return balancing_loss(view.probabilities_SE, counted, tokens, o.choices);
+  // Shares over the whole step so far, probabilities of this micro-batch.
+  const ExpertLoad& before = report.before[layer];
+  const at::Tensor shares = (counted + before.tokens_E) / (tokens + before.tokens);
+  return balancing_loss(view.probabilities_SE, shares * tokens, tokens, o.choices);
+}
+
+// The losses of this layer, with their coefficients; their values go into the report.
+at::Tensor router_losses(const at::Tensor& logits_SE, BalancingView view, RoutingReport& report, int64_t layer, const RouterOptions& o) {
+  ExpertLoad& load = report.loads[layer];
+  at::Tensor objective = at::zeros({}, logits_SE.options());
+  if (load.tokens == 0) return objective;
+  at::Tensor z_S = o.z_coefficient != 0 ? at::square(at::logsumexp(logits_SE, -1)) : at::Tensor();
+  if (report.real_S.defined()) {
+    const at::Tensor padding = report.real_S.logical_not();
+    view.experts_SK = view.experts_SK.masked_fill(padding.unsqueeze(1), -1);
+    view.probabilities_SE = view.probabilities_SE.masked_fill(padding.unsqueeze(1), 0);
+    if (z_S.defined()) z_S = z_S.masked_fill(padding, 0);
+  }
+  if (o.balancing != Balancing::none) {
+    const at::Tensor loss = loss_of(view, report, load, layer, o);
+    load.balancing = loss.item<double>();
+    objective = objective + loss * o.balancing_coefficient;
+  }
+  if (z_S.defined()) {
+    const at::Tensor z = z_S.sum() / load.tokens;
+    load.z = z.item<double>();
+    objective = objective + z * o.z_coefficient;
+  }
+  return objective;
+}
+
+}  // namespace
+
+RouterOptions router_options(const ModelConfig& c) {
+  const std::string& type = c.moe_router_load_balancing_type;
+  require(type == "none" || type == "aux_loss" || type == "seq_aux_loss" || type == "global_aux_loss",
+          "model.moe_router_load_balancing_type: '{}' is not supported; supported: none, aux_loss, seq_aux_loss, global_aux_loss", type);
+  require(c.moe_router_group_topk == 0 || (c.moe_router_num_groups > 0 && c.num_moe_experts % c.moe_router_num_groups == 0 &&
+                                           c.moe_router_group_topk <= c.moe_router_num_groups && c.moe_router_topk % c.moe_router_group_topk == 0),
+          "model: {} experts in {} groups, {} groups and {} experts per token do not divide", c.num_moe_experts, c.moe_router_num_groups,
+          c.moe_router_group_topk, c.moe_router_topk);
+  RouterOptions o;
+  o.experts = c.num_moe_experts;
+  o.choices = c.moe_router_topk;
+  o.pre_softmax = c.moe_router_pre_softmax;
+  o.sigmoid = c.moe_router_score_function == "sigmoid";
+  o.force_balanced = c.moe_router_force_load_balancing;
+  o.scaling_factor = c.moe_router_topk_scaling_factor.value_or(1.0);
+  o.group_choices = c.moe_router_group_topk;
+  o.groups = o.group_choices ? c.moe_router_num_groups : 0;
+  o.balancing = c.moe_aux_loss_coeff == 0 ? Balancing::none
+                : type == "aux_loss"      ? Balancing::micro_batch
+                : type == "seq_aux_loss"  ? Balancing::sequence
+                : type == "none"          ? Balancing::none
+                                          : Balancing::global;
+  o.balancing_coefficient = c.moe_aux_loss_coeff;
+  o.z_coefficient = c.moe_z_loss_coeff;
+  o.capacity_factor = c.moe_expert_capacity_factor;
+  o.drop_by_position = c.moe_token_drop_policy == "position";
+  if (c.moe_router_dtype == "fp32") o.dtype = at::kFloat;
+  if (c.moe_router_dtype == "fp64") o.dtype = at::kDouble;
+  return o;
+}
+
+at::Tensor balancing_loss(const at::Tensor& probabilities_SE, const at::Tensor& tokens_E, double tokens, int64_t choices) {
+  const auto E = static_cast<double>(tokens_E.size(0));
+  const at::Tensor shares = tokens_E.to(probabilities_SE.scalar_type()) * (E / (static_cast<double>(choices) * tokens * tokens));
+  return (probabilities_SE.sum(0) * shares).sum();
+}
+
+at::Tensor updated_expert_bias(const at::Tensor& bias_E, const at::Tensor& tokens_E, double rate) {
+  return bias_E + at::sign(tokens_E.mean() - tokens_E).to(bias_E.scalar_type()) * rate;
+}
+
+Routing Router::choose(const at::Tensor& logits_SE) const {
+  const at::Tensor experts_SK = chosen_experts(logits_SE, expert_bias, options);
+  return {weights_of(logits_SE, experts_SK, options), experts_SK};
+}
+
+Routing Router::operator()(const at::Tensor& x_SH, RoutingReport* report) const {
+  // Scores are computed in at least fp32, whatever the gate's own type.
+  const bool wide = x_SH.scalar_type() == at::kDouble;
+  const at::ScalarType gate = wide ? at::kDouble : options.dtype.value_or(x_SH.scalar_type());
+  at::Tensor logits_SE = GateFunction::apply(x_SH, weight->value, weight, gate);
+  if (gate == at::kBFloat16 || gate == at::kHalf) logits_SE = logits_SE.to(at::kFloat);
+
+  Routing out;
+  out.experts_SK = chosen_experts(logits_SE, expert_bias, options);
+  if (report) {
+    ExpertLoad& load = report->loads[layer];
+    load.tokens = report->real_S.defined() ? report->real_S.sum().item<double>() : static_cast<double>(x_SH.size(0));
+    if (options.balancing != Balancing::none || options.z_coefficient != 0) {
+      const bool learning = report->objective_scale != 0 && at::GradMode::is_enabled();
+      const at::Tensor seen_SE = learning ? logits_SE : logits_SE.detach();
+      const at::Tensor objective = router_losses(seen_SE, balancing_view(seen_SE, out.experts_SK, expert_bias, options), *report, layer, options);
+      if (learning) logits_SE = AttachLoss::apply(logits_SE, objective, report->objective_scale);
+    }
+  }
+  out.weights_SK = weights_of(logits_SE, out.experts_SK, options);
+  if (!report) return out;
+  if (report->real_S.defined()) out.experts_SK = out.experts_SK.masked_fill(report->real_S.logical_not().unsqueeze(1), -1);
+  report->loads[layer].tokens_E = count(out.experts_SK, options.experts);
+  if (options.capacity_factor) drop_over_capacity(out, options, report->loads[layer].tokens);
+  return out;
+}
+
+}  // namespace ponte

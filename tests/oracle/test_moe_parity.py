@@ -1,0 +1,150 @@
+"""Sparse models against transformers: logits, loss, every gradient with the balancing losses in the objective, greedy tokens."""
+import re
+
+import numpy
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from test_model_parity import batch, probe, relative, write_input
+
+VARIANTS = {
+    "qwen3-moe": ("qwen3_moe", {}),
+    "weights not normalised": ("qwen3_moe", dict(norm_topk_prob=False)),
+    "odd sizes": ("qwen3_moe", dict(vocab_size=8191, hidden_size=72, moe_intermediate_size=20, num_experts=7, num_experts_per_tok=3, num_attention_heads=6,
+                                    num_key_value_heads=3, head_dim=20, eos_token_id=None, pad_token_id=None)),
+    "one expert per token": ("qwen3_moe", dict(num_experts_per_tok=1, norm_topk_prob=False)),
+    "every expert": ("qwen3_moe", dict(num_experts=4, num_experts_per_tok=4)),
+    "many experts": ("qwen3_moe", dict(num_experts=64, num_experts_per_tok=8, moe_intermediate_size=16)),
+    "tied": ("qwen3_moe", dict(tie_word_embeddings=True)),
+    "dense layers among them": ("qwen3_moe", dict(mlp_only_layers=[1])),
+    "qwen2-moe": ("qwen2_moe", {}),
+}
+
+
+def balancing_loss(router_logits, choices):
+    """Megatron's: a loss for each layer, 1 when its experts are used evenly, summed over the layers."""
+    total = 0
+    for logits in router_logits:
+        probabilities = torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        chosen = torch.zeros_like(probabilities).scatter(1, probabilities.topk(choices, -1).indices, 1.0)
+        total = total + logits.shape[1] * (chosen.mean(0) / choices * probabilities.mean(0)).sum()
+    return total
+
+
+def one_by_one(gradients):
+    """transformers packs a layer's experts; files hold them apart."""
+    out = {}
+    for name, g in gradients.items():
+        packed = re.fullmatch(r"(.*\.experts)\.(gate_up|down)_proj", name)
+        if not packed:
+            out[name] = g
+            continue
+        for e, matrix in enumerate(g):
+            parts = zip(("gate", "up"), matrix.chunk(2)) if packed[2] == "gate_up" else [("down", matrix)]
+            out.update({f"{packed[1]}.{e}.{which}_proj.weight": part for which, part in parts})
+    return out
+
+
+def reference(folder, tokens, labels, mask, dtype=torch.float32, coefficient=None, own_loss=False):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager").train()
+    out = model(input_ids=tokens, use_cache=False, output_router_logits=True)
+    losses = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), labels.flatten(), reduction="none")
+    total = (losses * mask.flatten().to(losses.dtype)).sum()
+    choices = model.config.num_experts_per_tok
+    balance = out.aux_loss / choices if own_loss else balancing_loss(out.router_logits, choices)
+    coefficient = model.config.router_aux_loss_coef if coefficient is None else coefficient
+    (total / mask.sum() + coefficient * balance).backward()
+    return out.logits.detach(), total.item(), one_by_one({name: p.grad for name, p in model.named_parameters()})
+
+
+def gradients_in(folder):
+    out = {}
+    for file in (folder / "gradients").glob("*.safetensors"):
+        out.update(load_file(file))
+    return out
+
+
+def assert_near(found, wanted, bound):
+    assert found.keys() == wanted.keys()
+    wrong = {name: relative(found[name], g) for name, g in wanted.items()}
+    assert max(wrong.values()) <= bound, {name: value for name, value in wrong.items() if value > bound}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.fast
+def test_logits_loss_and_gradients(variant, tiny, tmp_path):
+    kind, changes = VARIANTS[variant]
+    folder, _ = tiny(kind, **changes)
+    tokens, labels, mask = batch(transformers.AutoConfig.from_pretrained(folder).vocab_size)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    logits, total, gradients = reference(folder, tokens, labels, mask)
+    probe(folder, tmp_path / "input", tmp_path / "out")
+    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(logits.shape)
+    assert (ours - logits).abs().max() <= 1e-5 * logits.abs().max()
+    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-5 * abs(total)
+    assert_near(gradients_in(tmp_path / "out"), gradients, 1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_balancing_loss_alone_is_that_of_transformers_in_one_layer(layers, tiny, tmp_path):
+    """transformers multiplies shares and probabilities averaged over all layers, and counts a token once for each choice; with one layer its loss is
+    `choices` times ours. With several the two differ, which this sees too."""
+    folder, _ = tiny("qwen3_moe", num_hidden_layers=layers, router_aux_loss_coef=5.0)
+    tokens, labels, mask = batch(8192)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    _, _, gradients = reference(folder, tokens, labels, mask, own_loss=True)
+    probe(folder, tmp_path / "input", tmp_path / "out")
+    name = "model.layers.0.mlp.gate.weight"
+    difference = relative(gradients_in(tmp_path / "out")[name], gradients[name])
+    assert difference <= 1e-5 if layers == 1 else difference > 1e-2
+
+
+def test_double_precision(tiny, tmp_path):
+    folder, _ = tiny("qwen3_moe", num_hidden_layers=2)
+    tokens, labels, mask = batch(8192)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    _, total, gradients = reference(folder, tokens, labels, mask, torch.float64)
+    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=fp64")
+    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-7 * abs(total)  # transformers' norms and router scores are fp32
+    assert_near(gradients_in(tmp_path / "out"), gradients, 5e-6)
+
+
+def test_bf16_is_as_near_to_fp32_as_transformers_is(tiny, tmp_path):
+    """Where every expert is chosen, so that no rounding changes a choice."""
+    folder, _ = tiny("qwen3_moe", dtype="bfloat16", num_experts=4, num_experts_per_tok=4)
+    tokens, labels, mask = batch(8192)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    exact, _, exact_gradients = reference(folder, tokens, labels, mask)
+    theirs, _, their_gradients = reference(folder, tokens, labels, mask, torch.bfloat16)
+    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=bf16")
+    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(exact.shape)
+    assert relative(ours, exact) <= 1.05 * relative(theirs.float(), exact)
+    found = gradients_in(tmp_path / "out")
+    for name, wanted in exact_gradients.items():
+        assert relative(found[name], wanted) <= 1.3 * relative(their_gradients[name].float(), wanted) + 1e-3, name
+
+
+@pytest.mark.parametrize("how", ["uniform:2", "core_attn", "moe", "layernorm"])
+def test_recompute_changes_no_bit(how, tiny, tmp_path):
+    folder, _ = tiny("qwen3_moe")
+    write_input(tmp_path / "input", *batch(8192))
+    probe(folder, tmp_path / "input", tmp_path / "plain")
+    probe(folder, tmp_path / "input", tmp_path / "again", f"recompute={how}")
+    assert (tmp_path / "plain/loss.f64").read_bytes() == (tmp_path / "again/loss.f64").read_bytes()
+    for file in (tmp_path / "plain/gradients").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "again/gradients" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("variant", ["qwen3-moe", "odd sizes", "dense layers among them", "qwen2-moe"])
+@pytest.mark.fast
+def test_cached_greedy_tokens(variant, tiny, tmp_path):
+    kind, changes = VARIANTS[variant]
+    folder, _ = tiny(kind, **changes)
+    tokens, labels, mask = batch(8191, rows=3, length=23)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    probe(folder, tmp_path / "input", tmp_path / "out", "generate=40")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
+    with torch.no_grad():
+        wanted = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=40, do_sample=False, eos_token_id=8192, pad_token_id=0)[:, 23:]
+    assert torch.equal(torch.from_numpy(numpy.fromfile(tmp_path / "out/tokens.i64", "<i8")).view(3, 40), wanted)
