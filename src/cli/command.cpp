@@ -60,6 +60,14 @@ int dispatch(std::span<const Command> commands, int count, char** arguments) {
   fail("'{}' is not a command{}; see ponte --help", wanted, near.empty() ? "" : format(", did you mean '{}'?", near));
 }
 
+// What a command printed may still be in buffers; a full disk or a closed descriptor shows here.
+int with_output_written(int status) {
+  std::cout.flush();
+  const bool written = std::fflush(stdout) == 0 && !std::ferror(stdout) && std::cout.good();
+  require(written, "standard output: not everything could be written to it");
+  return status;
+}
+
 void flag_names(const CLI::App& app, std::vector<std::string>& out) {
   for (const CLI::Option* option : app.get_options())
     for (const std::string& name : option->get_lnames()) out.push_back("--" + name);
@@ -113,7 +121,7 @@ void run_in_torch_half(std::string_view command, const Arguments& arguments) {
 
 int run_program(std::span<const Command> commands, int count, char** arguments) {
   try {
-    return dispatch(commands, count, arguments);
+    return with_output_written(dispatch(commands, count, arguments));
   } catch (const UserError& error) {
     log_line(format("error: {}", error.what()));
     return 1;

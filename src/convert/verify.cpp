@@ -65,6 +65,8 @@ void check_manifest(const NativeSource& source, const fs::path& file, int64_t th
       wanted.push_back(chunk.hash);
     }
   }
+  for (const TorchDistTensor& stored : source.reader().tensors())
+    if (!manifest.tensors.contains(stored.name)) findings.add(stored.name, "stored, but not in the manifest");
   const auto hashes = run_transfer(buffers, targets, [](size_t, uint64_t, std::span<const std::byte>, auto*) {}, {threads, "check hashes"});
   for (size_t i = 0; i < targets.size(); ++i)
     if (hashes[i] != wanted[i]) findings.add(targets[i].name, "its content is not what was written");

@@ -189,6 +189,22 @@ def test_flipped_bits_are_found(ponte, golden, tmp_path):
     assert found >= 20, "weights fill most of the files, so most flips must show"
 
 
+def test_a_manifest_covers_every_tensor(ponte, golden, tmp_path):
+    ponte("import", "--hf-model", golden / "qwen2/hf", "--megatron-path", tmp_path / "m")
+    file = tmp_path / "m/iter_0000000/ponte/manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["tensors"]["decoder.layers.mlp.linear_fc2.weight"]
+    file.write_text(json.dumps(manifest))
+    result = ponte("verify", "--megatron-path", tmp_path / "m", code=1)
+    assert "decoder.layers.mlp.linear_fc2.weight: stored, but not in the manifest" in result.err, result.err
+
+
+def test_output_that_cannot_be_written(golden):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([BIN / "ponte", "inspect", golden / "qwen2/hf"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1 and "standard output" in result.stderr
+
+
 def test_verify_names_what_differs(ponte, model, golden, tmp_path):
     folder, edit = model
     ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m")
