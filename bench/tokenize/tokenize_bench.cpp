@@ -100,7 +100,8 @@ int run(int count, char** arguments) {
     const uint64_t ids = encode_all(tokenizer, corpus, threads);
     const double took = seconds() - from;
     std::printf("pass %d (%s), %d threads: %.3f s, %.1f MB/s (%.1f MB per CPU second), %llu ids\n", pass + 1, pass ? "warm" : "cold", threads, took,
-                static_cast<double>(corpus.text.size()) / 1e6 / took, static_cast<double>(corpus.text.size()) / 1e6 / (cpu_seconds() - cpu), static_cast<unsigned long long>(ids));
+                static_cast<double>(corpus.text.size()) / 1e6 / took, static_cast<double>(corpus.text.size()) / 1e6 / (cpu_seconds() - cpu),
+                    static_cast<unsigned long long>(ids));
   }
   return 0;
 }

@@ -1,4 +1,5 @@
-// Filters and tests. Source: jinja2.filters, jinja2.tests; tojson as transformers redefines it.
+// Filters and tests, one small function each, and the tables that name them; more than 400 lines because there are eighty of them.
+// Source: jinja2.filters, jinja2.tests; tojson as transformers redefines it.
 #include <algorithm>
 #include <cmath>
 #include <iterator>
@@ -121,7 +122,8 @@ std::vector<Value> sorted(Interpreter& run, std::vector<Value> values, bool reve
   }
   run.step(static_cast<int64_t>(keyed.size()) * 16);
   // Python sorts a reversed list stably: equal items keep their order.
-  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) { return reverse ? compare(b.first, a.first) < 0 : compare(a.first, b.first) < 0; });
+  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) { return reverse ? compare(b.first, a.first) < 0 : compare(a.first,
+      b.first) < 0; });
   values.clear();
   for (auto& [k, v] : keyed) values.push_back(std::move(v));
   return values;
@@ -450,7 +452,8 @@ constexpr Named<TestFunction> kTests[] = {
     {"defined", [](Interpreter&, const Value& v, const Arguments&) { return !v.as_undefined(); }},
     {"divisibleby",
      [](Interpreter&, const Value& v, const Arguments& a) {
-       require(v.is_number() && !v.is_double() && other(a).is_number() && !other(a).is_double() && other(a).integer_value() != 0, "divisibleby: wanted two ints");
+       require(v.is_number() && !v.is_double() && other(a).is_number() && !other(a).is_double() && other(a).integer_value() != 0,
+           "divisibleby: wanted two ints");
        return other(a).integer_value() == -1 || v.integer_value() % other(a).integer_value() == 0;
      }},
     {"eq", kEqual}, {"equalto", kEqual}, {"ne", kDiffers}, {"lt", kLess}, {"lessthan", kLess}, {"le", kAtMost}, {"gt", kGreater}, {"greaterthan", kGreater},
@@ -474,7 +477,8 @@ constexpr Named<TestFunction> kTests[] = {
        require((v.is_bool() || v.is_none()) || (b.is_bool() || b.is_none()), "sameas: only true, false and none have an identity here");
        return v.is_bool() == b.is_bool() && v.is_none() == b.is_none() && equal(v, b);
      }},
-    {"sequence", [](Interpreter&, const Value& v, const Arguments&) { return iterable(v) && !(v.as_sequence() && v.as_sequence()->kind == Sequence::Kind::generator); }},
+    {"sequence", [](Interpreter&, const Value& v, const Arguments&) { return iterable(v) && !(v.as_sequence() &&
+        v.as_sequence()->kind == Sequence::Kind::generator); }},
     {"string", [](Interpreter&, const Value& v, const Arguments&) { return v.as_text() != nullptr; }},
     {"undefined", [](Interpreter&, const Value& v, const Arguments&) { return v.as_undefined() != nullptr; }},
 };

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/errors.h"
 #include "text/jinja_ast.h"
 
 namespace ponte::jinja {
@@ -94,6 +95,25 @@ class Interpreter {
   std::deque<Scope> scopes_;
   std::vector<std::shared_ptr<Namespace>> namespaces_;
   friend class ScopeGuard;
+};
+
+// A scope for the length of a block.
+class ScopeGuard {
+ public:
+  ScopeGuard(Interpreter& interpreter, Scope* parent) : interpreter_(interpreter), outer_(interpreter.scope_) {
+    require(interpreter.scopes_.size() < interpreter.limits_.scopes, "more than {} loops and macro calls", interpreter.limits_.scopes);
+    own_ = &interpreter.scopes_.emplace_back(parent);
+    interpreter_.scope_ = own_;
+  }
+  ~ScopeGuard() {
+    own_->clear();
+    interpreter_.scope_ = outer_;
+  }
+  ScopeGuard(const ScopeGuard&) = delete;
+
+ private:
+  Interpreter& interpreter_;
+  Scope *outer_, *own_;
 };
 
 // jinja_methods.cpp: whether Python's type of `self` has a method of this name, and whether the sandbox lets it be called.

@@ -129,7 +129,8 @@ std::string replaced(std::string_view text, const std::string& what, const std::
     return out;
   }
   size_t from = 0;
-  for (size_t at; most != 0 && (at = text.find(what, from)) != std::string_view::npos; from = at + what.size(), --most) out.append(text, from, at - from).append(with);
+  for (size_t at; most != 0 && (at = text.find(what, from)) != std::string_view::npos; from = at + what.size(), --most) out.append(text, from,
+      at - from).append(with);
   return out.append(text, from);
 }
 
@@ -207,7 +208,8 @@ Value text_method(Interpreter& run, const Text& self, const std::string& name, c
   if (name == "startswith" || name == "endswith") return Value::boolean(starts_or_ends(self, a, name == "startswith", name));
   if (name == "replace") {
     a.check(name, 3, {"count"});
-    return run.text(replaced(s, text_argument(a, 0, "old", name).bytes, text_argument(a, 1, "new", name).bytes, integer_argument(a, 2, "count", -1)), self.safe);
+    return run.text(replaced(s, text_argument(a, 0, "old", name).bytes, text_argument(a, 1, "new", name).bytes, integer_argument(a, 2, "count", -1)),
+        self.safe);
   }
   if (name == "join") {
     a.check(name, 1);
@@ -249,7 +251,8 @@ Value text_method(Interpreter& run, const Text& self, const std::string& name, c
   if (name == "upper") return run.text(mapped(s, to_upper), self.safe);
   if (name == "title") return run.text(title(s), self.safe);
   if (name == "capitalize") return run.text(capitalize(s), self.safe);
-  if (name == "isdigit" || name == "isdecimal" || name == "isnumeric") return Value::boolean(all_are(s, [](uint32_t c) { return category(c) == Category::decimal; }));
+  if (name == "isdigit" || name == "isdecimal" || name == "isnumeric") return Value::boolean(all_are(s, [](uint32_t c) {
+      return category(c) == Category::decimal; }));
   if (name == "isalpha") return Value::boolean(all_are(s, letter));
   if (name == "isalnum") return Value::boolean(all_are(s, [](uint32_t c) { return letter(c) || category(c) == Category::decimal; }));
   if (name == "isspace") return Value::boolean(all_are(s, python_space));
@@ -308,8 +311,10 @@ MethodKind method_kind(const Value& self, std::string_view name) {
   using enum MethodKind;
   if (name.starts_with("__")) return unsafe;
   if (self.as_text()) {
-    if (one_of(name, {"strip", "lstrip", "rstrip", "split", "rsplit", "startswith", "endswith", "replace", "join", "find", "rfind", "index", "count", "splitlines",
-                      "removeprefix", "removesuffix", "lower", "upper", "title", "capitalize", "isdigit", "isdecimal", "isnumeric", "isalpha", "isalnum", "isspace",
+    if (one_of(name, {"strip", "lstrip", "rstrip", "split", "rsplit", "startswith", "endswith", "replace", "join", "find", "rfind", "index", "count",
+        "splitlines",
+                      "removeprefix", "removesuffix", "lower", "upper", "title", "capitalize", "isdigit", "isdecimal", "isnumeric", "isalpha",
+                          "isalnum", "isspace",
                       "isupper", "islower"}))
       return known;
     return one_of(name, {"casefold", "center", "encode", "expandtabs", "format", "format_map", "isascii", "isidentifier", "isprintable", "istitle", "ljust",

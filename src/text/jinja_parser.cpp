@@ -1,3 +1,4 @@
+// One recursive descent over statements and expressions; its functions call one another, so it stays in one file of more than 400 lines.
 #include "text/jinja_parser.h"
 
 #include <algorithm>
@@ -402,7 +403,8 @@ class Parser {
     const Token t = next();
     switch (t.kind) {
       case T::name:
-        if (t.text == "true" || t.text == "True" || t.text == "false" || t.text == "False") return constant(Value::boolean(t.text == "true" || t.text == "True"), t.line);
+        if (t.text == "true" || t.text == "True" || t.text == "false" || t.text == "False") return constant(Value::boolean(t.text == "true" ||
+            t.text == "True"), t.line);
         if (t.text == "none" || t.text == "None") return constant(Value(), t.line);
         return expr(Kind::name, t.line, t.text);
       case T::string: {

@@ -169,7 +169,8 @@ void add_from_config(const Json& config, const std::string& place, AddedVocabula
     require(decoder->is_object(), "{}: added_tokens_decoder is not an object", place);
     std::map<int64_t, AddedToken> by_id;
     for (const auto& [key, value] : decoder->items()) {
-      require(!key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos, "{}: added_tokens_decoder: '{}' is no id", place, key);
+      require(!key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos, "{}: added_tokens_decoder: '{}' is no id",
+          place, key);
       by_id.emplace(std::stoll(key), read_added_token(value, place + ".added_tokens_decoder"));
     }
     for (const auto& [id, token] : by_id) {

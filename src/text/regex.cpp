@@ -29,7 +29,8 @@ Regex::Regex(std::string_view pattern, std::string_view origin) : code_(std::mak
   const std::string translated = translate_pattern(pattern, origin);
   int error;
   PCRE2_SIZE where;
-  const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(pcre2_compile_context_create(nullptr), pcre2_compile_context_free);
+  const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(pcre2_compile_context_create(nullptr),
+      pcre2_compile_context_free);
   PONTE_ASSERT(context);
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   code_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), PCRE2_UTF | PCRE2_NO_UTF_CHECK | PCRE2_DOLLAR_ENDONLY,

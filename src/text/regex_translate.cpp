@@ -31,7 +31,8 @@ constexpr Property kProperties[] = {
     {"Mn", one(nonspacing)}, {"Mc", one(spacing)}, {"Me", one(enclosing)}, {"Nd", one(decimal)}, {"Nl", one(letter_number)}, {"No", one(other_number)},
     {"Pc", one(connector)}, {"Pd", one(dash)}, {"Ps", one(open)}, {"Pe", one(close)}, {"Pi", one(initial_quote)}, {"Pf", one(final_quote)},
     {"Po", one(other_punctuation)}, {"Sm", one(math)}, {"Sc", one(currency)}, {"Sk", one(modifier_symbol)}, {"So", one(other_symbol)},
-    {"Zs", one(space)}, {"Zl", one(line)}, {"Zp", one(paragraph)}, {"Cc", one(control)}, {"Cf", one(format)}, {"Co", one(private_use)}, {"Cn", one(unassigned)}};
+    {"Zs", one(space)}, {"Zl", one(line)}, {"Zp", one(paragraph)}, {"Cc", one(control)}, {"Cf", one(format)}, {"Co", one(private_use)}, {"Cn",
+        one(unassigned)}};
 
 // Ranges of the code points for which `holds`, as the inside of a PCRE2 class.
 template <class Holds>

@@ -30,8 +30,10 @@ const std::string kTail = R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 const auto& tokenizers() {
   static const std::array<ponte::Tokenizer, 3> all = {
-      ponte::Tokenizer::parse(pipeline(R"({"type":"NFC"})", R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)" + kTail), "", "qwen"),
-      ponte::Tokenizer::parse(pipeline("null", R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*)" + kTail), "", "tekken"),
+      ponte::Tokenizer::parse(pipeline(R"({"type":"NFC"})",
+          R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)" + kTail), "", "qwen"),
+      ponte::Tokenizer::parse(pipeline("null",
+          R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*)" + kTail), "", "tekken"),
       ponte::Tokenizer::parse(pipeline(R"({"type":"NFKD"})", R"(\p{L}+|\p{N}{1,2}|\s+)"), "", "generic")};
   return all;
 }

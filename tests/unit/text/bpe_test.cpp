@@ -1,3 +1,4 @@
+// Merging against its definition, unknown symbols, and errors.
 #include "text/bpe.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Chat templates in small: the language, errors with their lines, bombs. The oracle tests compare with jinja2.
 #include "text/chat_template.h"
 
 #include <gtest/gtest.h>
@@ -50,9 +51,12 @@ TEST(ChatTemplate, ErrorsNameTheTemplateAndTheLine) {
 }
 
 TEST(ChatTemplate, BombsEnd) {
-  for (const std::string& source : {std::string("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"), std::string("{{ 'x' * 99999999999 }}"),
-                                   std::string("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), std::string("{% set n = namespace() %}{% set n.a = n %}{{ n }}"),
-                                   "{{ " + std::string(100000, '(') + "}}", "{{ 1" + std::string(100000, '+') + "1 }}", std::string("{{ [[1]] * 9000000000000000000 }}")})
+  for (const std::string& source : {std::string("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"),
+      std::string("{{ 'x' * 99999999999 }}"),
+                                   std::string("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
+                                       std::string("{% set n = namespace() %}{% set n.a = n %}{{ n }}"),
+                                   "{{ " + std::string(100000, '(') + "}}", "{{ 1" + std::string(100000, '+') + "1 }}",
+                                       std::string("{{ [[1]] * 9000000000000000000 }}")})
     EXPECT_THROW(ChatTemplate::parse(source, "t").render_with(Json::object()), UserError) << source.substr(0, 60);
 }
 

@@ -1,3 +1,4 @@
+// Where the scanners cut, and that they agree with the generic engine.
 #include "text/scanner.h"
 
 #include <gtest/gtest.h>
@@ -58,7 +59,8 @@ TEST(Scanner, AgreesWithTheGenericEngine) {
   uint64_t state = 88172645463325252u;
   for (int i = 0; i < 20000; ++i) {
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-    constexpr std::string_view kParts[] = {"a", "B", "'", "s", " ", " ", "\n", "\r", "1", ".", "\xC3\xA9", "\xCC\x81", "\xE4\xB8\xAD", "\xC2\xA0", "\xF0\x9F\x99\x82", "ll"};
+    constexpr std::string_view kParts[] = {"a", "B", "'", "s", " ", " ", "\n", "\r", "1", ".", "\xC3\xA9", "\xCC\x81", "\xE4\xB8\xAD", "\xC2\xA0",
+        "\xF0\x9F\x99\x82", "ll"};
     text += kParts[state % std::size(kParts)];
   }
   Words want;
@@ -68,7 +70,8 @@ TEST(Scanner, AgreesWithTheGenericEngine) {
 }
 
 TEST(Regex, ErrorsNameTheConstruct) {
-  for (const auto& [pattern, what] : {std::pair{"(?<n>a)", "(?<n"}, {"a{,2}", "{,"}, {"^a", "^"}, {"\\h", "\\h"}, {"[a&&b]", "&&"}, {"[[:alpha:]]", "[:"}, {"\\p{Greek}", "\\p{Greek}"}, {"(", "("}, {"[a", "["}, {"\\", "\\"}})
+  for (const auto& [pattern, what] : {std::pair{"(?<n>a)", "(?<n"}, {"a{,2}", "{,"}, {"^a", "^"}, {"\\h", "\\h"}, {"[a&&b]", "&&"}, {"[[:alpha:]]",
+      "[:"}, {"\\p{Greek}", "\\p{Greek}"}, {"(", "("}, {"[a", "["}, {"\\", "\\"}})
     try {
       Regex regex(pattern, "test");
       ADD_FAILURE() << pattern;

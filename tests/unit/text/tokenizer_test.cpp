@@ -1,3 +1,4 @@
+// A tokenizer as its users see it: round trips, threads, streams, hostile files.
 #include "text/tokenizer.h"
 
 #include <gtest/gtest.h>
@@ -12,7 +13,8 @@ namespace {
 
 const fs::path kDemo = fs::path(PONTE_SOURCE_DIR) / "demo" / "base";
 
-const std::string kTexts[] = {"", "Hello, world!", "<|im_start|>user\nhi<|im_end|>\n", "caf\xC3\xA9 cafe\xCC\x81 \xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\x99\x82\xF0\x9F\x91\x8D\xF0\x9F\x8F\xBD",
+const std::string kTexts[] = {"", "Hello, world!", "<|im_start|>user\nhi<|im_end|>\n",
+    "caf\xC3\xA9 cafe\xCC\x81 \xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\x99\x82\xF0\x9F\x91\x8D\xF0\x9F\x8F\xBD",
                               "  indented\n\n\n\ttext  ", "1234567890", std::string(5000, 'a') + std::string(5000, ' ')};
 
 TEST(Tokenizer, DecodeUndoesEncode) {
@@ -76,16 +78,21 @@ TEST(StreamDecoder, AnUnfinishedCharacterIsReplacedAtTheEnd) {
 }
 
 TEST(Tokenizer, HostileFilesAreErrors) {
-  for (const std::string json : {"", "{", "[]", "null", "{}", R"({"model": 3})", R"({"model": {"type": "BPE"}})", R"({"model": {"type": "BPE", "vocab": [], "merges": []}})",
-                                 R"({"model": {"type": "BPE", "vocab": {"a": 1.5}, "merges": []}})", R"({"model": {"type": "BPE", "vocab": {"a": 9999999}, "merges": []}})",
-                                 R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [3]}})", R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}})",
+  for (const std::string json : {"", "{", "[]", "null", "{}", R"({"model": 3})", R"({"model": {"type": "BPE"}})",
+      R"({"model": {"type": "BPE", "vocab": [], "merges": []}})",
+                                 R"({"model": {"type": "BPE", "vocab": {"a": 1.5}, "merges": []}})",
+                                     R"({"model": {"type": "BPE", "vocab": {"a": 9999999}, "merges": []}})",
+                                 R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [3]}})",
+                                     R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a"]]}})",
                                  R"({"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": [{"id": 0}]})",
                                  R"({"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": {"type": "Metaspace", "replacement": ""}})",
-                                 R"({"model": {"type": "BPE", "vocab": {}, "merges": []}, "post_processor": {"type": "BertProcessing", "sep": [], "cls": []}})"})
+                                 R"({"model": {"type": "BPE", "vocab": {}, "merges": []}, "post_processor": {"type": "BertProcessing", "sep": [],
+                                   "cls": []}})"})
     EXPECT_THROW(Tokenizer::parse(json, "", "test"), UserError) << json;
   const std::string empty = R"({"model": {"type": "BPE", "vocab": {}, "merges": []}})";
   EXPECT_EQ(Tokenizer::parse(empty, "", "test").encode("abc").size(), 0u);
-  for (const std::string config : {"[]", "{", R"({"eos_token": 3})", R"({"added_tokens_decoder": {"x": {"content": "a"}}})", R"({"added_tokens_decoder": {"7": {"content": "a"}}})"})
+  for (const std::string config : {"[]", "{", R"({"eos_token": 3})", R"({"added_tokens_decoder": {"x": {"content": "a"}}})",
+      R"({"added_tokens_decoder": {"7": {"content": "a"}}})"})
     EXPECT_THROW(Tokenizer::parse(empty, config, "test"), UserError) << config;
 }
 

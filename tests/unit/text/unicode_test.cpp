@@ -1,3 +1,4 @@
+// Classes of characters and ill-formed UTF-8.
 #include "text/unicode.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +14,8 @@ TEST(Unicode, ClassesOfCharacters) {
     int classes;
   };
   constexpr int both = kUpper | kLower;
-  for (const Case& c : {Case{'a', kLetter | kLower}, {'Z', kLetter | kUpper}, {'7', kNumber}, {' ', kSpace}, {'\t', kSpace}, {0x1C, 0}, {0x85, kSpace}, {0xA0, kSpace},
+  for (const Case& c : {Case{'a', kLetter | kLower}, {'Z', kLetter | kUpper}, {'7', kNumber}, {' ', kSpace}, {'\t', kSpace}, {0x1C, 0}, {0x85,
+      kSpace}, {0xA0, kSpace},
                         {0x3000, kSpace}, {0x180E, 0}, {0x200B, 0}, {'!', kPunctuation}, {'+', kPunctuation}, {0x4E2D, kLetter | both}, {0x301, kMark | both},
                         {0x1C5, kLetter | kUpper}, {0xBD, kNumber}, {0x1F642, kPunctuation}, {0xE000, 0}, {0x10FFFF, 0}, {0x897, kMark | both}})
     EXPECT_EQ(tables().classes_of(c.code), c.classes) << std::hex << c.code;
