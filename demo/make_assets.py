@@ -1,4 +1,5 @@
-"""Makes the demo's assets from three Debian packages: prose.jsonl.gz, base/ (tokenizer, configuration, seeded random weights).
+"""Makes the demo's assets from three Debian packages: prose.jsonl.gz, book.jsonl.gz, base/ (tokenizer, configuration, seeded random weights).
+The weights were then trained with pretrain.yaml (see README.md).
 
 usage: make_assets.py UNPACKED_PACKAGES OUT     (dpkg -x debian-handbook, debian-reference-en and jargon-text into UNPACKED_PACKAGES)
 Needs tokenizers, transformers and torch. The result is kept in the repository; this file says how it came about.
@@ -89,9 +90,10 @@ def main():
     root, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     found = [(source, text) for source, text in documents(root) if len(text) > 200]
     random.Random(7).shuffle(found)
-    lines = "".join(json.dumps({"text": text, "source": source}, ensure_ascii=False) + "\n" for source, text in found)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "prose.jsonl.gz").write_bytes(gzip.compress(lines.encode(), 9, mtime=0))
+    for name, sources in (("prose", ("debian-handbook", "jargon")), ("book", ("debian-reference",))):
+        lines = "".join(json.dumps({"text": text, "source": source}, ensure_ascii=False) + "\n" for source, text in found if source in sources)
+        (out / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines.encode(), 9, mtime=0))
     sizes = {source: sum(len(t.encode()) for s, t in found if s == source) for source, _ in found}
     print(len(found), "documents,", sizes, "bytes of text")
     tokenizer = train_tokenizer([text for _, text in found], out / "base")
