@@ -103,7 +103,7 @@ def test_refuses_to_continue_another_run(training, tmp_path):
     assert "another run has left iterations" in result.err
     # What may change: the schedule when it is said, and the weights alone.
     training.run(*load, "optimizer.lr=2e-3", "scheduler.override_opt_param_scheduler=true", "train.exit_interval=6", name="override")
-    steps, _ = training.run(f"checkpoint.load={folder}", "checkpoint.finetune=true", "train.train_iters=2", name="finetune")
+    steps, _ = training.run(f"checkpoint.load={folder}", "checkpoint.finetune=true", "train.train_iters=2", "scheduler.lr_warmup_iters=1", name="finetune")
     assert [s["consumed_samples"] for s in steps] == [4, 8]
 
 
