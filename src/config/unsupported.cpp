@@ -1,6 +1,8 @@
 // What a configuration may ask for that this version cannot do in training: one row each, taken out when the part exists.
 #include "config/config.h"
 
+#include <algorithm>
+
 #include "base/format.h"
 
 namespace ponte {
@@ -27,7 +29,10 @@ constexpr Part kParts[] = {
      "model.pipeline_model_parallel_size"},
     {"context parallelism", [](const Config& c, int64_t) { return c.model.context_parallel_size > 1; }, "model.context_parallel_size"},
     {"expert parallelism", [](const Config& c, int64_t) { return c.model.expert_model_parallel_size > 1; }, "model.expert_model_parallel_size"},
-    {"mixture of experts", [](const Config& c, int64_t) { return c.model.num_moe_experts > 0; }, "model.num_moe_experts"},
+    {"sinkhorn balancing of experts", [](const Config& c, int64_t) { return c.model.moe_router_load_balancing_type == "sinkhorn"; },
+     "model.moe_router_load_balancing_type"},
+    {"recompute of shared experts alone",
+     [](const Config& c, int64_t) { return std::ranges::count(c.model.recompute_modules, std::string_view("shared_experts")) > 0; }, "model.recompute_modules"},
     {"gated delta net layers", [](const Config& c, int64_t) { return !c.model.experimental_attention_variant.empty(); },
      "model.experimental_attention_variant"},
     {"multi-token prediction", [](const Config& c, int64_t) { return c.model.mtp_num_layers > 0; }, "model.mtp_num_layers"},
@@ -71,6 +76,7 @@ constexpr Part kParts[] = {
 // Keys that steer speed or display only, and steer nothing in this version.
 constexpr std::string_view kIdle[] = {
     "model.attention_softmax_in_fp32", "model.cross_entropy_loss_fusion", "model.sequence_parallel", "model.cp_comm_type", "model.moe_grouped_gemm",
+    "model.moe_token_dispatcher_type", "model.moe_pad_expert_input_to_capacity",
     "train.check_weight_hash_across_dp_replicas_interval", "train.check_optimizer_step_success", "train.decrease_batch_size_if_needed",
     "ddp.overlap_grad_reduce", "ddp.overlap_param_gather", "ddp.align_param_gather", "ddp.average_in_collective", "ddp.check_for_large_grads",
     "ddp.bucket_size", "ddp.num_distributed_optimizer_instances", "ddp.outer_dp_sharding_strategy", "dist.distributed_backend",

@@ -1,5 +1,7 @@
-// The dense Qwen recipes: a table of published sizes and layouts, and per family and mode what differs from the base. Values: Megatron Bridge 0.7,
-// recipes/qwen/h100/qwen2.py and qwen3.py; sizes: the models' config.json.
+// The Qwen recipes: a table of published sizes and layouts, and per family and mode what differs from the base. Values: Megatron Bridge 0.7,
+// recipes/qwen/h100/qwen2.py, qwen3.py and qwen3_moe.py; sizes: the models' config.json.
+#include "base/errors.h"
+#include "families/registry.h"
 #include "recipes/recipes.h"
 
 namespace ponte {
@@ -7,7 +9,7 @@ namespace {
 
 constexpr RecipeModel kModels[] = {
     // name, hub id, family, layers, hidden, ffn, heads, groups, head dim, vocabulary, positions, tied, epsilon,
-    // tensor, pipeline, peft tensor, page's tensor, page's peft tensor
+    // tensor, pipeline, peft tensor, page's tensor, page's peft tensor, [experts, per token, expert ffn, page's pipeline, page's expert]
     {"qwen2_500m", "Qwen/Qwen2-0.5B", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, 131072, true, 1e-6, 1, 1, 1, 1, 1},
     {"qwen2_1p5b", "Qwen/Qwen2-1.5B", "qwen2", 28, 1536, 8960, 12, 2, 128, 151936, 131072, true, 1e-6, 1, 1, 1, 1, 1},
     {"qwen2_7b", "Qwen/Qwen2-7B", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, 131072, false, 1e-6, 2, 1, 1, 2, 1},
@@ -24,6 +26,8 @@ constexpr RecipeModel kModels[] = {
     {"qwen3_8b", "Qwen/Qwen3-8B", "qwen3", 36, 4096, 12288, 32, 8, 128, 151936, 40960, false, 1e-6, 4, 1, 1, 2, 1},
     {"qwen3_14b", "Qwen/Qwen3-14B", "qwen3", 40, 5120, 17408, 40, 8, 128, 151936, 40960, false, 1e-6, 8, 1, 1, 2, 1},
     {"qwen3_32b", "Qwen/Qwen3-32B", "qwen3", 64, 5120, 25600, 64, 8, 128, 151936, 40960, false, 1e-6, 8, 2, 1, 4, 2},
+    {"qwen3_30b_a3b", "Qwen/Qwen3-30B-A3B", "qwen3_moe", 48, 2048, 6144, 32, 4, 128, 151936, 40960, false, 1e-6, 4, 2, 4, 1, 1, 128, 8, 768, 1, 8},
+    {"qwen3_235b_a22b", "Qwen/Qwen3-235B-A22B", "qwen3_moe", 94, 4096, 12288, 64, 4, 128, 151936, 40960, false, 1e-6, 4, 16, 4, 2, 2, 128, 8, 1536, 8, 32},
 };
 
 // --- what a family changes in a mode ---
@@ -57,8 +61,25 @@ void qwen3_finetune(Config& c) {
   c.ddp.grad_reduce_in_fp32 = false;
 }
 
+void qwen3_moe_pretrain(Config& c) {
+  c.model.expert_tensor_parallel_size = 1;
+  c.model.expert_model_parallel_size = 4;
+  c.model.sequence_parallel = true;
+}
+
+void qwen3_moe_finetune(Config& c) {
+  qwen2_finetune(c);
+  c.train.global_batch_size = 32;
+  c.logger.log_interval = 10;
+  c.ddp.overlap_grad_reduce = c.ddp.overlap_param_gather = c.ddp.average_in_collective = c.ddp.use_distributed_optimizer = true;
+  c.model.expert_tensor_parallel_size = 1;
+  c.model.expert_model_parallel_size = 4;
+  c.model.sequence_parallel = true;
+}
+
 void apply_mode(Config& c, std::string_view family, RecipeMode mode) {
   const bool qwen3 = family == "qwen3";
+  if (family == "qwen3_moe") return mode == RecipeMode::pretrain ? qwen3_moe_pretrain(c) : qwen3_moe_finetune(c);
   if (mode == RecipeMode::pretrain) {
     if (!qwen3) qwen2_pretrain(c);
   } else if (qwen3) {
@@ -134,6 +155,60 @@ void qwen3_600m_128k(Config& c) {
   c.scheduler.lr_warmup_init = 1e-11;
 }
 
+// --- Qwen3-MoE; the short names are the sixteen-GPU layouts, as in Bridge ---
+
+void one_expert_group_of_16(Config& c) {
+  c.model.tensor_model_parallel_size = c.model.pipeline_model_parallel_size = 1;
+  c.model.expert_model_parallel_size = 16;
+  c.model.sequence_parallel = false;
+}
+
+void qwen3_30b_pretrain(Config& c) {
+  qwen3_8b_pretrain(c);
+  one_expert_group_of_16(c);
+  c.model.moe_token_dispatcher_type = "flex";
+  c.comm_overlap.tp_comm_overlap = true;
+}
+
+void adapters_on_attention(Config& c) {
+  c.peft.dim = 8;
+  c.peft.alpha = 16;
+  c.peft.target_modules = {"linear_qkv", "linear_proj"};
+}
+
+void qwen3_30b_sft_8gpu(Config& c) {
+  c.dataset.random_seed = 1234;
+  c.dataset.pad_seq_to_mult = 4;
+  c.checkpoint.load.clear();
+}
+
+void qwen3_30b_sft(Config& c) {
+  qwen3_30b_sft_8gpu(c);
+  one_expert_group_of_16(c);
+  c.dataset.pad_seq_to_mult = 1;
+}
+
+void qwen3_30b_peft(Config& c) {
+  qwen3_30b_sft_8gpu(c);
+  adapters_on_attention(c);
+}
+
+// 94 layers, the embedding and the output layer: 96 parts.
+void qwen3_235b(Config& c) { c.model.account_for_embedding_in_pipeline_split = c.model.account_for_loss_in_pipeline_split = true; }
+
+void qwen3_235b_pretrain(Config& c) {
+  qwen3_235b(c);
+  c.model.context_parallel_size = 2;
+  c.model.expert_model_parallel_size = 8;
+  c.train.micro_batch_size = 1;
+}
+
+void qwen3_235b_peft(Config& c) {
+  qwen3_235b(c);
+  c.model.pipeline_model_parallel_size = 4;
+  adapters_on_attention(c);
+}
+
 struct Variant {
   std::string_view model, mode, suffix;  // mode "" all; suffix: a further recipe "<model>_<mode>_<suffix>_config"
   void (*change)(Config&);
@@ -145,6 +220,14 @@ constexpr Variant kVariants[] = {
     {"qwen3_32b", "", "", full_recompute},         {"qwen3_8b", "pretrain", "", qwen3_8b_pretrain},
     {"qwen3_8b", "sft", "", qwen3_8b_finetune},    {"qwen3_8b", "peft", "", qwen3_8b_peft},
     {"qwen3_8b", "sft", "32k", qwen3_8b_32k},      {"qwen3_600m", "sft", "128k", qwen3_600m_128k},
+    {"qwen3_30b_a3b", "pretrain", "", qwen3_30b_pretrain},
+    {"qwen3_30b_a3b", "pretrain", "8gpu_h100_bf16", full_recompute},
+    {"qwen3_30b_a3b", "sft", "", qwen3_30b_sft},
+    {"qwen3_30b_a3b", "sft", "8gpu_h100_bf16", qwen3_30b_sft_8gpu},
+    {"qwen3_30b_a3b", "peft", "", qwen3_30b_peft},
+    {"qwen3_235b_a22b", "pretrain", "", qwen3_235b_pretrain},
+    {"qwen3_235b_a22b", "sft", "", qwen3_235b},
+    {"qwen3_235b_a22b", "peft", "", qwen3_235b_peft},
 };
 
 constexpr std::pair<std::string_view, RecipeMode> kModes[] = {
@@ -155,9 +238,11 @@ constexpr std::pair<std::string_view, RecipeMode> kModes[] = {
 std::span<const RecipeModel> recipe_models() { return kModels; }
 
 void set_architecture(ModelConfig& m, const RecipeModel& model) {
-  const bool qwen3 = model.family == "qwen3";
+  const bool qwen3 = model.family.starts_with("qwen3");
+  for (const Family& family : families())
+    if (family.model_type == model.family) m.hf_architecture = family.architecture;
+  PONTE_ASSERT(!m.hf_architecture.empty());
   m.model_type = model.family;
-  m.hf_architecture = qwen3 ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM";
   m.num_layers = model.layers;
   m.hidden_size = model.hidden;
   m.ffn_hidden_size = model.ffn;
@@ -171,6 +256,11 @@ void set_architecture(ModelConfig& m, const RecipeModel& model) {
   m.rotary_base = 1e6;
   m.add_qkv_bias = !qwen3;
   m.qk_layernorm = qwen3;
+  if (model.experts == 0) return;
+  m.num_moe_experts = model.experts;
+  m.moe_router_topk = model.experts_per_token;
+  m.moe_ffn_hidden_size = model.expert_ffn;
+  m.moe_aux_loss_coeff = 1e-3;
 }
 
 const std::vector<Recipe>& recipes() {
@@ -206,7 +296,9 @@ Config recipe_config(const Recipe& recipe, std::string_view layout) {
   if (recipe.variant) recipe.variant(c);
   if (layout == "documentation") {
     c.model.tensor_model_parallel_size = peft ? model.page_peft_tensor : model.page_tensor;
-    c.model.pipeline_model_parallel_size = 1;
+    c.model.pipeline_model_parallel_size = model.page_pipeline;
+    c.model.expert_model_parallel_size = model.page_expert;
+    if (c.model.tensor_model_parallel_size == 1) c.model.sequence_parallel = false;
   }
   return c;
 }

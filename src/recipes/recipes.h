@@ -17,13 +17,15 @@ enum class RecipeMode { pretrain, sft, peft };
 struct RecipeModel {
   std::string_view name;    // "qwen3_8b"
   std::string_view hf_id;   // "Qwen/Qwen3-8B"
-  std::string_view family;  // HF's model_type: qwen2, qwen3
+  std::string_view family;  // HF's model_type: qwen2, qwen3, qwen3_moe
   int64_t layers, hidden, ffn, heads, groups, head_dim, vocab, max_positions;
   bool tied;
   double epsilon;
   int64_t tensor, pipeline;      // pretraining and full fine-tuning
   int64_t peft_tensor;           // adapters; one stage
-  int64_t page_tensor, page_peft_tensor;  // the same in the table of Bridge's Qwen page (layout "documentation"); one stage
+  int64_t page_tensor, page_peft_tensor;  // the same in the table of Bridge's Qwen page (layout "documentation")
+  int64_t experts = 0, experts_per_token = 0, expert_ffn = 0;
+  int64_t page_pipeline = 1, page_expert = 1;
 };
 
 std::span<const RecipeModel> recipe_models();

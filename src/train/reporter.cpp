@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "train/expert_report.h"
 
 namespace ponte {
 namespace {
@@ -100,6 +101,7 @@ void Reporter::log_step(const Run& run) {
   line += printed(" learning rate: %.6E |", learning_rate(run));
   line += printed(" global batch size: %5lld |", static_cast<long long>(run.config.train.global_batch_size));
   line += printed(" lm loss: %.6E |", interval_.loss / std::max(steps - static_cast<double>(interval_.skipped), 1.0));
+  line += summarize_experts(*run.model).log;
   line += printed(" loss scale: %.1f |", run.loss_scaler.scale());
   line += printed(" grad norm: %.3f |", last_.grad_norm);
   if (run.config.optimizer.log_num_zeros_in_grad) line += printed(" num zeros: %lld |", static_cast<long long>(last_.zeros));
@@ -129,6 +131,9 @@ void Reporter::write_events(const Run& run) {
   const double teraflops = flops_per_step_ / last_seconds_ / 1e12;
   by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops}, {"throughput/tflops", teraflops},
                                  {"throughput/tokens_per_sec", tokens_per_step_ / last_seconds_}, {"iteration-time", last_seconds_}});
+  const ExpertSummary experts = summarize_experts(*run.model);
+  for (const auto& [tag, value] : experts.losses) by_step.push_back({tag, value});
+  for (const auto& [tag, value] : experts.extremes) by_step.push_back({tag, value});
   events_->add_scalars(step, by_step);
   events_->add_scalars(samples, by_samples);
 }
@@ -156,6 +161,9 @@ void Reporter::write_json(const Run& run) {
   if (run.loss_scaler.is_dynamic()) entry.update({{"loss_scale", run.loss_scaler.scale()}, {"skipped", last_.skipped}});
   if (run.config.optimizer.log_num_zeros_in_grad) entry["num_zeros"] = last_.zeros;
   if (run.config.logger.log_params_norm) entry["params_norm"] = parameter_norm_;
+  const ExpertSummary experts = summarize_experts(*run.model);
+  for (const auto& [name, value] : experts.losses) entry[name] = value;
+  if (!experts.loads.empty()) entry["expert_load"] = experts.loads;
   if (validation_loss_) entry["val_loss"] = *validation_loss_;
   const std::string line = entry.dump() + "\n";
   if (::write(json_, line.data(), line.size()) != static_cast<ssize_t>(line.size())) fail_errno(format("logger.jsonl {}: cannot be written", run.config.logger.jsonl));

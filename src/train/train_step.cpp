@@ -42,6 +42,7 @@ StepResult train_step(Run& run, const std::vector<MicroBatch>& micro_batches) {
   if (check && !gradients.non_finite.empty()) report_non_finite_gradients(run, micro_batches, gradients.non_finite);
   run.optimizer->step(run.schedule.learning_rate(run.state.schedule_steps), run.schedule.weight_decay(run.state.schedule_steps),
                       clip_factor(gradients.norm, run.config.optimizer.clip_grad) / loss_scale);
+  run.model->update_expert_biases();
   return out;
 }
 

@@ -116,7 +116,9 @@ TEST(Unsupported, NamesThePartAndTheKey) {
   ConfigDraft draft = good();
   EXPECT_TRUE(unsupported_parts(draft.config, 1).empty());
   const std::pair<const char*, const char*> rows[] = {
-      {"peft=lora", "peft.scheme"}, {"dataset.kind=sft", "dataset.kind"}, {"model.num_moe_experts=4", "model.num_moe_experts"}};
+      {"peft=lora", "peft.scheme"},
+      {"dataset.kind=sft", "dataset.kind"},
+      {"model.moe_router_load_balancing_type=sinkhorn", "model.moe_router_load_balancing_type"}};
   for (const auto& [change, key] : rows) {
     ConfigDraft asked = good();
     apply_override(asked, change, "test");

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "base/errors.h"
@@ -76,7 +77,8 @@ TEST(Recipes, EveryOneResolvesAndIsValid) {
       Config config = recipe_config(recipe, layout);
       if (recipe.mode == RecipeMode::peft) config.checkpoint.pretrained_checkpoint = "base";
       const ModelConfig& m = config.model;
-      const int64_t ranks = m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
+      const int64_t stage = std::lcm(m.tensor_model_parallel_size * m.context_parallel_size, m.expert_model_parallel_size);  // experts have tensor size 1
+      const int64_t ranks = m.pipeline_model_parallel_size * stage;
       EXPECT_NO_THROW({
         finalize(config, ranks);
         validate(config, ranks);
@@ -84,7 +86,7 @@ TEST(Recipes, EveryOneResolvesAndIsValid) {
          << " " << layout;
     }
   }
-  EXPECT_EQ(recipes().size(), 16u * 3 + 2);
+  EXPECT_EQ(recipes().size(), 18u * 3 + 4);
 }
 
 // The table of Bridge's Qwen page: tensor ranks for pretraining and full fine-tuning, then for adapters.
@@ -93,13 +95,14 @@ TEST(Recipes, DocumentationLayoutIsThePagesTable) {
       {"qwen2_500m", {1, 1}},  {"qwen2_1p5b", {1, 1}},  {"qwen2_7b", {2, 1}},   {"qwen2_72b", {8, 4}},
       {"qwen25_500m", {1, 1}}, {"qwen25_1p5b", {1, 1}}, {"qwen25_7b", {2, 1}},  {"qwen25_14b", {2, 1}},
       {"qwen25_32b", {4, 2}},  {"qwen25_72b", {8, 4}},  {"qwen3_600m", {1, 1}}, {"qwen3_1p7b", {1, 1}},
-      {"qwen3_4b", {1, 1}},    {"qwen3_8b", {2, 1}},    {"qwen3_14b", {2, 1}},  {"qwen3_32b", {4, 2}}};
+      {"qwen3_4b", {1, 1}},    {"qwen3_8b", {2, 1}},    {"qwen3_14b", {2, 1}},  {"qwen3_32b", {4, 2}},
+      {"qwen3_30b_a3b", {1, 1}}, {"qwen3_235b_a22b", {2, 2}}};
   ASSERT_EQ(page.size(), recipe_models().size());
   for (const Recipe& recipe : recipes()) {
     const Config config = recipe_config(recipe, "documentation");
     const auto& [full, peft] = page.at(std::string(recipe.model->name));
     EXPECT_EQ(config.model.tensor_model_parallel_size, recipe.mode == RecipeMode::peft ? peft : full) << recipe.name;
-    EXPECT_EQ(config.model.pipeline_model_parallel_size, 1);
+    EXPECT_EQ(config.model.pipeline_model_parallel_size, recipe.model->name == "qwen3_235b_a22b" ? 8 : 1);
   }
 }
 
@@ -108,14 +111,17 @@ TEST(Recipes, SizesGiveThePublishedParameterCounts) {
   const std::map<std::string, double> billions = {{"qwen2_500m", 0.494},  {"qwen2_1p5b", 1.544},  {"qwen2_7b", 7.616},   {"qwen2_72b", 72.706},
                                                   {"qwen25_500m", 0.494}, {"qwen25_1p5b", 1.544}, {"qwen25_7b", 7.616},  {"qwen25_14b", 14.770},
                                                   {"qwen25_32b", 32.764}, {"qwen25_72b", 72.706}, {"qwen3_600m", 0.596}, {"qwen3_1p7b", 1.721},
-                                                  {"qwen3_4b", 4.022},    {"qwen3_8b", 8.191},    {"qwen3_14b", 14.768}, {"qwen3_32b", 32.762}};
+                                                  {"qwen3_4b", 4.022},    {"qwen3_8b", 8.191},    {"qwen3_14b", 14.768}, {"qwen3_32b", 32.762},
+                                                  {"qwen3_30b_a3b", 30.532}, {"qwen3_235b_a22b", 235.094}};
   for (const RecipeModel& model : recipe_models()) {
     ModelConfig m;
     set_architecture(m, model);
     const double qkv = static_cast<double>((m.num_attention_heads + 2 * m.num_query_groups) * m.kv_channels);
     const double hidden = static_cast<double>(m.hidden_size);
+    const double feed_forward = m.num_moe_experts ? static_cast<double>(m.num_moe_experts) * (3.0 * hidden * static_cast<double>(m.moe_ffn_hidden_size) + hidden)
+                                                  : 3.0 * hidden * static_cast<double>(m.ffn_hidden_size);
     const double layer = hidden * qkv + (m.add_qkv_bias ? qkv : 0) + hidden * static_cast<double>(m.num_attention_heads * m.kv_channels) +
-                         3.0 * hidden * static_cast<double>(m.ffn_hidden_size) + 2 * hidden +
+                         feed_forward + 2 * hidden +
                          (m.qk_layernorm ? 2.0 * static_cast<double>(m.kv_channels) : 0);
     const double embeddings = static_cast<double>(m.vocab_size) * hidden * (m.share_embeddings_and_output_weights ? 1 : 2);
     EXPECT_NEAR((static_cast<double>(m.num_layers) * layer + embeddings + hidden) / 1e9, billions.at(std::string(model.name)), 6e-4) << model.name;
@@ -131,6 +137,39 @@ TEST(Recipes, NamesOldAndNew) {
     ADD_FAILURE();
   } catch (const UserError& error) {
     EXPECT_NE(std::string(error.what()).find("did you mean qwen3_8b_pretrain_config?"), std::string::npos) << error.what();
+  }
+}
+
+// Layout, batch and schedule of Bridge's recipes/qwen/h100/qwen3_moe.py.
+TEST(Recipes, SparseLayouts) {
+  struct Row {
+    const char* name;
+    int64_t tensor, pipeline, context, expert;
+    bool sequence_parallel;
+    int64_t micro, global, iterations, warmup;
+    double lr, beta2;
+  };
+  const Row rows[] = {
+      {"qwen3_30b_a3b_pretrain_config", 1, 1, 1, 16, false, 1, 1024, 100, 40, 3e-4, 0.95},
+      {"qwen3_30b_a3b_pretrain_8gpu_h100_bf16_config", 4, 2, 1, 4, true, 2, 32, 300000, 500, 3e-4, 0.95},
+      {"qwen3_30b_a3b_sft_config", 1, 1, 1, 16, false, 1, 32, 100, 10, 5e-6, 0.95},
+      {"qwen3_30b_a3b_sft_8gpu_h100_bf16_config", 4, 2, 1, 4, true, 1, 32, 100, 10, 5e-6, 0.95},
+      {"qwen3_30b_a3b_peft_config", 4, 1, 1, 4, true, 1, 32, 100, 10, 1e-4, 0.95},
+      {"qwen3_235b_a22b_pretrain_config", 4, 16, 2, 8, true, 1, 32, 300000, 500, 3e-4, 0.95},
+      {"qwen3_235b_a22b_sft_config", 4, 16, 1, 4, true, 1, 32, 100, 10, 5e-6, 0.95},
+      {"qwen3_235b_a22b_peft_config", 4, 4, 1, 4, true, 1, 32, 100, 10, 1e-4, 0.95},
+  };
+  for (const Row& row : rows) {
+    const Config c = recipe_config(find_recipe(row.name));
+    const ModelConfig& m = c.model;
+    EXPECT_EQ((std::vector<int64_t>{m.tensor_model_parallel_size, m.pipeline_model_parallel_size, m.context_parallel_size, m.expert_model_parallel_size,
+                                    m.sequence_parallel, c.train.micro_batch_size, c.train.global_batch_size, c.train.train_iters, c.scheduler.lr_warmup_iters}),
+              (std::vector<int64_t>{row.tensor, row.pipeline, row.context, row.expert, row.sequence_parallel, row.micro, row.global, row.iterations, row.warmup}))
+        << row.name;
+    EXPECT_EQ(c.optimizer.lr, row.lr) << row.name;
+    EXPECT_EQ(c.optimizer.adam_beta2, row.beta2) << row.name;
+    EXPECT_EQ(m.expert_tensor_parallel_size, 1) << row.name;
+    EXPECT_EQ(m.recompute_granularity, std::string_view(row.name).find("pretrain_8gpu") == std::string_view::npos ? "" : "full") << row.name;
   }
 }
 

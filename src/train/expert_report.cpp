@@ -1,0 +1,57 @@
+// Losses are means over the sparse layers, as Megatron logs them. A load of 1 is an even share.
+#include "train/expert_report.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/format.h"
+#include "nn/router.h"
+
+namespace ponte {
+namespace {
+
+std::vector<double> even_shares(const ExpertLoad& load) {
+  const at::Tensor shares = (load.tokens_E / load.tokens_E.mean()).to(at::kCPU, at::kDouble).contiguous();
+  return {shares.const_data_ptr<double>(), shares.const_data_ptr<double>() + shares.numel()};
+}
+
+}  // namespace
+
+ExpertSummary summarize_experts(const Model& model) {
+  ExpertSummary out;
+  const auto loads = model.expert_loads();
+  double balancing = 0, z = 0, busiest = 0;
+  int64_t layers = 0;
+  for (size_t i = 0; i < loads.size(); ++i) {
+    if (!loads[i].tokens_E.defined() || loads[i].tokens == 0) continue;
+    const std::vector<double> shares = even_shares(loads[i]);
+    const auto [least, most] = std::ranges::minmax(shares);
+    out.extremes.push_back({format("moe/layer_{}/busiest_expert", i), most});
+    out.extremes.push_back({format("moe/layer_{}/idlest_expert", i), least});
+    out.loads.push_back(shares);
+    balancing += loads[i].balancing;
+    z += loads[i].z;
+    busiest = std::max(busiest, most);
+    ++layers;
+  }
+  if (layers == 0) return out;
+  balancing /= static_cast<double>(layers);
+  z /= static_cast<double>(layers);
+  const ModelConfig& c = model.config();
+  const bool balanced = c.moe_aux_loss_coeff != 0 && c.moe_router_load_balancing_type != "none", with_z = c.moe_z_loss_coeff != 0;
+  char text[64];
+  const auto add = [&](const char* name, double value) {
+    std::snprintf(text, sizeof text, " %s: %.6E |", name, value);
+    out.log += text;
+    out.losses.push_back({name, value});
+  };
+  if (balanced) add("load_balancing_loss", balancing);
+  if (with_z) add("z_loss", z);
+  std::snprintf(text, sizeof text, " busiest expert: %.2f |", busiest);
+  out.log += text;
+  return out;
+}
+
+}  // namespace ponte

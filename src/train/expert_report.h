@@ -1,0 +1,21 @@
+// How evenly a step used the experts, in the words of the log line, the event files and logger.jsonl.
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/model.h"
+
+namespace ponte {
+
+struct ExpertSummary {
+  std::string log;                                     // " load_balancing_loss: 1.000123E+00 | busiest expert: 1.31 |"; empty for a dense model
+  std::vector<std::pair<std::string, double>> losses;  // load_balancing_loss, z_loss: those with a coefficient
+  std::vector<std::pair<std::string, double>> extremes; // moe/layer_3/busiest_expert, .../idlest_expert
+  std::vector<std::vector<double>> loads;              // per sparse layer each expert's share of an even load
+};
+
+// Of the micro-batches since the model's gradients were last zeroed.
+ExpertSummary summarize_experts(const Model& model);
+
+}  // namespace ponte
