@@ -280,6 +280,14 @@ std::string save_interval_has_a_folder(const Case& c) {
     wrong = format("checkpoint.most_recent_k is {}; -1 keeps all", k.most_recent_k);
   return wrong;
 }
+std::string adapter_settings_have_a_scheme(const Case& c) {
+  const PeftConfig& peft = c.config.peft;
+  const PeftConfig usual;
+  if (!peft.scheme.empty() || (peft.dim == usual.dim && peft.alpha == usual.alpha && peft.dropout == usual.dropout && peft.use_rslora == usual.use_rslora &&
+                               peft.target_modules == usual.target_modules && peft.exclude_modules == usual.exclude_modules))
+    return "";
+  return "keys of peft are set, but no scheme is, so that all weights would be trained: give peft=lora, or leave those keys out";
+}
 std::string adapters_have_a_base(const Case& c) {
   if (c.config.peft.scheme.empty()) return "";
   return c.config.checkpoint.pretrained_checkpoint.empty()
@@ -325,6 +333,7 @@ constexpr std::string (*kChecks[])(const Case&) = {
     sequence_lengths_agree,
     one_blend,
     save_interval_has_a_folder,
+    adapter_settings_have_a_scheme,
     adapters_have_a_base,
     intervals_are_positive,
 };

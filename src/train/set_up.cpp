@@ -1,4 +1,5 @@
-#include <ATen/Parallel.h>
+#include <ATen/Context.h>
+#include <unistd.h>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -85,6 +86,17 @@ void go_to_starting_point(const ResolvedRun& resolved, Run& run) {
   log_info("starting from random weights, seed {}", run.config.rng.seed);
 }
 
+// A folder that cannot be written to shows before the first step, not at the first checkpoint. Leaves none behind: the run may yet go wrong.
+void check_can_save(const fs::path& save) {
+  if (save.empty()) return;
+  const bool there = fs::exists(save);
+  std::error_code error;
+  fs::create_directories(save, error);
+  require(!error, "checkpoint.save {}: cannot be made: {}", save, error.message());
+  if (::access(save.c_str(), W_OK) != 0) fail_errno(format("checkpoint.save {}: cannot be written to", save));
+  if (!there) fs::remove(save);
+}
+
 // Another run's checkpoints are not written over: the tracker and the iterations of two runs in one folder cannot be told apart.
 void protect_other_runs(const Run& run) {
   const std::string& save = run.config.checkpoint.save;
@@ -113,8 +125,10 @@ Run set_up_run(const ResolvedRun& resolved) {
   Run run;
   run.config = resolved.config;
   check(run.config);
+  at::manual_seed(static_cast<uint64_t>(run.config.rng.seed));  // LibTorch starts its generator anywhere, and checkpoints keep its state
   run.schedule = schedule_of(run.config);
   run.loss_scaler = loss_scaler_of(run.config);
+  check_can_save(run.config.checkpoint.save);
   open_data(resolved, run);
   run.model = std::make_unique<Model>(run.config.model, single_groups(), ModelOptions{.dtype = scalar_type_of(run.config.model.params_dtype)});
   run.optimizer = std::make_unique<AdamW>(run.model->parameters(), AdamSettings{.beta1 = run.config.optimizer.adam_beta1, .beta2 = run.config.optimizer.adam_beta2,

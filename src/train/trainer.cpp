@@ -26,25 +26,28 @@ class Trainer {
         reporter_(run) {
     const ValidationConfig& v = run.config.validation;
     if (v.eval_iters > 0 && v.eval_interval > 0 && run.data[1])
-      valid_loader_.emplace(*run.data[1], loader_settings(v.eval_micro_batch_size, v.eval_global_batch_size, run.state.train.consumed_valid_samples));
+      valid_loader_.emplace(*run.data[1], loader_settings(v.eval_micro_batch_size, v.eval_global_batch_size, first_valid_sample(run)));
   }
 
   void train() {
     const TrainConfig& config = run_.config.train;
-    while (run_.state.train.step < config.train_iters && !run_.config.validation.skip_train && !asked_to_stop()) {
+    if (run_.config.validation.skip_train) return do_evaluation();
+    while (run_.state.train.step < config.train_iters && !asked_to_stop()) {
       do_step();
-      if (due(run_.state.train.step, run_.config.validation.eval_interval)) do_evaluation();
+      if (due(run_.state.train.step, run_.config.validation.eval_interval) || run_.state.train.step == config.train_iters) do_evaluation();
       reporter_.end_step(run_);
       if (due(run_.state.train.step, run_.config.checkpoint.save_interval)) save();
       if (due(run_.state.train.step, config.exit_interval)) break;
     }
-    const bool finished = run_.state.train.step >= config.train_iters || run_.config.validation.skip_train;
-    if (finished && evaluated_at_ != run_.state.train.step) do_evaluation();
     if (saved_at_ != run_.state.train.step) save();
-    if (!finished) log_info("stopped after iteration {} of {}: {}", run_.state.train.step, config.train_iters, reason());
+    if (run_.state.train.step < config.train_iters) log_info("stopped after iteration {} of {}: {}", run_.state.train.step, config.train_iters, reason());
+    else if (run_.state.train.step == started_at_) log_info("nothing to do: the run had reached iteration {} of {}", started_at_, config.train_iters);
   }
 
  private:
+  // An evaluation without training always sees the same samples; those of a run follow one another.
+  static int64_t first_valid_sample(const Run& run) { return run.config.validation.skip_train ? 0 : run.state.train.consumed_valid_samples; }
+
   BatchLoader::Settings loader_settings(int64_t micro_batch_size, int64_t global_batch_size, int64_t first_sample) const {
     return {.micro_batch_size = micro_batch_size, .micro_batches_per_step = global_batch_size / micro_batch_size, .first_sample = first_sample,
             .reset_position_ids = run_.config.dataset.reset_position_ids, .reset_attention_mask = run_.config.dataset.reset_attention_mask,
@@ -77,7 +80,6 @@ class Trainer {
   void do_evaluation() {
     if (!valid_loader_ || run_.state.train.step < run_.config.validation.start_eval_at_iter) return;
     const double loss = evaluate(run_, *valid_loader_);
-    evaluated_at_ = run_.state.train.step;
     reporter_.validation(run_, loss);
     if (!run_.config.checkpoint.save_best || (run_.state.best.iteration >= 0 && loss >= run_.state.best.loss)) return;
     run_.state.best = {.iteration = run_.state.train.step, .loss = loss};
@@ -114,7 +116,7 @@ class Trainer {
   BatchLoader train_loader_;
   std::optional<BatchLoader> valid_loader_;
   Reporter reporter_;
-  int64_t evaluated_at_ = -1, saved_at_ = -1;
+  int64_t saved_at_ = -1;
 };
 
 }  // namespace

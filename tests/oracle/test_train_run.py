@@ -33,6 +33,21 @@ def test_validation_and_which_checkpoints_stay(training, tmp_path, ponte):
     assert len(re.findall(r"validation loss at iteration \d+ \| lm loss value: \d\.\d{6}E[+-]\d\d \| lm loss PPL", result.err)) == 4
 
 
+def test_a_finished_run_stays_as_it_is(training, tmp_path):
+    corpus = training.settings[2].removeprefix("dataset.data_path=[").removesuffix("]")
+    settings = (f"dataset.data_path=[1,{corpus},1,{corpus}]", "validation.eval_interval=3", "validation.eval_iters=2", f"checkpoint.save={tmp_path / 'save'}",
+                f"checkpoint.load={tmp_path / 'save'}")
+    steps, _ = training.run(*settings)
+    assert [s["iteration"] for s in steps if "val_loss" in s] == [3, 6, 8]  # every sample a blend of this size has
+    (tmp_path / "save" / "latest_checkpointed_iteration.txt").unlink()  # as if stopped between the checkpoint and its tracker
+    again, result = training.run(*settings)
+    assert again == steps and "nothing to do" in result.err and "validation loss" not in result.err, result.err
+    _, one = training.run(*settings, "validation.skip_train=true")
+    _, two = training.run(*settings, "validation.skip_train=true")
+    (line,) = [line for line in one.err.splitlines() if "validation loss at iteration 8" in line]
+    assert line in two.err, two.err
+
+
 def test_log_line(training):
     _, result = training.run("logger.log_interval=4", "optimizer.log_num_zeros_in_grad=true", "logger.log_params_norm=true")
     lines = [line for line in result.err.splitlines() if " iteration " in line and "consumed samples" in line]
@@ -91,6 +106,7 @@ def test_random_state_is_what_megatron_sets(training, tmp_path):
         np.random.set_state(state["np_rng_state"])
         torch.set_rng_state(state["torch_rng_state"])
         assert np.random.RandomState(1234).randint(1 << 30) == np.random.randint(1 << 30)
+        assert torch.equal(state["torch_rng_state"], torch.Generator().manual_seed(1234).get_state())
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
@@ -141,6 +157,8 @@ ERRORS = [(["optimizer.lr=1e-3", "optimizer.min_lr=1"], "optimizer.min_lr"),
           (["dataset.kind=sft"], "sft"),
           (["model.tensor_model_parallel_size=2"], "tensor"),
           (["dataset.data_path=[/nowhere/at/all]"], "/nowhere/at/all"),
+          (["checkpoint.save=/dev/null/run", "train.exit_interval=1"], "checkpoint.save /dev/null/run"),
+          (["--lora-rank", "8"], "peft=lora"),
           (["checkpoint.load=/nowhere", "checkpoint.exit_on_missing_checkpoint=true"], "/nowhere"),
           (["--nproc-per-node", "2"], "more than one rank")]
 
