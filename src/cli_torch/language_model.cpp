@@ -10,6 +10,7 @@
 #include "base/errors.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "convert/native_config.h"
 #include "convert/weight_source.h"
 #include "hub/hub.h"
 
@@ -102,7 +103,7 @@ LanguageModel load_language_model(const ModelChoice& choice) {
                                                      : resolve_tokenizer(choice.hf_model, choice.revision);
   out.tokenizer_folder = hf.empty() ? megatron_tokenizer(choice.megatron_path) : hf;
   out.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(out.tokenizer_folder));
-  out.stop_ids = stop_ids_of(out.tokenizer_folder, *out.tokenizer);
+  out.stop_ids = stop_ids_of(hf.empty() ? out.tokenizer_folder.parent_path() / kKeptFolder : hf, *out.tokenizer);
   out.model = load_model(choice.megatron_path.empty() ? hf : fs::path(choice.megatron_path), choice.torch_dtype, choice.device);
   const int64_t largest = out.tokenizer->max_id(), rows = out.model->config().vocab_size;
   require(largest < rows, "{}: the tokenizer gives ids up to {}, the model's embedding has {} rows", out.tokenizer_folder, largest, rows);

@@ -99,6 +99,9 @@ def test_stopping(ponte, tiny):
         line = generate_json(ponte, other, ["The package"], "--max-new-tokens", 40)[0]
         assert line["finish_reason"] == "stop_token" and line["tokens"] == free["tokens"][:first + 1]
         assert line["text"] == tokenizer.decode(free["tokens"][:first])
+    ponte("import", "--hf-model", other, "--megatron-path", folder.parent / "stopping_native")  # which carries generation_config.json
+    result = ponte("generate", "--megatron-model-path", folder.parent / "stopping_native", "--json", "--prompt", "The package", "--max-new-tokens", 40)
+    assert json.loads(result.out)["tokens"] == free["tokens"][:first + 1]
 
 
 def test_stdout_holds_the_text_and_nothing_else(ponte, tiny):
