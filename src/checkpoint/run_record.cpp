@@ -129,7 +129,11 @@ std::string torch_generator_state_from(const Value& rng_state, std::string_view 
 }
 
 TrainState train_state_from(const Value& train_state, std::string_view what) {
-  const auto count = [&](const char* key) { return train_state.at(key, what).as_count(what); };
+  const auto count = [&](const char* key) {
+    const int64_t value = train_state.at(key, what).as_count(what);
+    require(value >= 0, "{}: {} is {}, a count was wanted", what, key, value);
+    return value;
+  };
   return {.step = count("step"), .consumed_train_samples = count("consumed_train_samples"), .skipped_train_samples = count("skipped_train_samples"),
           .consumed_valid_samples = count("consumed_valid_samples"),
           .floating_point_operations_so_far = train_state.at("floating_point_operations_so_far", what).as_number(what)};

@@ -36,6 +36,12 @@ Value through_archive(const Value& value, std::string& keep) {
   return read_torch_archive(std::as_bytes(std::span(keep)), "test");
 }
 
+TEST(RunRecord, NegativeCountsAreRefused) {
+  RunState state = sample_state();
+  state.train.consumed_train_samples = -4;
+  EXPECT_THROW(train_state_from(train_state_value(state.train), "test"), UserError);
+}
+
 TEST(RunRecord, ComesBackAsItWas) {
   const RunState before = sample_state();
   const Schedule schedule = small_schedule();
