@@ -147,7 +147,7 @@ void add_expert_arguments(const ModelConfig& c, std::vector<std::pair<std::strin
 }  // namespace
 
 Value common_state_of_import(const ModelConfig& c) {
-  const Value none;
+  const Value none{};
   std::vector<std::pair<std::string, Value>> arguments = {
       {"num_layers", Value::integer(c.num_layers)},
       {"hidden_size", Value::integer(c.hidden_size)},
