@@ -1,9 +1,9 @@
 """Training step and greedy decoding beside transformers, in turn and in one run: prints seconds, processor seconds and ratios.
 
-    python bench/train_step/compare.py [--bin build/release/bench] [--types fp32 bf16] [--steps 5] [--compile] [--decode]
+    python bench/train_step/compare.py [--bin build/release/bench] [--model qwen3|qwen3_moe] [--types fp32 bf16] [--steps 5] [--compile] [--decode]
 
 The model: Qwen3, hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000 (57.9 M parameters); batch 4 x 512; fused AdamW and clipping
-in both. Decoding: 128 prompt tokens, 128 new, batch 1, key/value cache. --compile adds torch.compile (minutes of warm-up).
+in both. qwen3_moe: 32 experts of 384 in place of the ffn, four for each token (190 M), with the balancing loss. Decoding: 128 prompt tokens, 128 new, batch 1, key/value cache. --compile adds torch.compile (minutes of warm-up).
 """
 import argparse
 import pathlib
@@ -19,9 +19,15 @@ SHAPE = dict(vocab_size=32000, hidden_size=512, num_hidden_layers=8, num_attenti
              max_position_embeddings=4096, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
 
-def peer(kind):
+EXPERTS = dict(num_experts=32, num_experts_per_tok=4, moe_intermediate_size=384, norm_topk_prob=True, output_router_logits=True)
+
+
+def peer(kind, name):
     torch.manual_seed(0)
-    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SHAPE)).to({"fp32": torch.float32, "bf16": torch.bfloat16}[kind])
+    sparse = name == "qwen3_moe"
+    config = transformers.Qwen3MoeConfig(**SHAPE, **EXPERTS) if sparse else transformers.Qwen3Config(**SHAPE)
+    model = transformers.Qwen3MoeForCausalLM(config) if sparse else transformers.Qwen3ForCausalLM(config)
+    return model.to({"fp32": torch.float32, "bf16": torch.bfloat16}[kind])
 
 
 def timed(body, repeats, warm_up):
@@ -35,8 +41,8 @@ def timed(body, repeats, warm_up):
     return statistics.median(walls), processor / repeats
 
 
-def peer_step(kind, steps, compiled):
-    model = peer(kind).train()
+def peer_step(kind, name, steps, compiled):
+    model = peer(kind, name).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
     tokens = torch.randint(3, 32000, (4, 512))
     run = torch.compile(model) if compiled else model
@@ -50,8 +56,8 @@ def peer_step(kind, steps, compiled):
     return timed(step, steps, 2)
 
 
-def peer_decode(kind, repeats):
-    model, prompt = peer(kind).eval(), torch.randint(3, 32000, (1, 128))
+def peer_decode(kind, name, repeats):
+    model, prompt = peer(kind, name).eval(), torch.randint(3, 32000, (1, 128))
 
     def generate():
         with torch.no_grad():
@@ -60,14 +66,15 @@ def peer_decode(kind, repeats):
     return timed(generate, repeats, 1)
 
 
-def ours(binary, kind, repeats, what):
-    text = subprocess.run([binary, kind, str(repeats), what], capture_output=True, text=True, check=True).stdout
+def ours(binary, kind, name, repeats, what):
+    text = subprocess.run([binary, kind, str(repeats), what, name], capture_output=True, text=True, check=True).stdout
     return float(re.search(r"^(?:step|prompt).*median ([\d.]+)", text, re.M)[1]), float(re.search(r"processor seconds[^:]*: ([\d.]+)", text)[1])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", default="build/release/bench", type=pathlib.Path)
+    parser.add_argument("--model", default="qwen3", choices=["qwen3", "qwen3_moe"])
     parser.add_argument("--types", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--steps", default=5, type=int)
     parser.add_argument("--compile", action="store_true")
@@ -75,12 +82,12 @@ def main():
     options = parser.parse_args()
     binary = str(options.bin / "train_step_bench")
     for kind in options.types:
-        rows = [("ponte", ours(binary, kind, options.steps, "train")), ("transformers eager", peer_step(kind, options.steps, False))]
+        rows = [("ponte", ours(binary, kind, options.model, options.steps, "train")), ("transformers eager", peer_step(kind, options.model, options.steps, False))]
         if options.compile:
-            rows.append(("transformers torch.compile", peer_step(kind, options.steps, True)))
-        report(f"training step, {kind}", rows, 2048)
+            rows.append(("transformers torch.compile", peer_step(kind, options.model, options.steps, True)))
+        report(f"training step, {options.model}, {kind}", rows, 2048)
         if options.decode:
-            report(f"decoding, {kind}", [("ponte", ours(binary, kind, options.steps, "decode")), ("transformers eager", peer_decode(kind, options.steps))], 128)
+            report(f"decoding, {options.model}, {kind}", [("ponte", ours(binary, kind, options.model, options.steps, "decode")), ("transformers eager", peer_decode(kind, options.model, options.steps))], 128)
 
 
 def report(title, rows, tokens):

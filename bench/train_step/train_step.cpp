@@ -1,5 +1,6 @@
-// train_step_bench [fp32|bf16] [steps] [train|decode]: time of a training step (forward, backward, clipping, AdamW), or of greedy decoding, on the
-// model of bench/train_step/compare.py: Qwen3 with hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000; batch 4 x 512.
+// train_step_bench [fp32|bf16] [steps] [train|decode] [qwen3|qwen3_moe]: time of a training step (forward, backward, clipping, AdamW), or of greedy decoding, on the
+// model of bench/train_step/compare.py: Qwen3 with hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000; batch 4 x 512. qwen3_moe: 32
+// experts of 384 in place of the ffn, four for each token.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -19,7 +20,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-ModelConfig bench_config() {
+ModelConfig bench_config(const std::string& kind) {
   ModelConfig c;
   c.model_type = "qwen3";
   c.hf_architecture = "Qwen3ForCausalLM";
@@ -32,6 +33,13 @@ ModelConfig bench_config() {
   c.vocab_size = 32000;
   c.max_position_embeddings = 4096;
   c.qk_layernorm = true;
+  if (kind == "qwen3") return c;
+  c.model_type = "qwen3_moe";
+  c.hf_architecture = "Qwen3MoeForCausalLM";
+  c.num_moe_experts = 32;
+  c.moe_router_topk = 4;
+  c.moe_ffn_hidden_size = 384;
+  c.moe_aux_loss_coeff = 0.001;
   return c;
 }
 
@@ -98,7 +106,7 @@ int main(int count, char** arguments) {
   const std::string type = count > 1 ? arguments[1] : "fp32", what = count > 3 ? arguments[3] : "train";
   ponte::ModelOptions options;
   options.dtype = type == "bf16" ? at::kBFloat16 : at::kFloat;
-  ponte::Model model(ponte::bench_config(), ponte::single_groups(), options);
+  ponte::Model model(ponte::bench_config(count > 4 ? arguments[4] : "qwen3"), ponte::single_groups(), options);
   model.initialize(1);
   what == "decode" ? ponte::decode(model, count > 2 ? std::stoi(arguments[2]) : 5) : ponte::train(model, count > 2 ? std::stoi(arguments[2]) : 5);
 }

@@ -140,7 +140,7 @@ def test_cached_greedy_tokens(variant, tiny, tmp_path):
         assert torch.equal(a[:n], b[:n]), row
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen3", "qwen3_untied", "qwen3_v515"])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "qwen3_untied", "qwen3_v515", "qwen3_moe"])
 @pytest.mark.fast
 def test_goldens(name, golden, tmp_path):
     """The golden checkpoints' own tokens. Their stored logits came from a model whose rotary frequencies had been rounded to bf16; ours are not."""
