@@ -15,10 +15,10 @@ def test_reference_page_is_current(ponte):
 @pytest.mark.fast
 def test_list_names_every_model_and_mode(ponte):
     names = [line.split()[0] for line in ponte("recipes", "list").out.splitlines() if "_config" in line and "<" not in line]
-    for model in ("qwen2_500m", "qwen2_72b", "qwen25_14b", "qwen25_72b", "qwen3_600m", "qwen3_32b"):
+    for model in ("qwen2_500m", "qwen2_72b", "qwen25_14b", "qwen25_72b", "qwen3_600m", "qwen3_32b", "qwen3_30b_a3b", "qwen3_235b_a22b"):
         for mode in ("pretrain", "sft", "peft"):
             assert f"{model}_{mode}_config" in names
-    assert len(names) == len(set(names)) == 50
+    assert len(names) == len(set(names)) == 58
 
 
 @pytest.mark.fast
