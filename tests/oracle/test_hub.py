@@ -1,4 +1,5 @@
-"""Downloads through the Hugging Face cache, against a hub made of two local servers: the hub itself and the store it redirects large files to."""
+"""Downloads through the Hugging Face cache, against a hub made of two local servers: the hub itself and the store it redirects large files to. More than 400
+lines: the servers and every case that drives them share one set of fixtures."""
 import hashlib
 import http.server
 import json
