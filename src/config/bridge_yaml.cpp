@@ -22,7 +22,7 @@ constexpr BridgeSection kSections[] = {
      "model_type hf_architecture layer_types max_position_embeddings original_max_position_embeddings rope_high_freq_factor rope_low_freq_factor "
      "rope_scaling_type yarn_attention_factor yarn_beta_fast yarn_beta_slow yarn_mscale yarn_mscale_all_dim yarn_truncate position_embedding_type "
      "activation_func moe_layer_freq moe_router_topk linear_conv_kernel_dim linear_key_head_dim linear_value_head_dim linear_num_key_heads "
-     "linear_num_value_heads params_dtype window_size expert_tensor_parallel_size"},
+     "linear_num_value_heads linear_attention_freq params_dtype window_size expert_tensor_parallel_size"},
     {"optimizer", "megatron.core.optimizer.optimizer_config.OptimizerConfig", "muon_nesterov"},
     {"rng", "megatron.bridge.training.config.RNGConfig", ""},
     {"scheduler", "megatron.bridge.training.config.SchedulerConfig", ""},
@@ -82,6 +82,12 @@ std::string model_lines(const ModelConfig& m) {
                                                          {"linear_num_value_heads", m.linear_num_value_heads},
                                                          {"linear_value_head_dim", m.linear_value_head_dim}};
   for (const auto& [key, value] : linear) out += line(key, std::to_string(value));
+  out += "  linear_attention_freq:\n";
+  for (const std::string& type : m.layer_types) out += type == "linear_attention" ? "  - 1\n" : "  - 0\n";
+  // Layers that differ are stored one by one, and only this module specification builds them.
+  out += line("hetereogenous_dist_checkpoint", "true");
+  out += object("transformer_layer_spec",
+                "megatron.core.models.gpt.experimental_attention_variant_module_specs.get_transformer_block_with_experimental_attention_variant_spec");
   return out;
 }
 

@@ -22,13 +22,6 @@ void write_config(const ModelConfig& model, DType dtype, const fs::path& origina
   write_file_atomically(directory / "config.json", untouched ? read_file(original) : dump_json(document));
 }
 
-HfTensors tensors_of(const fs::path& model) {
-  HfTensors out;
-  const HfCheckpoint checkpoint(model);
-  for (const HfTensor& tensor : checkpoint.tensors()) out.emplace(tensor.name, tensor.shape);
-  return out;
-}
-
 // Replacing is for folders that are models; anything else is the user's.
 void require_replaceable(const fs::path& target) {
   if (!fs::exists(target)) return;
@@ -56,7 +49,7 @@ ConversionReport export_checkpoint(const ExportOptions& options) {
   if (options.hf_model) {
     require(!is_inside(*options.hf_model, options.hf_path), "{} holds --hf-model {}; give another --hf-path", options.hf_path, *options.hf_model);
     given = model_config_from_hf(*options.hf_model / "config.json");
-    if (is_hf_checkpoint(*options.hf_model)) storage = tensors_of(*options.hf_model);
+    if (is_hf_checkpoint(*options.hf_model)) storage = hf_tensors(*options.hf_model);
   }
   const NativeSource source(options.megatron_path, given ? &*given : nullptr, storage);
   const fs::path& from = options.hf_model ? *options.hf_model : source.iteration_directory();

@@ -24,6 +24,7 @@ HfSource::HfSource(const fs::path& directory) : checkpoint_(directory) {
     present.emplace(tensor.name, tensor.shape);
     buffers_.push_back({tensor.name, tensor.dtype, tensor.bytes});
   }
+  read_presence(present, config_);
   table_ = rule_table(config_, present);
   index_rules();
   bind();

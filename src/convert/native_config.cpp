@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "families/gated_delta_blocks.h"
 #include "families/registry.h"
 
 namespace ponte {
@@ -79,7 +80,41 @@ void read_experts(const Settings& s, ModelConfig& c) {
           s.origin, c.moe_layer_freq.size(), c.num_layers);
 }
 
+// linear_attention_freq: a number n (every n-th layer has full attention) or a list of 1 (linear) and 0.
+void read_hybrid(const Settings& s, ModelConfig& c) {
+  const auto variant = s.text("experimental_attention_variant");
+  if (!variant || *variant == "null" || variant->empty()) return;
+  require(*variant == "gated_delta_net" || *variant == "gdn", "{}: experimental_attention_variant '{}' is not supported; supported: gated_delta_net", s.origin,
+          *variant);
+  c.experimental_attention_variant = "gated_delta_net";
+  c.linear_conv_kernel_dim = s.size("linear_conv_kernel_dim");
+  c.linear_key_head_dim = s.size("linear_key_head_dim");
+  c.linear_value_head_dim = s.size("linear_value_head_dim");
+  c.linear_num_key_heads = s.size("linear_num_key_heads");
+  c.linear_num_value_heads = s.size("linear_num_value_heads");
+  require(c.linear_num_value_heads % c.linear_num_key_heads == 0, "{}: {} linear value heads do not divide over {} key heads", s.origin,
+          c.linear_num_value_heads, c.linear_num_key_heads);
+  const std::vector<int64_t> linear = s.sizes("linear_attention_freq");
+  if (linear.empty()) {
+    c.linear_attention_freq = s.size("linear_attention_freq");
+    c.layer_types = periodic_layer_types(c.num_layers, c.linear_attention_freq);
+  }
+  for (int64_t flag : linear) c.layer_types.push_back(flag != 0 ? "linear_attention" : "full_attention");
+  require(static_cast<int64_t>(c.layer_types.size()) == c.num_layers, "{}: linear_attention_freq has {} entries for {} layers", s.origin, c.layer_types.size(),
+          c.num_layers);
+}
+
+// Qwen3-Next with experts, Qwen3.5 without: the same network, of which Megatron's settings do not say which release it is.
+std::string_view hybrid_architecture(const Settings& s, const ModelConfig& c) {
+  require(c.qk_layernorm && !c.add_qkv_bias && c.attention_output_gate && c.layernorm_zero_centered_gamma,
+          "{}: gated delta nets with qk_layernorm {}, add_qkv_bias {}, attention_output_gate {} and layernorm_zero_centered_gamma {} are no supported family "
+          "(Qwen3-Next: true, false, true, true)",
+          s.origin, c.qk_layernorm, c.add_qkv_bias, c.attention_output_gate, c.layernorm_zero_centered_gamma);
+  return c.num_moe_experts > 0 ? "Qwen3NextForCausalLM" : "Qwen3_5ForCausalLM";
+}
+
 std::string_view architecture_of(const Settings& s, const ModelConfig& c) {
+  if (!c.experimental_attention_variant.empty()) return hybrid_architecture(s, c);
   if (c.num_moe_experts == 0) return c.qk_layernorm ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM";
   require(c.moe_router_score_function == "softmax" && !c.moe_router_enable_expert_bias, "{}: experts chosen by '{}' scores{}, which no supported family does",
           s.origin, c.moe_router_score_function, c.moe_router_enable_expert_bias ? " and a bias" : "");
@@ -94,7 +129,7 @@ std::string_view architecture_of(const Settings& s, const ModelConfig& c) {
 // The family whose facts these settings are.
 void choose_family(const Settings& s, ModelConfig& c) {
   require(s.text("normalization").value_or("RMSNorm") == "RMSNorm" && c.gated_linear_unit, "{}: not an RMSNorm, gated decoder of a supported family", s.origin);
-  require(c.add_qkv_bias != c.qk_layernorm, "{}: add_qkv_bias {} with qk_layernorm {} is neither Qwen2 (bias, no norm) nor Qwen3 (norm, no bias)", s.origin,
+  require(!c.experimental_attention_variant.empty() || c.add_qkv_bias != c.qk_layernorm, "{}: add_qkv_bias {} with qk_layernorm {} is neither Qwen2 (bias, no norm) nor Qwen3 (norm, no bias)", s.origin,
           c.add_qkv_bias, c.qk_layernorm);
   const Family& family = family_of(architecture_of(s, c));
   c.hf_architecture = family.architecture;
@@ -120,12 +155,15 @@ ModelConfig read_settings(const Settings& s) {
   c.gated_linear_unit = s.flag_or("gated_linear_unit", s.flag_or("swiglu", false));
   c.add_qkv_bias = s.flag_or("add_qkv_bias", false);
   c.qk_layernorm = s.flag_or("qk_layernorm", false);
+  c.layernorm_zero_centered_gamma = s.flag_or("layernorm_zero_centered_gamma", s.flag_or("apply_layernorm_1p", false));
+  c.attention_output_gate = s.flag_or("attention_output_gate", false);
   c.share_embeddings_and_output_weights = s.flag_or("share_embeddings_and_output_weights", !s.flag_or("untie_embeddings_and_output_weights", true));
   c.bf16 = s.flag_or("bf16", false);
   c.fp16 = s.flag_or("fp16", false);
   c.params_dtype = c.bf16 ? DType::bf16 : c.fp16 ? DType::f16 : DType::f32;
   read_rope(s, c);
   read_experts(s, c);
+  read_hybrid(s, c);
   choose_family(s, c);
   return c;
 }

@@ -51,6 +51,13 @@ std::vector<SegmentChunk> bind_segment(const Segment& segment, const TorchDistTe
   return out;
 }
 
+// Multi-token prediction layers, by either container's names.
+int64_t stored_prediction_depths(const TorchDistReader& reader) {
+  int64_t depths = 0;
+  for (; reader.find(format("mtp.layers.{}.eh_proj.weight", depths)) || reader.find(format("model.module.mtp.layers.{}.eh_proj.weight", depths)); ++depths) {}
+  return depths;
+}
+
 }  // namespace
 
 fs::path iteration_directory(const fs::path& path) {
@@ -78,6 +85,7 @@ NativeSource::NativeSource(const fs::path& path, const ModelConfig* config, cons
   config_ = config ? *config : native_model_config(directory_, reader_);
   // The stored tensors decide whether the head is tied, not a flag.
   config_.share_embeddings_and_output_weights = !reader_.find("output_layer.weight") && !reader_.find("model.module.output_layer.weight");
+  if (family_of(config_.hf_architecture).prediction_depths) config_.mtp_num_layers = stored_prediction_depths(reader_);
   table_ = rule_table(config_, hf.empty() ? kept_hf_storage(directory_) : hf);
   index_rules();
   choose_dialect();

@@ -144,6 +144,24 @@ void add_expert_arguments(const ModelConfig& c, std::vector<std::pair<std::strin
   for (const auto& [name, value] : own) args.push_back({name, value});
 }
 
+// Those of a model with gated delta nets.
+void add_hybrid_arguments(const ModelConfig& c, std::vector<std::pair<std::string, Value>>& args) {
+  if (c.experimental_attention_variant.empty()) return;
+  Values linear;
+  for (const std::string& type : c.layer_types) linear.push_back(Value::integer(type == "linear_attention"));
+  const std::pair<const char*, Value> own[] = {
+      {"experimental_attention_variant", Value::text(c.experimental_attention_variant)},
+      {"linear_attention_freq", Value::list(std::move(linear))},
+      {"linear_conv_kernel_dim", Value::integer(c.linear_conv_kernel_dim)},
+      {"linear_key_head_dim", Value::integer(c.linear_key_head_dim)},
+      {"linear_value_head_dim", Value::integer(c.linear_value_head_dim)},
+      {"linear_num_key_heads", Value::integer(c.linear_num_key_heads)},
+      {"linear_num_value_heads", Value::integer(c.linear_num_value_heads)},
+      {"attention_output_gate", Value::boolean(c.attention_output_gate)},
+  };
+  for (const auto& [name, value] : own) args.push_back({name, value});
+}
+
 }  // namespace
 
 Value common_state_of_import(const ModelConfig& c) {
@@ -181,7 +199,7 @@ Value common_state_of_import(const ModelConfig& c) {
       {"padded_vocab_size", Value::integer(c.vocab_size)},
       {"bf16", Value::boolean(c.bf16)},
       {"fp16", Value::boolean(c.fp16)},
-      {"mtp_num_layers", none},
+      {"mtp_num_layers", c.mtp_num_layers ? Value::integer(c.mtp_num_layers) : none},
       {"tensor_model_parallel_size", Value::integer(1)},
       {"pipeline_model_parallel_size", Value::integer(1)},
       {"consumed_train_samples", Value::integer(0)},
@@ -191,6 +209,7 @@ Value common_state_of_import(const ModelConfig& c) {
       {"data_parallel_random_init", Value::boolean(false)},
   };
   add_expert_arguments(c, arguments);
+  add_hybrid_arguments(c, arguments);
   const Value args = Value::dict_of(std::move(arguments));
   return Value::dict_of({
       {"args", Value::construct("argparse", "Namespace", {}, args)},

@@ -17,6 +17,8 @@ PONTE_FAMILY_FACTS(qwen3)
 PONTE_FAMILY_FACTS(qwen2_moe)
 PONTE_FAMILY_FACTS(qwen3_moe)
 PONTE_FAMILY_FACTS(qwen3_next)
+PONTE_FAMILY_FACTS(qwen3_5)
+PONTE_FAMILY_FACTS(qwen3_5_moe)
 }  // namespace ponte
 
 #undef PONTE_FAMILY_FACTS

@@ -41,8 +41,15 @@ Segment part_segment(const Part& part, int64_t key_heads, const Shape& row_shape
   return segment;
 }
 
+InProjection in_projection_storage(const LayerPlace& place, const HfTensors& present, InProjection usual) {
+  const std::string fused = place.hf + "linear_attn.in_proj_qkvz.weight", separate = place.hf + "linear_attn.in_proj_qkv.weight";
+  require(!(present.contains(fused) && present.contains(separate)), "'{}' and '{}' are both present; one of them is the projection", fused, separate);
+  if (present.contains(fused)) return InProjection::fused;
+  return present.contains(separate) ? InProjection::separate : usual;
+}
+
 // HF's fused tensors interleave the parts by key head; the separate ones hold each part whole.
-Rule in_projection(const LayerPlace& place, const Sizes& s, const HfTensors& present) {
+Rule in_projection(const LayerPlace& place, const Sizes& s, InProjection storage) {
   const int64_t q = s.Dk, v = s.R * s.Dv, qkvz = 2 * q + 2 * v, ba = 2 * s.R;
   const std::string hf = "linear_attn.";
   Rule rule = copied(place, "self_attention.in_proj.weight", "", {s.K * (qkvz + ba), s.H});
@@ -50,7 +57,7 @@ Rule in_projection(const LayerPlace& place, const Sizes& s, const HfTensors& pre
   rule.segment_keys = SegmentKeys::separate;
   std::vector<Part> parts;
   auto source = [&](const char* name, int64_t rows) { return Source{place.hf + hf + name, {rows, s.H}}; };
-  if (present.contains(place.hf + hf + "in_proj_qkv.weight")) {
+  if (storage == InProjection::separate) {
     rule.sources = {source("in_proj_qkv.weight", s.K * (2 * q + v)), source("in_proj_z.weight", s.K * v), source("in_proj_b.weight", s.K * s.R),
                     source("in_proj_a.weight", s.K * s.R)};
     parts = {{"query", q, 0, 0, q}, {"key", q, 0, s.K * q, q}, {"value", v, 0, 2 * s.K * q, v}, {"z", v, 1, 0, v}, {"beta", s.R, 2, 0, s.R}, {"alpha", s.R, 3, 0, s.R}};
@@ -78,10 +85,17 @@ bool is_linear_attention(const ModelConfig& config, int64_t layer) {
   return !config.layer_types.empty() && config.layer_types[static_cast<size_t>(layer)] == "linear_attention";
 }
 
-void add_gated_delta_net(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present) {
+std::vector<std::string> periodic_layer_types(int64_t num_layers, int64_t freq) {
+  std::vector<std::string> out;
+  for (int64_t i = 0; i < num_layers; ++i) out.push_back((i + 1) % freq == 0 ? "full_attention" : "linear_attention");
+  return out;
+}
+
+void add_gated_delta_net(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present,
+                         InProjection usual) {
   const Sizes s(config);
   table.rules.push_back(copied(place, "self_attention.in_proj.layer_norm_weight", "input_layernorm.weight", {s.H}));
-  table.rules.push_back(in_projection(place, s, present));
+  table.rules.push_back(in_projection(place, s, in_projection_storage(place, present, usual)));
   table.rules.push_back(convolution(place, s));
   for (const char* name : {"A_log", "dt_bias"}) {
     table.rules.push_back(copied(place, format("self_attention.{}", name), format("linear_attn.{}", name), {s.K * s.R}, 0, s.R));
@@ -119,7 +133,7 @@ void read_gated_delta_config(const Json& hf, std::string_view origin, ModelConfi
       c.layer_types.push_back(type.get<std::string>());
     }
   } else {
-    for (int64_t i = 0; i < c.num_layers; ++i) c.layer_types.push_back((i + 1) % c.linear_attention_freq == 0 ? "full_attention" : "linear_attention");
+    c.layer_types = periodic_layer_types(c.num_layers, c.linear_attention_freq);
   }
 }
 

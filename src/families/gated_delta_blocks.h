@@ -6,9 +6,15 @@
 
 namespace ponte {
 
-// input_layernorm + linear_attn.*
-void add_gated_delta_net(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present);
+// How HF stores the input projections: in_proj_qkvz and in_proj_ba, interleaved by key head, or in_proj_qkv, in_proj_z, in_proj_b and in_proj_a.
+enum class InProjection { fused, separate };
+
+// input_layernorm + linear_attn.*; names in `present` overrule `usual`.
+void add_gated_delta_net(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present,
+                         InProjection usual = InProjection::fused);
 bool is_linear_attention(const ModelConfig& config, int64_t layer);
+// Megatron's linear_attention_freq as a number: every `freq`-th layer has full attention.
+std::vector<std::string> periodic_layer_types(int64_t num_layers, int64_t freq);
 
 // layer_types or full_attention_interval, linear_num_key_heads and its kin.
 void read_gated_delta_config(const Json& hf, std::string_view origin, ModelConfig& config);

@@ -33,7 +33,7 @@ void read_sizes(const Json& hf, std::string_view origin, ModelConfig& c) {
   c.num_layers = size_field(hf, "num_hidden_layers", origin);
   require(c.num_layers <= 10000, "{}: 'num_hidden_layers' is {}, wanted at most 10000", origin, c.num_layers);
   c.hidden_size = size_field(hf, "hidden_size", origin);
-  c.ffn_hidden_size = size_field(hf, "intermediate_size", origin);
+  c.ffn_hidden_size = size_field(hf, hf.contains("intermediate_size") || !hf.contains("moe_intermediate_size") ? "intermediate_size" : "moe_intermediate_size", origin);
   c.num_attention_heads = size_field(hf, "num_attention_heads", origin);
   c.num_query_groups = size_field_or(hf, "num_key_value_heads", c.num_attention_heads, origin);
   require(c.num_attention_heads % c.num_query_groups == 0, "{}: {} attention heads do not divide over {} key/value heads", origin, c.num_attention_heads,
@@ -145,6 +145,9 @@ void update_field(Json& document, const std::string& key, const Json& value) {
     const Json theta = document["rope_parameters"].value("rope_theta", Json(10000.0));
     document["rope_parameters"] = value.is_null() ? Json{{"rope_type", "default"}} : value;
     document["rope_parameters"]["rope_theta"] = theta;
+  } else if (key == "partial_rotary_factor" && release5) {
+    document["rope_parameters"][key] = value;
+    if (document.contains(key)) document[key] = value;
   } else {
     document[key] = value;
   }
@@ -211,8 +214,12 @@ Json hf_config_from_model(const ModelConfig& config) {
   // Only what changed since the document was read is written into it, so an untouched model keeps its config.json to the letter.
   Json document = parse_json(config.hf_config_json, "the model's config.json");
   const Json before = fresh_config(model_config_from_hf(document, "the model's config.json"));
+  // Release configs are often silent about prediction layers their weights have.
+  const auto left_to_the_tensors = [&](const std::string& key) {
+    return (key == "num_nextn_predict_layers" || key == "mtp_num_hidden_layers") && !document.contains(key);
+  };
   for (const auto& [key, value] : now.items())
-    if (!before.contains(key) || before[key] != value) update_field(document, key, value);
+    if ((!before.contains(key) || before[key] != value) && !left_to_the_tensors(key)) update_field(document, key, value);
   return document;
 }
 

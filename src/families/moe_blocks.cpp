@@ -89,12 +89,12 @@ void add_shared_expert(RuleTable& table, const ModelConfig& config, const LayerP
 
 }  // namespace
 
-ExpertStorage expert_storage(const std::string& hf, const ModelConfig& config, const HfTensors& present) {
+ExpertStorage expert_storage(const std::string& hf, const ModelConfig& config, const HfTensors& present, ExpertStorage usual) {
   const int64_t H = config.hidden_size, F = config.moe_ffn_hidden_size, E = config.num_moe_experts;
   const std::string gate_up = hf + "mlp.experts.gate_up_proj", down = hf + "mlp.experts.down_proj";
   const auto packed_gate_up = present.find(gate_up), packed_down = present.find(down);
   const bool single = present.contains(hf + "mlp.experts.0.gate_proj.weight");
-  if (packed_gate_up == present.end() && packed_down == present.end()) return ExpertStorage::per_expert;
+  if (packed_gate_up == present.end() && packed_down == present.end()) return single ? ExpertStorage::per_expert : usual;
   require(!single, "experts below '{}' are stored both one by one and packed", hf);
   require(packed_gate_up != present.end() && packed_down != present.end(), "'{}' is present but '{}' is not", packed_gate_up != present.end() ? gate_up : down,
           packed_gate_up != present.end() ? down : gate_up);
@@ -111,7 +111,7 @@ bool is_moe_layer(const ModelConfig& config, int64_t layer) {
   return config.num_moe_experts > 0 && (config.moe_layer_freq.empty() || config.moe_layer_freq[static_cast<size_t>(layer)] != 0);
 }
 
-void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present) {
+void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present, ExpertStorage usual) {
   const int64_t H = config.hidden_size, E = config.num_moe_experts;
   table.rules.push_back(copied(place, "pre_mlp_layernorm.weight", "post_attention_layernorm.weight", {H}));
   add_extra_state(table, place, "pre_mlp_layernorm");
@@ -120,7 +120,7 @@ void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& plac
     table.rules.push_back(copied(place, "mlp.router.expert_bias", "mlp.gate.e_score_correction_bias", {E}));
     table.rules.back().precision = Precision::fp32;
   }
-  add_experts(table, config, place, expert_storage(place.hf, config, present));
+  add_experts(table, config, place, expert_storage(place.hf, config, present, usual));
   if (config.moe_shared_expert_intermediate_size > 0) add_shared_expert(table, config, place);
 }
 

@@ -14,11 +14,11 @@ enum class ExpertStorage {
 };
 
 // Read from the names and shapes present below `hf` ("model.layers.0."), never guessed: a square matrix is decided by its sibling, since gate_up is
-// [2 Im, H] and down [H, Im] and both are square never. Absent altogether: per_expert. Mixed or contradictory: UserError naming the tensors.
-ExpertStorage expert_storage(const std::string& hf, const ModelConfig& config, const HfTensors& present);
+// [2 Im, H] and down [H, Im] and both are square never. Absent altogether: `usual`. Mixed or contradictory: UserError naming the tensors.
+ExpertStorage expert_storage(const std::string& hf, const ModelConfig& config, const HfTensors& present, ExpertStorage usual = ExpertStorage::per_expert);
 
 // post_attention_layernorm, router (with its bias when the configuration has one), experts, shared expert with its gate.
-void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present);
+void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present, ExpertStorage usual = ExpertStorage::per_expert);
 bool is_moe_layer(const ModelConfig& config, int64_t layer);
 // The whole of a pre-norm decoder whose layers have experts where moe_layer_freq says so.
 RuleTable sparse_decoder(const ModelConfig& config, const HfTensors& present);

@@ -18,6 +18,8 @@ struct Family {
   void (*read_config)(const Json& hf, std::string_view origin, ModelConfig& config);
   void (*write_config)(const ModelConfig& config, Json& hf);
   RuleTable (*rules)(const ModelConfig& config, const HfTensors& present);
+  // Multi-token prediction layers among HF's tensors; nullptr for families without them.
+  int64_t (*prediction_depths)(const HfTensors& present) = nullptr;
 };
 
 std::span<const Family> families();
@@ -32,5 +34,10 @@ ModelConfig model_config_from_hf(const std::filesystem::path& config_json);
 Json hf_config_from_model(const ModelConfig& config);
 
 RuleTable rule_table(const ModelConfig& config, const HfTensors& present = {});
+
+// Names and shapes of the tensors in an HF model folder. UserError as format/hf_index.h.
+HfTensors hf_tensors(const std::filesystem::path& model_folder);
+// What the names of the tensors decide and a config may not know: mtp_num_layers of a family with multi-token prediction, from the tensors of an HF model.
+void read_presence(const HfTensors& present, ModelConfig& config);
 
 }  // namespace ponte

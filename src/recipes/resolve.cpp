@@ -60,6 +60,7 @@ void apply_hf_model(ConfigDraft& draft, const std::string& ref, const fs::path& 
   apply_change(draft, "HF model " + ref, [&](Config& config) {
     Config from_hf;
     from_hf.model = model_config_from_hf(folder / "config.json");
+    if (holds_weights(folder)) read_presence(hf_tensors(folder), from_hf.model);
     for (const Field& field : config_fields())
       if (field.role == FieldRole::architecture || field.key == "hf_config_json") field.copy(from_hf, config);
     if (fs::exists(folder / "tokenizer.json") || fs::exists(folder / "tokenizer_config.json")) {

@@ -5,6 +5,7 @@
 #include "bijection.h"
 #include "families/facts.h"
 #include "families/moe_blocks.h"
+#include "families/registry.h"
 #include "layout/placement.h"
 
 namespace ponte {
@@ -124,18 +125,65 @@ TEST(SparseRules, GatedDeltaNetIsCutByKeyHeads) {
   EXPECT_EQ(slice_of(table.find("decoder.layers.0.self_attention.A_log"), {.rank = 0, .size = 2}).shape, (Shape{3}));
 }
 
-TEST(SparseRules, PredictionHeadIsReadFromNames) {
-  ModelConfig c = next_config();
-  auto has_head = [&](const HfTensors& present) {
-    for (const Rule& rule : qwen3_next::rules(c, present).rules)
-      if (rule.name() == "mtp.layers.0.mtp_model_layer.self_attention.linear_qkv.weight") return true;
-    return false;
+// What the tensors say overrules the config, both ways, and the table follows the config.
+TEST(SparseRules, PredictionDepthsAreReadFromNames) {
+  const struct {
+    const char* name;
+    int64_t config;
+    HfTensors present;
+    int64_t depths;
+  } cases[] = {
+      {"config alone", 1, {{"model.norm.weight", {8}}}, 0},
+      {"tensors alone", 0, {{"mtp.fc.weight", {8, 16}}}, 1},
+      {"two", 0, {{"mtp.fc.weight", {8, 16}}, {"mtp.depth1.fc.weight", {8, 16}}}, 2},
+      {"a gap", 0, {{"mtp.depth1.fc.weight", {8, 16}}}, 0},
   };
-  EXPECT_TRUE(has_head({}));
-  EXPECT_FALSE(has_head({{"model.norm.weight", {8}}}));
-  c.mtp_num_layers = 0;
-  EXPECT_FALSE(has_head({}));
-  EXPECT_TRUE(has_head({{"mtp.fc.weight", {8, 16}}}));
+  for (const auto& test : cases) {
+    ModelConfig c = next_config();
+    c.hf_architecture = "Qwen3NextForCausalLM";
+    c.mtp_num_layers = test.config;
+    read_presence(test.present, c);
+    EXPECT_EQ(c.mtp_num_layers, test.depths) << test.name;
+    int64_t found = 0;
+    for (const Rule& rule : rule_table(c, test.present).rules) found += rule.leaf == "mtp_model_layer.self_attention.linear_qkv.weight";
+    EXPECT_EQ(found, test.depths) << test.name;
+  }
+  ModelConfig dense;
+  dense.hf_architecture = "Qwen3ForCausalLM";
+  read_presence({{"mtp.fc.weight", {8, 16}}}, dense);
+  EXPECT_EQ(dense.mtp_num_layers, 0);
+}
+
+TEST(SparseRules, SeveralDepthsAreABijection) {
+  ModelConfig c = next_config();
+  c.mtp_num_layers = 3;
+  expect_bijection(qwen3_next::rules(c, {}));
+}
+
+TEST(SparseRules, StorageOfReleases) {
+  ModelConfig c = next_config();
+  const auto sources = [](const RuleTable& table, std::string_view part) {
+    std::set<std::string> out;
+    for (const Rule& rule : table.rules)
+      for (const Source& source : rule.sources)
+        if (source.name.find(part) != std::string::npos) out.insert(source.name);
+    return out.size();
+  };
+  const RuleTable next = qwen3_next::rules(c, {}), later = qwen3_5_moe::rules(c, {});
+  expect_bijection(later);
+  EXPECT_EQ(sources(next, "in_proj_qkvz"), 3u);
+  EXPECT_EQ(sources(later, "in_proj_qkvz"), 0u);
+  EXPECT_EQ(sources(later, "in_proj_z"), 3u);
+  EXPECT_EQ(sources(next, "experts.gate_up_proj"), 0u);
+  EXPECT_EQ(sources(later, "experts.gate_up_proj"), 4u);  // the decoder's; the head's are stored one by one
+  EXPECT_EQ(sources(later, "mtp.layers.0.mlp.experts."), 9u);
+  // Names overrule the usual storage, both ways.
+  EXPECT_EQ(sources(qwen3_5_moe::rules(c, {{"model.layers.0.linear_attn.in_proj_qkvz.weight", {}}}), "in_proj_qkvz"), 1u);
+  EXPECT_EQ(sources(qwen3_5_moe::rules(c, {{"model.layers.0.mlp.experts.0.gate_proj.weight", {}}}), "model.layers.0.mlp.experts."), 9u);
+  EXPECT_THROW(qwen3_next::rules(c, {{"model.layers.0.linear_attn.in_proj_qkvz.weight", {}}, {"model.layers.0.linear_attn.in_proj_qkv.weight", {}}}), UserError);
+  c.num_moe_experts = 0;
+  c.moe_shared_expert_intermediate_size = 0;
+  expect_bijection(qwen3_5::rules(c, {}));
 }
 
 }  // namespace
