@@ -4,8 +4,11 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/maximum.h>
 
+#include <algorithm>
 #include <condition_variable>
+#include <deque>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -14,10 +17,10 @@
 namespace ponte {
 namespace {
 
-// Where the ranks of one group meet: each posts a tensor, all wait, all read, all wait again before anyone moves on.
+// Where the ranks of one group meet: each posts a tensor, all wait, all read, all wait again before anyone moves on. Messages wait in queues.
 class MeetingPoint {
  public:
-  explicit MeetingPoint(int64_t size) : size_(size), posted_(size) {}
+  explicit MeetingPoint(int64_t size) : size_(size), posted_(size), rows_(size), queues_(size * size) {}
   int64_t size() const { return size_; }
 
   void arrive() {
@@ -27,20 +30,37 @@ class MeetingPoint {
     if (++waiting_ == size_) {
       waiting_ = 0;
       ++round_;
-      all_here_.notify_all();
+      changed_.notify_all();
       return;
     }
-    all_here_.wait(lock, [&] { return round_ != round || abandoned_; });
+    changed_.wait(lock, [&] { return round_ != round || abandoned_; });
     if (round_ == round) check();
   }
 
   void abandon() {
     std::lock_guard lock(mutex_);
     abandoned_ = true;
-    all_here_.notify_all();
+    changed_.notify_all();
+  }
+
+  void put(int64_t from, int64_t to, at::Tensor message) {
+    std::lock_guard lock(mutex_);
+    check();
+    queues_[from * size_ + to].push_back(std::move(message));
+    changed_.notify_all();
+  }
+  at::Tensor take(int64_t from, int64_t to) {
+    std::unique_lock lock(mutex_);
+    std::deque<at::Tensor>& queue = queues_[from * size_ + to];
+    changed_.wait(lock, [&] { return !queue.empty() || abandoned_; });
+    if (queue.empty()) check();
+    at::Tensor out = std::move(queue.front());
+    queue.pop_front();
+    return out;
   }
 
   at::Tensor& posted(int64_t rank) { return posted_[rank]; }
+  std::vector<int64_t>& rows(int64_t rank) { return rows_[rank]; }
 
  private:
   void check() const {
@@ -48,10 +68,39 @@ class MeetingPoint {
   }
   const int64_t size_;
   std::mutex mutex_;
-  std::condition_variable all_here_;
+  std::condition_variable changed_;
   std::vector<at::Tensor> posted_;
+  std::vector<std::vector<int64_t>> rows_;
+  std::vector<std::deque<at::Tensor>> queues_;  // [from, to]
   int64_t waiting_ = 0, round_ = 0;
   bool abandoned_ = false;
+};
+
+std::vector<int64_t> starts(std::span<const int64_t> rows) {
+  std::vector<int64_t> out = {0};
+  for (const int64_t n : rows) out.push_back(out.back() + n);
+  return out;
+}
+
+// Received tensors are filled when they are waited for; what was sent has been copied already.
+class Receipts final : public PendingTransfers {
+ public:
+  Receipts(std::shared_ptr<MeetingPoint> meeting, int64_t rank, std::vector<Transfer> receives)
+      : meeting_(std::move(meeting)), rank_(rank), receives_(std::move(receives)) {}
+  void wait() override {
+    at::NoGradGuard off;
+    for (Transfer& t : receives_) {
+      const at::Tensor message = meeting_->take(t.peer, rank_);
+      PONTE_ASSERT(message.sizes() == t.tensor.sizes() && message.scalar_type() == t.tensor.scalar_type());
+      t.tensor.copy_(message);
+    }
+    receives_.clear();
+  }
+
+ private:
+  std::shared_ptr<MeetingPoint> meeting_;
+  int64_t rank_;
+  std::vector<Transfer> receives_;
 };
 
 class ThreadGroup final : public Group {
@@ -59,31 +108,47 @@ class ThreadGroup final : public Group {
   ThreadGroup(std::shared_ptr<MeetingPoint> meeting, int64_t rank) : meeting_(std::move(meeting)), rank_(rank) {}
   int64_t rank() const override { return rank_; }
   int64_t size() const override { return meeting_->size(); }
-  void abandon() { meeting_->abandon(); }
+  void barrier() override { meeting_->arrive(); }
 
-  void all_reduce(at::Tensor& tensor, ReduceOp op) override {
+ protected:
+  void do_all_reduce(at::Tensor& tensor, ReduceOp op) override {
     at::NoGradGuard off;
     tensor.copy_(exchange(tensor, [&] { return reduced([](const at::Tensor& t) { return t; }, op); }));
   }
-  at::Tensor all_gather(const at::Tensor& tensor) override {
-    at::NoGradGuard off;
-    return exchange(tensor, [&] {
-      std::vector<at::Tensor> parts;
-      for (int64_t r = 0; r < size(); ++r) parts.push_back(meeting_->posted(r));
-      return at::cat(parts);
-    });
-  }
-  at::Tensor reduce_scatter_sum(const at::Tensor& tensor) override {
-    at::NoGradGuard off;
-    PONTE_ASSERT(tensor.size(0) % size() == 0);
+  at::Tensor do_all_gather(const at::Tensor& tensor) override { return gathered(tensor); }
+  at::Tensor do_all_gather_rows(const at::Tensor& tensor, std::span<const int64_t>) override { return gathered(tensor); }
+  at::Tensor do_reduce_scatter_sum(const at::Tensor& tensor) override {
     const int64_t rows = tensor.size(0) / size();
-    return exchange(tensor, [&] { return reduced([&](const at::Tensor& t) { return t.narrow(0, rank_ * rows, rows); }, ReduceOp::sum); });
+    return scattered(tensor, rank_ * rows, rows);
   }
-  void broadcast(at::Tensor& tensor, int64_t root) override {
+  at::Tensor do_reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows) override {
+    return scattered(tensor, starts(rows)[rank_], rows[rank_]);
+  }
+  void do_broadcast(at::Tensor& tensor, int64_t root) override {
     at::NoGradGuard off;
     tensor.copy_(exchange(tensor, [&] { return meeting_->posted(root).clone(); }));
   }
-  void barrier() override { meeting_->arrive(); }
+  at::Tensor do_all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) override {
+    at::NoGradGuard off;
+    meeting_->rows(rank_).assign(sent.begin(), sent.end());
+    return exchange(tensor, [&] {
+      std::vector<at::Tensor> parts;
+      for (int64_t r = 0; r < size(); ++r) {
+        const std::vector<int64_t>& theirs = meeting_->rows(r);
+        PONTE_ASSERT(theirs[rank_] == received[r]);
+        parts.push_back(meeting_->posted(r).narrow(0, starts(theirs)[rank_], received[r]));
+      }
+      return at::cat(parts);
+    });
+  }
+  std::unique_ptr<PendingTransfers> do_transfer(std::span<const Transfer> transfers) override {
+    std::vector<Transfer> receives;
+    for (const Transfer& t : transfers) {
+      if (t.direction == Transfer::Direction::send) meeting_->put(rank_, t.peer, t.tensor.detach().clone());
+      else receives.push_back(t);
+    }
+    return std::make_unique<Receipts>(meeting_, rank_, std::move(receives));
+  }
 
  private:
   template <class Read>
@@ -93,6 +158,18 @@ class ThreadGroup final : public Group {
     at::Tensor result = read();
     meeting_->arrive();  // nobody changes what it posted before everybody has read it
     return result;
+  }
+  at::Tensor gathered(const at::Tensor& tensor) {
+    at::NoGradGuard off;
+    return exchange(tensor, [&] {
+      std::vector<at::Tensor> parts;
+      for (int64_t r = 0; r < size(); ++r) parts.push_back(meeting_->posted(r));
+      return at::cat(parts);
+    });
+  }
+  at::Tensor scattered(const at::Tensor& tensor, int64_t first, int64_t rows) {
+    at::NoGradGuard off;
+    return exchange(tensor, [&] { return reduced([&](const at::Tensor& t) { return t.narrow(0, first, rows); }, ReduceOp::sum); });
   }
   template <class Part>
   at::Tensor reduced(Part part, ReduceOp op) {
@@ -106,33 +183,37 @@ class ThreadGroup final : public Group {
 
 }  // namespace
 
-std::vector<std::shared_ptr<Group>> thread_groups(int64_t size) {
-  if (size == 1) return {single_group()};
-  const auto meeting = std::make_shared<MeetingPoint>(size);
-  std::vector<std::shared_ptr<Group>> groups;
-  for (int64_t r = 0; r < size; ++r) groups.push_back(std::make_shared<ThreadGroup>(meeting, r));
-  return groups;
-}
-
-void run_tensor_parallel(int64_t size, const std::function<void(const Groups&)>& body) {
-  const auto tensor = thread_groups(size);
+void run_ranks(const Mesh& mesh, const std::function<void(const Groups&)>& body) {
+  std::map<std::vector<int64_t>, std::shared_ptr<MeetingPoint>> meetings;
   std::mutex mutex;
   std::exception_ptr first;
-  const auto rank = [&](int64_t r) {
+  const auto make = [&](int64_t rank, const std::vector<int64_t>& ranks) {
+    std::lock_guard lock(mutex);
+    std::shared_ptr<MeetingPoint>& meeting = meetings[ranks];
+    if (!meeting) meeting = std::make_shared<MeetingPoint>(static_cast<int64_t>(ranks.size()));
+    return std::make_shared<ThreadGroup>(meeting, std::find(ranks.begin(), ranks.end(), rank) - ranks.begin());
+  };
+  // Groups exist before the first rank runs, so that a failing rank can release everybody.
+  std::vector<Groups> groups;
+  for (int64_t r = 0; r < mesh.size(); ++r)
+    groups.push_back(groups_of(mesh, r, [&](const std::string&, const std::vector<int64_t>& ranks) { return make(r, ranks); }));
+  const auto run = [&](int64_t r) {
     try {
-      Groups groups = single_groups();
-      groups.tensor = tensor[r];
-      body(groups);
+      body(groups[r]);
     } catch (...) {
       std::lock_guard lock(mutex);
       if (!first) first = std::current_exception();
-      if (auto* group = dynamic_cast<ThreadGroup*>(tensor[r].get())) group->abandon();
+      for (const auto& [ranks, meeting] : meetings) meeting->abandon();
     }
   };
   std::vector<std::thread> threads;
-  for (int64_t r = 0; r < size; ++r) threads.emplace_back(rank, r);
+  for (int64_t r = 0; r < mesh.size(); ++r) threads.emplace_back(run, r);
   for (std::thread& thread : threads) thread.join();
   if (first) std::rethrow_exception(first);
+}
+
+void run_tensor_parallel(int64_t size, const std::function<void(const Groups&)>& body) {
+  run_ranks(Mesh({.tensor = size}), body);
 }
 
 }  // namespace ponte
