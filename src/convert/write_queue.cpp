@@ -56,6 +56,7 @@ void WriteQueue::run() {
     lock.unlock();
     try {
       item.file->write_at(item.offset, item.bytes);
+      writeback_.wrote(*item.file, item.bytes.size());
     } catch (...) {
       lock.lock();
       error_ = std::current_exception();

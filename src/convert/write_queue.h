@@ -1,5 +1,6 @@
 // One thread that writes, fed by those that read and hash. Buffered writes to one file exclude each other in the kernel, and threads that meet there wait
-// far longer than a write takes; a queue keeps the writer busy and everyone else out of its way.
+// far longer than a write takes; a queue keeps the writer busy and everyone else out of its way. What is written starts for the disk at once. Files must
+// outlive the queue.
 #pragma once
 #include <condition_variable>
 #include <deque>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/writeback.h"
 
 namespace ponte {
 
@@ -37,6 +39,7 @@ class WriteQueue {
   std::vector<std::vector<std::byte>> spare_;
   std::exception_ptr error_;
   bool ending_ = false;
+  EarlyWriteback writeback_;
   std::thread thread_;
 };
 

@@ -1,8 +1,10 @@
 // The writer: every item's place is known before any data, so threads write data where it belongs while checksums are computed on the way.
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "base/checked.h"
+#include "base/writeback.h"
 #include "format/crc32.h"
 #include "format/torch_dist_metadata.h"
 
@@ -62,6 +64,7 @@ struct TorchDistWriter::State {
   std::vector<OutputFile> files;
   std::vector<uint64_t> file_bytes;
   std::mutex mutex;  // of every chunk's pieces
+  std::optional<EarlyWriteback> writeback;  // ends before the files do
   bool begun = false;
 
   std::string file_name(size_t file) const { return format("__{}_{}.distcp", options.rank, file); }
@@ -132,6 +135,7 @@ void TorchDistWriter::begin() {
     s.files.emplace_back(s.directory / s.file_name(i));
     s.files.back().preallocate(s.file_bytes[i]);
   }
+  s.writeback.emplace();
 }
 
 size_t TorchDistWriter::chunks() const { return state_->chunks.size(); }
@@ -155,6 +159,7 @@ void TorchDistWriter::write(size_t chunk, uint64_t offset, std::span<const std::
     const auto block = bytes.subspan(done, std::min(kBlockBytes, bytes.size() - done));
     piece.crc = crc32_update(piece.crc, block);
     s.files[c.file].write_at(at + done, block);
+    s.writeback->wrote(s.files[c.file], block.size());
   }
   const std::lock_guard lock(s.mutex);
   c.pieces.push_back(piece);
@@ -172,6 +177,7 @@ std::string TorchDistWriter::finish_rank() {
     s.files[c.file].write_at(c.item + c.archive.data_offset + c.archive.data_bytes, as_span(parts.tail));
   }
   for (const PlannedObject& o : s.objects) s.files[o.file].write_at(o.item, as_span(o.archive));
+  s.writeback.reset();
   s.files.clear();
   return render_dist_metadata(s.metadata());
 }
