@@ -27,7 +27,7 @@ QkNorm<T> norms_of(const QkvInputs& in) {
 }
 
 QkvShape shape_of(const QkvInputs& in) {
-  return {in.T, in.layout.groups, in.layout.queries_per_group, in.layout.head_dim, 2 * in.cos_SR.size(-1)};
+  return {in.T, in.layout.groups, in.layout.queries_per_group, in.layout.head_dim, 2 * in.cos_SR.size(-1), in.layout.gates()};
 }
 
 bool vector_path(const at::Tensor& qkv, const QkvInputs& in) { return has_vector_path(qkv) && in.layout.head_dim <= 1024; }
@@ -37,7 +37,7 @@ bool vector_path(const at::Tensor& qkv, const QkvInputs& in) { return has_vector
 QkvResult split_qkv_reference(const at::Tensor& qkv_SW, const QkvInputs& in) {
   const auto wide = accumulation_type(qkv_SW);
   const int64_t q = in.layout.queries_per_group, D = in.layout.head_dim;
-  const at::Tensor packed = qkv_SW.view({in.B, in.T, in.layout.groups, q + 2, D});
+  const at::Tensor packed = qkv_SW.view({in.B, in.T, in.layout.groups, in.layout.group_heads(), D});
   const auto [cos, sin] = angles(in, wide);
   std::vector<at::Tensor> rstds;
   const auto head = [&](int64_t from, int64_t count, const at::Tensor& weight) {
@@ -51,8 +51,8 @@ QkvResult split_qkv_reference(const at::Tensor& qkv_SW, const QkvInputs& in) {
   };
   QkvResult result;
   result.q_BNTD = head(0, q, in.query_norm_D);
-  result.k_BGTD = head(q, 1, in.key_norm_D);
-  result.v_BGTD = packed.select(3, q + 1).transpose(1, 2).contiguous();
+  result.k_BGTD = head(q + in.layout.gates(), 1, in.key_norm_D);
+  result.v_BGTD = packed.select(3, q + in.layout.gates() + 1).transpose(1, 2).contiguous();
   if (!rstds.empty()) result.rstd = at::cat(rstds, -1).view({in.B * in.T, -1});
   return result;
 }
@@ -61,25 +61,27 @@ at::Tensor split_qkv_backward_reference(const at::Tensor& qkv_SW, const QkvInput
                                         const at::Tensor& dv_BGTD, const at::Tensor& rstd, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D) {
   const auto wide = accumulation_type(qkv_SW);
   const int64_t q = in.layout.queries_per_group, D = in.layout.head_dim, groups = in.layout.groups;
-  const at::Tensor packed = qkv_SW.view({in.B, in.T, groups, q + 2, D});
+  const at::Tensor packed = qkv_SW.view({in.B, in.T, groups, in.layout.group_heads(), D});
   const auto [cos, sin] = angles(in, wide);
-  const auto head = [&](int64_t from, int64_t count, const at::Tensor& dy, const at::Tensor& weight, at::Tensor& gradient) {
+  const auto head = [&](int64_t from, int64_t first_rstd, int64_t count, const at::Tensor& dy, const at::Tensor& weight, at::Tensor& gradient) {
     at::Tensor d = rotate(dy.transpose(1, 2).to(wide), cos, sin, -1).reshape({in.B, in.T, groups, count, D});
     if (!weight.defined()) return d;
-    const at::Tensor scale = rstd.view({in.B * in.T, groups, q + 1}).narrow(2, from, count).reshape({-1});
+    const at::Tensor scale = rstd.view({in.B * in.T, groups, q + 1}).narrow(2, first_rstd, count).reshape({-1});
     return rms_norm_backward_reference(d.reshape({-1, D}), packed.narrow(3, from, count).to(wide).reshape({-1, D}), weight.to(wide), scale,
                                        {in.epsilon, in.offset}, gradient)
         .view(d.sizes());
   };
-  const at::Tensor dq = head(0, q, dq_BNTD, in.query_norm_D, query_gradient_D), dk = head(q, 1, dk_BGTD, in.key_norm_D, key_gradient_D);
+  const at::Tensor dq = head(0, 0, q, dq_BNTD, in.query_norm_D, query_gradient_D);
+  const at::Tensor dk = head(q + in.layout.gates(), q, 1, dk_BGTD, in.key_norm_D, key_gradient_D);
   const at::Tensor dv = dv_BGTD.transpose(1, 2).unsqueeze(3).to(wide);
-  return at::cat({dq, dk, dv}, 3).view(qkv_SW.sizes()).to(qkv_SW.scalar_type());
+  const at::Tensor dgates = dq.new_zeros({in.B, in.T, groups, in.layout.gates(), D});
+  return at::cat({dq, dgates, dk, dv}, 3).view(qkv_SW.sizes()).to(qkv_SW.scalar_type());
 }
 
 QkvResult split_qkv(const at::Tensor& qkv_SW, const QkvInputs& in) {
   if (!vector_path(qkv_SW, in)) return split_qkv_reference(qkv_SW, in);
   const at::Tensor qkv = qkv_SW.contiguous();
-  const auto& [groups, per_group, D] = in.layout;
+  const auto& [groups, per_group, D, gate] = in.layout;
   QkvResult out{at::empty({in.B, in.layout.heads(), in.T, D}, qkv.options()), at::empty({in.B, groups, in.T, D}, qkv.options()),
                 at::empty({in.B, groups, in.T, D}, qkv.options()), {}};
   if (in.query_norm_D.defined()) out.rstd = at::empty({in.B * in.T, groups * (per_group + 1)}, qkv.options().dtype(at::kFloat));

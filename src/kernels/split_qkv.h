@@ -5,10 +5,15 @@
 
 namespace ponte {
 
-// A packed row holds, for each of `groups` key/value heads: its query heads, the key, the value.
+enum class OutputGate { none, per_head };  // gated attention: a gate as wide as each query head (kernels/gate_heads.h)
+
+// A packed row holds, for each of `groups` key/value heads: its query heads, their gates where there are any, the key, the value.
 struct HeadLayout {
   int64_t groups, queries_per_group, head_dim;
+  OutputGate gate = OutputGate::none;
   int64_t heads() const { return groups * queries_per_group; }
+  int64_t gates() const { return gate == OutputGate::per_head ? queries_per_group : 0; }  // of a group
+  int64_t group_heads() const { return queries_per_group + gates() + 2; }
 };
 
 struct QkvInputs {
@@ -24,7 +29,7 @@ struct QkvResult {
   at::Tensor rstd;                      // fp32 [S, groups * (queries_per_group + 1)]; undefined without norms
 };
 QkvResult split_qkv(const at::Tensor& qkv_SW, const QkvInputs& inputs);
-// Returns dqkv; adds the norm weights' gradients (fp32) where given.
+// Returns dqkv (gates' part unwritten); adds the norm weights' gradients (fp32) where given.
 at::Tensor split_qkv_backward(const at::Tensor& qkv_SW, const QkvInputs& inputs, const at::Tensor& dq_BNTD, const at::Tensor& dk_BGTD,
                               const at::Tensor& dv_BGTD, const at::Tensor& rstd, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D);
 

@@ -41,4 +41,17 @@ int64_t attention_backward_scratch_floats(int64_t queries, int64_t keys, int64_t
   return 5 * k * D + (4 * D + 1) * q + kAttentionTile * (D + 2 * kAttentionTile);
 }
 
+int64_t delta_chunks(int64_t tokens) { return (tokens + kDeltaChunk - 1) / kDeltaChunk; }
+
+// As delta_chunk and delta_work, and delta_backward, take their pieces; each is rounded up to 16.
+int64_t delta_scratch(int64_t, int64_t D, int64_t V) {
+  const int64_t C = kDeltaChunk, wide = V > C ? V : C;
+  return C * (3 * D + 2) + 5 * C * C + 3 * C * wide + 16 * 16;
+}
+
+int64_t delta_backward_scratch(int64_t values, int64_t D, int64_t V) {
+  const int64_t C = kDeltaChunk;
+  return delta_scratch(values, D, V) + 4 * C * D + 6 * C * C + 6 * C * V + values * D * V + 16 * 16;
+}
+
 }  // namespace ponte

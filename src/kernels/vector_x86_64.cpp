@@ -7,6 +7,6 @@ namespace {
 #include "kernels/vector_kernels.inc"
 }  // namespace
 
-const VectorTables k_x86_64 = {"x86-64", &kTable<float>, &kTable<Bf16>};
+const VectorTables k_x86_64 = {"x86-64", &kTable<float>, &kTable<Bf16>, &kDelta<float, float>, &kDelta<Bf16, float>, &kDelta<double, double>};
 
 }  // namespace ponte

@@ -101,18 +101,19 @@ TEST(Kernels, SplitQkv) {
   at::manual_seed(5);
   for (const Case& c : kCases)
     for (const bool norm : {false, true})
-      for (const int64_t rotary : {4, 16, 24}) {
-        const HeadLayout layout{3, 2, 24};
+      for (const auto& [rotary, gate] : std::vector<std::pair<int64_t, OutputGate>>{{4, OutputGate::none}, {16, OutputGate::none}, {24, OutputGate::none}, {6, OutputGate::per_head}}) {
+        const HeadLayout layout{3, 2, 24, gate};
         const QkvInputs in = qkv_inputs(2, 19, layout, rotary, norm, c.type), in64 = widened(in);
-        const at::Tensor qkv = random({38, 3 * 4 * 24}, c.type);
+        const at::Tensor qkv = random({38, 3 * layout.group_heads() * 24}, c.type);
         const auto got = split_qkv(qkv, in), wanted = split_qkv_reference(wide(qkv), in64);
         EXPECT_CLOSE(got.q_BNTD, wanted.q_BNTD, c);
         EXPECT_CLOSE(got.k_BGTD, wanted.k_BGTD, c);
         EXPECT_CLOSE(got.v_BGTD, wanted.v_BGTD, c);
         const at::Tensor dq = random(got.q_BNTD.sizes(), c.type), dk = random(got.k_BGTD.sizes(), c.type), dv = random(got.v_BGTD.sizes(), c.type);
         at::Tensor dqw = at::zeros({24}), dkw = at::zeros({24}), dqw64 = wide(dqw).clone(), dkw64 = wide(dkw).clone();
-        EXPECT_CLOSE(split_qkv_backward(qkv, in, dq, dk, dv, got.rstd, dqw, dkw),
-                     split_qkv_backward_reference(wide(qkv), in64, wide(dq), wide(dk), wide(dv), wanted.rstd, dqw64, dkw64), c);
+        at::Tensor dqkv = split_qkv_backward(qkv, in, dq, dk, dv, got.rstd, dqw, dkw);
+        if (gate == OutputGate::per_head) dqkv.view({38, 3, 6, 24}).narrow(2, 2, 2).zero_();  // the gates' part is gate_heads_backward's
+        EXPECT_CLOSE(dqkv, split_qkv_backward_reference(wide(qkv), in64, wide(dq), wide(dk), wide(dv), wanted.rstd, dqw64, dkw64), c);
         if (!norm) continue;
         EXPECT_CLOSE(dqw, dqw64, c);
         EXPECT_CLOSE(dkw, dkw64, c);
@@ -121,19 +122,21 @@ TEST(Kernels, SplitQkv) {
 
 TEST(Kernels, SplitQkvDefinitionAgreesWithAutograd) {
   at::manual_seed(6);
-  QkvInputs in = widened(qkv_inputs(2, 5, {2, 3, 8}, 6, true, at::kDouble));
-  in.query_norm_D.requires_grad_();
-  in.key_norm_D.requires_grad_();
-  const at::Tensor qkv = at::randn({10, 2 * 5 * 8}, at::kDouble).requires_grad_();
-  const auto out = split_qkv_reference(qkv, in);
-  const at::Tensor dq = at::randn_like(out.q_BNTD), dk = at::randn_like(out.k_BGTD), dv = at::randn_like(out.v_BGTD);
-  ((out.q_BNTD * dq).sum() + (out.k_BGTD * dk).sum() + (out.v_BGTD * dv).sum()).backward();
-  at::NoGradGuard off;
-  at::Tensor dqw = at::zeros({8}, at::kDouble), dkw = at::zeros({8}, at::kDouble);
-  const at::Tensor d = split_qkv_backward_reference(qkv, in, dq, dk, dv, out.rstd, dqw, dkw);
-  EXPECT_LT(distance(d, qkv.grad()), 1e-13);
-  EXPECT_LT(distance(dqw, in.query_norm_D.grad()), 1e-13);
-  EXPECT_LT(distance(dkw, in.key_norm_D.grad()), 1e-13);
+  for (const OutputGate gate : {OutputGate::none, OutputGate::per_head}) {
+    QkvInputs in = widened(qkv_inputs(2, 5, {2, 3, 8, gate}, 6, true, at::kDouble));
+    in.query_norm_D.requires_grad_();
+    in.key_norm_D.requires_grad_();
+    const at::Tensor qkv = at::randn({10, 2 * in.layout.group_heads() * 8}, at::kDouble).requires_grad_();
+    const auto out = split_qkv_reference(qkv, in);
+    const at::Tensor dq = at::randn_like(out.q_BNTD), dk = at::randn_like(out.k_BGTD), dv = at::randn_like(out.v_BGTD);
+    ((out.q_BNTD * dq).sum() + (out.k_BGTD * dk).sum() + (out.v_BGTD * dv).sum()).backward();
+    at::NoGradGuard off;
+    at::Tensor dqw = at::zeros({8}, at::kDouble), dkw = at::zeros({8}, at::kDouble);
+    const at::Tensor d = split_qkv_backward_reference(qkv, in, dq, dk, dv, out.rstd, dqw, dkw);
+    EXPECT_LT(distance(d, qkv.grad()), 1e-13);
+    EXPECT_LT(distance(dqw, in.query_norm_D.grad()), 1e-13);
+    EXPECT_LT(distance(dkw, in.key_norm_D.grad()), 1e-13);
+  }
 }
 
 struct AttentionCase {
