@@ -49,6 +49,12 @@ void remove_dead_stagings(const fs::path& target) {
 
 }  // namespace
 
+bool is_plain_file_name(std::string_view name) {
+  constexpr size_t kLongest = 255;  // NAME_MAX
+  return !name.empty() && name.size() <= kLongest && name.front() != '.' &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+}
+
 std::string read_file(const fs::path& file) {
   const MappedFile mapped(file);
   const auto bytes = mapped.bytes();

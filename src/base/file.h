@@ -11,6 +11,8 @@ namespace ponte {
 namespace fs = std::filesystem;
 
 std::string read_file(const fs::path& file);
+// A name a file can have inside the folder at hand: not empty, hidden, longer than 255 bytes, nor with a slash or a NUL in it.
+bool is_plain_file_name(std::string_view name);
 // Written to a temporary sibling, fsynced and renamed over `file`.
 void write_file_atomically(const fs::path& file, std::string_view content);
 

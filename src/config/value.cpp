@@ -4,6 +4,9 @@
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
+#include <simdjson.h>
+
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -123,6 +126,10 @@ std::string without_underscores(const std::string& text) {
   return out;
 }
 
+// Line ends and tabs aside, YAML files hold no control characters; a quoted scalar may spell them out.
+bool is_control(char c) { return (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' && c != '\r') || c == 0x7f; }
+bool must_be_escaped(char c) { return is_control(c) || c == '\n' || c == '\t' || c == '\r' || c == '\\'; }
+
 bool reads_as_other_type(std::string_view text) {
   for (std::string_view word :
        {"null", "Null", "NULL", "~", "true", "false", "True", "False", "TRUE", "FALSE", "yes", "no", "on", "off", "Yes", "No", "On", "Off"})
@@ -144,6 +151,10 @@ const YamlValue* YamlValue::find(std::string_view key) const {
 
 YamlValue parse_value(std::string_view yaml, const std::string& file) {
   require(yaml.size() <= kMaxBytes, "{}: {} bytes are too many for a configuration", file, yaml.size());
+  require(simdjson::validate_utf8(yaml), "{}: not UTF-8 text", file);
+  const auto strange = std::find_if(yaml.begin(), yaml.end(), is_control);
+  require(strange == yaml.end(), "{} line {}: the byte {} is not text", file, 1 + std::count(yaml.begin(), strange, '\n'),
+          static_cast<int>(static_cast<unsigned char>(strange == yaml.end() ? 0 : *strange)));
   std::istringstream stream{std::string(yaml)};
   Builder builder(file);
   try {
@@ -177,22 +188,26 @@ std::string describe(const YamlValue& value) {
 }
 
 std::string yaml_text(std::string_view text) {
-  const bool plain = !text.empty() && !reads_as_other_type(text) && text.find_first_of("#:,[]{}&*!|>'\"%@`\n\t\\") == std::string_view::npos &&
+  const bool escaped = std::any_of(text.begin(), text.end(), must_be_escaped);
+  const bool word = !text.empty() && !escaped && !reads_as_other_type(text) && text.find_first_of("#,[]{}&*!|>'\"%@`") == std::string_view::npos;
+  const bool plain = word && text.find(':') == std::string_view::npos &&
                      text.front() != '-' && text.front() != '?' && text.front() != '=' && text.front() != ' ' && text.back() != ' ';
   // A colon is harmless unless a space or the end follows it; paths and hub ids may hold one.
-  const bool colon_only = !text.empty() && !reads_as_other_type(text) && text.find_first_of("#,[]{}&*!|>'\"%@`\n\t\\") == std::string_view::npos &&
-                          text.find(": ") == std::string_view::npos && text.back() != ':' && isalnum(static_cast<unsigned char>(text.front())) &&
-                          text.back() != ' ';
+  const bool colon_only = word && text.find(": ") == std::string_view::npos && text.back() != ':' &&
+                          isalnum(static_cast<unsigned char>(text.front())) && text.back() != ' ';
   if (plain || colon_only) return std::string(text);
-  if (text.find_first_of("\n\t\\") == std::string_view::npos) {
+  if (!escaped) {
     std::string out = "'";
     for (char c : text) out += c == '\'' ? std::string("''") : std::string(1, c);
     return out + "'";
   }
   std::string out = "\"";
   for (char c : text) {
+    constexpr const char* kHex = "0123456789abcdef";
+    const auto byte = static_cast<unsigned char>(c);
     if (c == '\n') out += "\\n";
     else if (c == '\t') out += "\\t";
+    else if (must_be_escaped(c) && c != '\\') out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
     else if (c == '"' || c == '\\') out += std::string("\\") + c;
     else out += c;
   }

@@ -14,10 +14,6 @@
 namespace ponte {
 namespace {
 
-bool plain_file_name(std::string_view name) {
-  return !name.empty() && name.front() != '.' && name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
-}
-
 // Tensor name -> shard file, from model.safetensors.index.json.
 std::map<std::string, std::string> read_index(const fs::path& file) {
   const std::string text = read_file(file), origin = file.string();
@@ -34,7 +30,7 @@ std::map<std::string, std::string> read_index(const fs::path& file) {
   each_field(map, origin, [&](std::string_view name, const JsonElement& value) {
     std::string_view shard;
     require(value.get(shard) == simdjson::SUCCESS, "{}: weight_map['{}'] is not a file name", file, name);
-    require(plain_file_name(shard), "{}: weight_map['{}'] is '{}', wanted a plain file name in the same folder", file, name, shard);
+    require(is_plain_file_name(shard), "{}: weight_map['{}'] is '{}', wanted a plain file name in the same folder", file, name, shard);
     out.emplace(name, shard);
   });
   require(!out.empty(), "{}: weight_map is empty", file);

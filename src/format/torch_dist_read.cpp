@@ -8,15 +8,6 @@
 #include "format/torch_dist_metadata.h"
 
 namespace ponte {
-namespace {
-
-bool plain_file_name(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos && name.find('\\') == std::string::npos &&
-         name.find('\0') == std::string::npos;
-}
-
-}  // namespace
-
 TorchDistReader::TorchDistReader(const fs::path& directory) : directory_(directory) {
   require(fs::is_directory(directory), "{}: no such checkpoint folder", directory);
   const fs::path metadata_file = directory / ".metadata";
@@ -32,7 +23,7 @@ TorchDistReader::TorchDistReader(const fs::path& directory) : directory_(directo
   std::map<std::pair<std::string_view, std::vector<int64_t>>, std::pair<size_t, StorageInfo>> chunk_places;
   for (const DistItem& item : metadata.items) {
     const StorageInfo& s = item.storage;
-    require(plain_file_name(s.file), "{}: '{}' lies in '{}', wanted a plain file name", origin, item.key, s.file);
+    require(is_plain_file_name(s.file), "{}: '{}' lies in '{}', wanted a plain file name", origin, item.key, s.file);
     if (!file_index.contains(s.file)) {
       require(fs::exists(directory / s.file), "{}: data file {} is missing; '{}' lies in it", directory, s.file, item.key);
       file_index.emplace(s.file, files_.size());

@@ -44,6 +44,7 @@ TEST(HfCheckpoint, RefusesIncompleteAndAmbiguousFolders) {
     const char* index;
     const char* error;
   };
+  const std::string long_name = R"({"a": ")" + std::string(300, 'x') + R"("})";
   const std::vector<Case> cases{
       {"missing shard", {spec("a")}, {}, R"({"a": "x.safetensors", "b": "z.safetensors"})", "shard z.safetensors of the index is missing"},
       {"ghost key", {spec("a")}, {}, R"({"a": "x.safetensors", "b": "x.safetensors"})", "lists tensor 'b' in x.safetensors, which lacks it"},
@@ -54,6 +55,7 @@ TEST(HfCheckpoint, RefusesIncompleteAndAmbiguousFolders) {
       {"traversal", {spec("a")}, {}, R"({"a": "../x.safetensors"})", "wanted a plain file name"},
       {"absolute", {spec("a")}, {}, R"({"a": "/etc/passwd"})", "wanted a plain file name"},
       {"hidden", {spec("a")}, {}, R"({"a": ".."})", "wanted a plain file name"},
+      {"long name", {spec("a")}, {}, long_name.c_str(), "wanted a plain file name"},
       {"not a name", {spec("a")}, {}, R"({"a": 1})", "not a file name"},
       {"duplicate key", {spec("a")}, {}, R"({"a": "x.safetensors", "a": "x.safetensors"})", "twice"},
       {"empty map", {spec("a")}, {}, "{}", "weight_map is empty"},
