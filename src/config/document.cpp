@@ -1,6 +1,8 @@
 // Values into a configuration and out of it: one path for YAML entries and command-line assignments.
 #include "config/document.h"
 
+#include <simdjson.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -233,6 +235,7 @@ void apply_yaml(ConfigDraft& draft, std::string_view text, const std::string& fi
 void apply_yaml_file(ConfigDraft& draft, const std::filesystem::path& file) { apply_yaml(draft, read_file(file), file.string()); }
 
 void apply_override(ConfigDraft& draft, std::string_view assignment, const std::string& origin) {
+  require(simdjson::validate_utf8(assignment), "{}: the override is not UTF-8 text", origin);
   const size_t equals = assignment.find('=');
   require(equals != std::string_view::npos && equals > 0, "{}: \"{}\" is not of the form section.key=value", origin, assignment);
   std::string name(assignment.substr(0, equals));

@@ -54,6 +54,8 @@ TEST(Document, ReadsTheSpellingsOfBridge) {
   EXPECT_EQ(draft.origins.at("optimizer.lr"), "file my.yaml line 10");
 }
 
+TEST(Document, OverridesAreText) { EXPECT_THROW(from_overrides({"tokenizer.chat_template=\xff"}), UserError); }
+
 // Each mistake, and what the message must hold.
 TEST(Document, MistakesAreNamed) {
   const std::pair<const char*, std::vector<std::string>> cases[] = {
