@@ -61,7 +61,9 @@ DType dtype_from_user(std::string_view name) {
   if (name == "fp16" || name == "half") return DType::f16;
   if (name == "fp32" || name == "float") return DType::f32;
   if (name == "fp64" || name == "double") return DType::f64;
-  return dtype_from_torch(name);
+  for (const Row& r : kRows)
+    if (r.torch == name || r.torch.substr(6) == name) return r.dtype;
+  fail("'{}' is no type of a tensor's elements; bf16 (bfloat16), fp16 (float16) or fp32 (float32) wanted", name);
 }
 
 uint16_t bf16_from_f32(float value) {

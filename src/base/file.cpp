@@ -1,13 +1,11 @@
 #include "base/file.h"
 
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <csignal>
 #include <utility>
 
 #include "base/errors.h"
@@ -31,22 +29,6 @@ void fsync_path(const fs::path& path, int flags) {
   if (rc != 0 && code != EINVAL) errno = code, fail_errno(format("cannot flush {} to disk", path));
 }
 
-// ".<name>.partial-<pid>"
-fs::path staging_name(const fs::path& target) {
-  return target.parent_path() / format(".{}.partial-{}", target.filename(), ::getpid());
-}
-
-void remove_dead_stagings(const fs::path& target) {
-  const std::string prefix = format(".{}.partial-", target.filename());
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(target.parent_path(), ignored)) {
-    const std::string name = entry.path().filename();
-    if (!name.starts_with(prefix)) continue;
-    const long pid = std::strtol(name.c_str() + prefix.size(), nullptr, 10);
-    if (pid != ::getpid() && (pid <= 0 || (::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH))) fs::remove_all(entry.path(), ignored);
-  }
-}
-
 }  // namespace
 
 bool is_plain_file_name(std::string_view name) {
@@ -62,18 +44,18 @@ std::string read_file(const fs::path& file) {
 }
 
 void write_file_atomically(const fs::path& file, std::string_view content) {
-  const fs::path staging = staging_name(fs::absolute(file));
+  const fs::path target = behind_links(file), staging = staging_name(target);
   try {
     OutputFile out(staging);
     out.append(content);
     out.close();
-    fs::rename(staging, file);
+    fs::rename(staging, target);
   } catch (const std::exception& e) {
     std::error_code ignored;
     fs::remove(staging, ignored);
     fail("cannot write {}: {}", file, e.what());
   }
-  fsync_directory(fs::absolute(file).parent_path());
+  fsync_directory(target.parent_path());
 }
 
 MappedFile::MappedFile(const fs::path& file) : path_(file) {
@@ -155,42 +137,6 @@ void OutputFile::close() {
   if (::fsync(fd_) != 0) fail_errno(format("cannot flush {} to disk", path_));
   const int rc = ::close(std::exchange(fd_, -1));
   if (rc != 0) fail_errno(format("cannot close {}", path_));
-}
-
-StagedDirectory::StagedDirectory(const fs::path& target, Existing existing) : existing_(existing) {
-  target_ = fs::absolute(target).lexically_normal();
-  if (target_.filename().empty()) target_ = target_.parent_path();
-  require(existing == Existing::replace || !fs::exists(target_), "{} already exists: give another path, or --overwrite to replace it", target_);
-  std::error_code error;
-  fs::create_directories(target_.parent_path(), error);
-  require(!error, "cannot create {}: {}", target_.parent_path(), error.message());
-  remove_dead_stagings(target_);
-  staging_ = staging_name(target_);
-  fs::remove_all(staging_);
-  fs::create_directory(staging_, error);
-  require(!error, "cannot create {}: {}", staging_, error.message());
-}
-
-StagedDirectory::~StagedDirectory() {
-  std::error_code ignored;
-  if (!published_) fs::remove_all(staging_, ignored);
-}
-
-void StagedDirectory::publish() {
-  PONTE_ASSERT(!published_);
-  fsync_tree(staging_);
-  std::error_code error;
-  if (fs::exists(target_)) {
-    require(existing_ == Existing::replace, "{} appeared while it was being written; nothing was replaced", target_);
-    // One atomic swap: at no instant is the target missing.
-    if (::renameat2(AT_FDCWD, staging_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) fail_errno(format("cannot replace {}", target_));
-    fs::remove_all(staging_, error);  // now the old content
-  } else {
-    fs::rename(staging_, target_, error);
-    require(!error, "cannot publish {}: {}", target_, error.message());
-  }
-  published_ = true;
-  fsync_directory(target_.parent_path());
 }
 
 void fsync_directory(const fs::path& directory) { fsync_path(directory, O_RDONLY | O_DIRECTORY); }

@@ -59,7 +59,9 @@ class OutputFile {
 };
 
 // A directory that is built under a temporary sibling name and published by one rename. Until publish() the target is untouched; destruction
-// without publish() removes the temporary. A crash leaves only a ".<name>.partial-*" sibling, which the next writer of the same target removes.
+// without publish() removes the temporary. A symbolic link to the target stays one. A killed writer leaves only a ".<name>.partial-*" sibling, which the
+// next writer of the same target removes. An existing target is swapped with the new one at once; where the file system cannot do that it is moved to
+// ".<name>.replaced-*" first, and after a crash between the two renames the next writer (or remove_leftovers) moves it back.
 class StagedDirectory {
  public:
   enum class Existing { refuse, replace };
@@ -71,10 +73,28 @@ class StagedDirectory {
   void publish();  // fsyncs every file and directory below path(), then renames
 
  private:
+  void make_staging();
   fs::path target_, staging_;
   Existing existing_;
   bool published_ = false;
+  int lock_ = -1;  // tells others that the writer lives
 };
+
+// The path that `path` leads to through symbolic links in its last part, whether anything is there or not; absolute.
+fs::path behind_links(const fs::path& path);
+// ".<name>.partial-<writer>" beside the target.
+fs::path staging_name(const fs::path& target);
+// Removes a folder so that no reader ever finds a part of it under its name.
+void remove_at_once(const fs::path& path);
+
+// What killed writers of `directory`/`name` (empty: of anything in it) left there. perhaps_alive: what belongs to a live writer, or to one of whom
+// nothing is known, stays. none_alive: the caller knows that it is the only writer (FolderLock).
+enum class Writers { perhaps_alive, none_alive };
+void remove_leftovers(const fs::path& directory, Writers writers, std::string_view name = "");
+
+// `to` gets the content of `from`; returns where the old content is.
+enum class Exchange { at_once, by_two_renames };
+fs::path exchange_directories(const fs::path& from, const fs::path& to, Exchange how);
 
 void fsync_tree(const fs::path& directory);
 void fsync_directory(const fs::path& directory);

@@ -77,11 +77,7 @@ std::vector<int64_t> remove_old_checkpoints(const fs::path& root, int64_t keep, 
   for (size_t i = 0; i < old; ++i) {
     const int64_t iteration = all[i];
     if (iteration == best_iteration || iteration == tracked || (retain_interval > 0 && iteration % retain_interval == 0)) continue;
-    // Renamed first, so that an interrupted removal leaves no folder that looks whole.
-    const fs::path doomed = root / format(".{}.removed", iteration_folder_name(iteration));
-    fs::remove_all(doomed);
-    fs::rename(root / iteration_folder_name(iteration), doomed);
-    fs::remove_all(doomed);
+    remove_at_once(root / iteration_folder_name(iteration));
     removed.push_back(iteration);
   }
   return removed;

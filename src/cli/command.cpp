@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -84,7 +85,23 @@ void refuse_unknown_flags(const CLI::App& app, const Arguments& arguments, const
   }
 }
 
+void refuse_empty_values(const CLI::App& app, const std::string& help) {
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& value : option->get_required() ? option->results() : std::vector<std::string>())
+      require(!value.empty(), "{} is given, but empty{}", option->get_name(), help);
+}
+
 }  // namespace
+
+CLI::Option* within(CLI::Option* option, int64_t lowest, int64_t highest) {
+  const auto check = [lowest, highest](const std::string& text) {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error == std::errc() && end == text.data() + text.size() && value >= lowest && value <= highest) return std::string();
+    return highest == INT64_MAX ? format("{} found, an integer of {} or more wanted", text, lowest) : format("{} found, an integer from {} to {} wanted", text, lowest, highest);
+  };
+  return option->check(check);
+}
 
 Parsed parse_arguments(CLI::App& app, const Arguments& arguments) {
   std::vector<std::string> reversed;  // as CLI11 takes them
@@ -92,6 +109,7 @@ Parsed parse_arguments(CLI::App& app, const Arguments& arguments) {
   const std::string help = format("; see {} --help", app.get_name());
   try {
     app.parse(std::move(reversed));
+    refuse_empty_values(app, help);
     return Parsed::go_on;
   } catch (const CLI::CallForHelp&) {
     std::cout << app.help();

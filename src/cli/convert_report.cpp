@@ -1,5 +1,6 @@
 #include "cli/convert_report.h"
 
+#include "base/errors.h"
 #include "base/log.h"
 
 namespace ponte {
@@ -28,7 +29,10 @@ std::string summary_line(const ConversionReport& report) {
 
 std::optional<DType> dtype_flag(const std::string& text) {
   if (text.empty()) return std::nullopt;
-  return dtype_from_user(text);
+  const DType dtype = dtype_from_user(text);
+  const bool offered = dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f32;
+  require(offered, "--torch-dtype: {} found; bf16 (bfloat16), fp16 (float16) or fp32 (float32) wanted", text);
+  return dtype;
 }
 
 }  // namespace ponte

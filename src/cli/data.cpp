@@ -25,8 +25,8 @@ int inspect(const Arguments& arguments) {
   InspectOptions options;
   app.add_option("PREFIX", prefix, "path of the .bin/.idx pair, without the suffix")->required();
   app.add_option("--tokenizer-model", tokenizer, "folder or hub id of the tokenizer, to show text");
-  app.add_option("--document", options.documents, "numbers of the documents to show (from 0)");
-  app.add_option("--max-tokens", options.max_tokens, "most tokens shown of each")->capture_default_str();
+  within(app.add_option("--document", options.documents, "numbers of the documents to show (from 0)"), 0);
+  within(app.add_option("--max-tokens", options.max_tokens, "most tokens shown of each")->capture_default_str(), 0);
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   const std::string text = inspect_dataset(prefix_of(prefix), tokenizer, options);
   std::fwrite(text.data(), 1, text.size(), stdout);
@@ -115,16 +115,14 @@ int samples(const Arguments& arguments) {
       ->capture_default_str()
       ->check(CLI::IsMember({"train", "valid", "test"}));
   app.add_option("--order", f.order, "megatron or permutation")->capture_default_str();
-  app.add_option("--seq-length", f.options.seq_length, "tokens per sample")->required();
-  app.add_option("--seed", f.options.random_seed, "random seed")->capture_default_str();
-  app.add_option("--num-samples", f.num_samples, "samples the run draws from train, valid and test (-1: one epoch)")
-      ->expected(3)
-      ->delimiter(',');
-  app.add_option("--first", f.first, "first sample to print")->capture_default_str();
-  app.add_option("--count", f.count, "how many (-1: all)")->capture_default_str();
-  app.add_option("--eod-id", f.options.eod_id, "end-of-document id");
-  app.add_option("--pad-id", f.options.pad_id, "padding id, where the tokenizer has one of its own");
-  app.add_option("--vocab-size", f.options.vocab_size, "for mock data, and to check ids");
+  within(app.add_option("--seq-length", f.options.seq_length, "tokens per sample")->required(), 1, int64_t{1} << 30);
+  within(app.add_option("--seed", f.options.random_seed, "random seed")->capture_default_str(), 0, UINT32_MAX);
+  within(app.add_option("--num-samples", f.num_samples, "samples the run draws from train, valid and test (-1: one epoch)")->expected(3)->delimiter(','), -1);
+  within(app.add_option("--first", f.first, "first sample to print")->capture_default_str(), 0);
+  within(app.add_option("--count", f.count, "how many (-1: all)")->capture_default_str(), -1);
+  within(app.add_option("--eod-id", f.options.eod_id, "end-of-document id"), -1, INT32_MAX);
+  within(app.add_option("--pad-id", f.options.pad_id, "padding id, where the tokenizer has one of its own"), -1, INT32_MAX);
+  within(app.add_option("--vocab-size", f.options.vocab_size, "for mock data, and to check ids"), 0, INT32_MAX);
   app.add_option("--mid-level-dataset-surplus", f.options.mid_level_dataset_surplus)->capture_default_str();
   app.add_option("--path-to-cache", f.options.path_to_cache, "folder that keeps built indices");
   app.add_flag("--eod-mask-loss", f.options.eod_mask_loss, "mask the label after each end of document");

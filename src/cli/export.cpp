@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "base/errors.h"
+#include "base/log.h"
 #include "cli/commands.h"
 #include "cli/convert_report.h"
 #include "format/hf_index.h"
@@ -21,7 +22,7 @@ int run_export(const Arguments& arguments) {
   app.add_option("--max-shard-size", shard_size, "largest safetensors file: 5GB, 300MB, 2GiB")->capture_default_str();
   app.add_option("--torch-dtype", dtype, "cast every weight: bf16, fp16, fp32 (default: each keeps its own type)");
   app.add_option("--revision", revision, "branch, tag or commit of the hub id");
-  app.add_option("--threads", options.threads, "0: all cores")->capture_default_str();
+  within(app.add_option("--threads", options.threads, "0: all cores")->capture_default_str(), 0, kMostThreads);
   app.add_flag("--overwrite", overwrite, "replace an existing Hugging Face folder");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   options.torch_dtype = dtype_flag(dtype);
@@ -32,6 +33,8 @@ int run_export(const Arguments& arguments) {
   if (!model.empty()) options.hf_model = resolve_tokenizer(model, revision);
   const ConversionReport report = export_checkpoint(options);
   print_losses(report);
+  if (!report.has_tokenizer)
+    log_warning("{}: without a tokenizer, for the checkpoint holds none; export with --hf-model REF takes that of the model it came from", hf_path);
   std::printf("%s\n%s\n", summary_line(report).c_str(), hf_path.c_str());
   return 0;
 }

@@ -19,7 +19,7 @@ int run_import(const Arguments& arguments) {
   app.add_option("--torch-dtype", dtype, "cast every weight: bf16, fp16, fp32 (default: each keeps its own type)");
   app.add_option("--ckpt-format", format, "torch_dist")->capture_default_str();
   app.add_option("--revision", revision, "branch, tag or commit of the hub id");
-  app.add_option("--threads", options.threads, "0: all cores")->capture_default_str();
+  within(app.add_option("--threads", options.threads, "0: all cores")->capture_default_str(), 0, kMostThreads);
   app.add_flag("--overwrite", overwrite, "replace iteration 0 of an existing checkpoint");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   require(format == "torch_dist", "--ckpt-format {}: import writes torch_dist", format);

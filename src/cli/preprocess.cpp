@@ -32,17 +32,16 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--tokenizer-type", f.tokenizer_type, "HuggingFaceTokenizer")->capture_default_str();
   app.add_option("--json-keys", o.json_keys, "keys (Parquet: columns) to take, each giving an output of its own")->capture_default_str();
   app.add_flag("--append-eod", o.append_eod, "end every document with the tokenizer's end-of-sequence id");
-  app.add_option("--workers", o.workers, "threads (0: one per core)")->capture_default_str();
-  app.add_option("--max-docs", o.max_docs, "stop after this many documents (0: all)")->capture_default_str();
-  app.add_option("--partitions", o.partitions, "order documents as Megatron does with this many partitions")->capture_default_str();
+  within(app.add_option("--workers", o.workers, "threads (0: one per core)")->capture_default_str(), 0, kMostThreads);
+  within(app.add_option("--max-docs", o.max_docs, "stop after this many documents (0: all)")->capture_default_str(), 0);
+  within(app.add_option("--partitions", o.partitions, "order documents as Megatron does with this many partitions")->capture_default_str(), 1, 1 << 20);
   app.add_flag("--keep-sequential-samples", f.keep_sequential, "with --partitions: keep the input's order");
-  app.add_option("--log-interval", o.log_interval, "print a line every so many documents (0: only the progress bar)")
-      ->capture_default_str();
+  within(app.add_option("--log-interval", o.log_interval, "print a line every so many documents (0: only the progress bar)")->capture_default_str(), 0);
   app.add_option("--on-error", f.on_error, "at a bad document: stop, or skip it and count")
       ->capture_default_str()
       ->check(CLI::IsMember({"stop", "skip"}));
-  app.add_option("--max-document-bytes", o.max_document_bytes, "longer documents are errors")->capture_default_str();
-  app.add_option("--shard-bytes", o.shard_bytes, "input text between two points a stopped run can go on from")->capture_default_str();
+  within(app.add_option("--max-document-bytes", o.max_document_bytes, "longer documents are errors")->capture_default_str(), 1);
+  within(app.add_option("--shard-bytes", o.shard_bytes, "input text between two points a stopped run can go on from")->capture_default_str(), 1);
   app.add_option("--input-format", f.input_format, "auto (by suffix), jsonl, text or parquet")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "jsonl", "text", "parquet"}));

@@ -21,13 +21,14 @@ int run_verify(const Arguments& arguments) {
   app.add_option("--revision", revision, "branch, tag or commit of the hub id");
   app.add_flag("--forward", forward, "also run both and compare their logits");
   app.add_option("--prompt", prompts, "text for --forward; may be given several times")->take_all()->allow_extra_args(false);
-  app.add_option("--threads", options.threads, "0: all cores")->capture_default_str();
+  within(app.add_option("--threads", options.threads, "0: all cores")->capture_default_str(), 0, kMostThreads);
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   require(!forward || !model.empty(), "--forward compares with --hf-model, which is missing");
   options.megatron_path = megatron_path;
   if (!model.empty()) options.hf_model = resolve_model(model, revision);
   const VerifyReport report = verify_checkpoint(options);
   print_losses(report.compared);
+  if (!options.hf_model) std::printf("%s\n", summary_line(report.compared).c_str());
   if (report.manifest_checked) std::printf("content hashes: as written\n");
   if (options.hf_model)
     std::printf("%s\n%s\n", summary_line(report.compared).c_str(), report.compared.casts.empty() ? "equal, bit for bit" : "equal after the casts listed");

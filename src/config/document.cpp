@@ -42,6 +42,14 @@ YamlValue scalar(std::string text, int line) {
   fail("{}: there is no key {}{}", place, name, hint.empty() ? "" : "; did you mean " + hint + "?");
 }
 
+// A map under a key that is none: usually a section indented too far.
+[[noreturn]] void fail_nested(const std::string& section, const std::string& key, const std::string& place) {
+  const std::string meant = nearest(key, config_sections());
+  if (meant.empty()) fail_unknown(section + "." + key, place);
+  fail("{}: there is no section inside {}; {} is a section of its own, at the start of a line{}", place, section, meant,
+       meant == key ? "" : format(" (found: {})", key));
+}
+
 void assign(ConfigDraft& draft, const Field& field, const YamlValue& value, const Place& place) {
   if (!field.assign(draft.config, value)) {
     std::string hint;
@@ -147,6 +155,7 @@ void apply_key(ConfigDraft& draft, const std::string& section, const std::string
       return;
     }
   const ForeignAnswer answer = foreign_key(section, key, value);
+  if (answer.kind == Foreign::unknown && value.kind == YamlValue::Kind::map) fail_nested(section, key, place.at(value));
   if (answer.kind == Foreign::unknown) fail_unknown(name, place.at(value));
   require(answer.kind != Foreign::wrong_value, "{}: {} can only be {} here, not {}", place.at(value), name, answer.wanted, describe(value));
   bool flag = true;

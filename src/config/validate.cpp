@@ -4,6 +4,7 @@
 
 #include "base/errors.h"
 #include "config/config.h"
+#include "config/limits.h"
 
 namespace ponte {
 namespace {
@@ -73,6 +74,14 @@ std::string experts_fit(const Case& c) {
   if (m.moe_router_topk < 1 || m.moe_router_topk > m.num_moe_experts)
     return format("model.moe_router_topk is {}, with {} experts", m.moe_router_topk, m.num_moe_experts);
   return divides("model.num_moe_experts", m.num_moe_experts, "model.expert_model_parallel_size", m.expert_model_parallel_size);
+}
+std::string positions_cover_sequences(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t longest = longest_sequence(m);
+  if (m.seq_length <= longest) return "";
+  return format("model.seq_length {} is longer than the {} positions of the model (model.max_position_embeddings {}, rope scaling {}); raise "
+                "model.max_position_embeddings to train it on longer sequences",
+                m.seq_length, longest, m.max_position_embeddings, m.rope_scaling_type);
 }
 std::string one_precision(const Case& c) { return c.config.model.fp16 && c.config.model.bf16 ? "model.fp16 and model.bf16 are both true" : ""; }
 std::string precision_matches_dtype(const Case& c) {
@@ -307,6 +316,7 @@ constexpr std::string (*kChecks[])(const Case&) = {
     dropout_is_a_share,
     layer_types_cover_layers,
     experts_fit,
+    positions_cover_sequences,
     one_precision,
     precision_matches_dtype,
     recompute_is_whole,

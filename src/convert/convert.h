@@ -15,6 +15,7 @@ struct ConversionReport {
   uint64_t bytes = 0;   // written, or compared
   double seconds = 0;
   std::vector<std::string> casts, dropped;
+  bool has_tokenizer = true;                        // export: whether one came along
 };
 
 struct ImportOptions {
@@ -26,7 +27,8 @@ struct ImportOptions {
   int64_t threads = 0;
 };
 // Writes iter_0000000 and the trackers. The root appears whole or not at all; an existing root is only touched with Existing::replace, and then the old
-// iteration stands until the new one is complete.
+// iteration stands until the new one is complete. A root with other iterations is a training run: UserError. So is a source whose own manifest
+// (ponte_manifest.json) does not fit its content.
 ConversionReport import_checkpoint(const ImportOptions& options);
 
 struct ExportOptions {

@@ -71,6 +71,7 @@ ConversionReport export_checkpoint(const ExportOptions& options) {
   report.tensors = static_cast<int64_t>(manifest.tensors.size());
   for (const auto& [name, tensor] : manifest.tensors) report.bytes += static_cast<uint64_t>(tensor_bytes({name, tensor.dtype, tensor.shape}));
   report.casts = manifest.casts;
+  report.has_tokenizer = !tokenizer_files(staged.target()).empty();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

@@ -1,9 +1,12 @@
+#include <algorithm>
 #include <chrono>
 #include <memory>
 
 #include "base/errors.h"
+#include "base/folder_lock.h"
 #include "config/config.h"
 #include "convert/convert.h"
+#include "convert/hash_check.h"
 #include "convert/hf_files.h"
 #include "convert/native_config.h"
 #include "convert/native_writer.h"
@@ -47,6 +50,16 @@ void write_trackers(const fs::path& root) {
   write_file_atomically(root / kTracker, "0");
 }
 
+// Setting the tracker of a training run back to iteration 0 would make its next start forget everything.
+void refuse_training_runs(const fs::path& root) {
+  std::vector<std::string> others;
+  for (const auto& entry : fs::directory_iterator(root))
+    if (const std::string name = entry.path().filename().string(); name.starts_with("iter_") && name != kIteration) others.push_back(name);
+  std::sort(others.begin(), others.end());
+  require(others.empty(), "{} holds {}: the checkpoints of a training run, which would start again from this import; give another path, or remove them first", root,
+          join(others, ", "));
+}
+
 bool is_absent_or_empty(const fs::path& root) { return !fs::exists(root) || (fs::is_directory(root) && fs::is_empty(root)); }
 
 }  // namespace
@@ -58,7 +71,14 @@ ConversionReport import_checkpoint(const ImportOptions& options) {
   const bool replace = options.existing == StagedDirectory::Existing::replace;
   require(fresh || replace, "{} already exists: give another path, or --overwrite to replace its iteration 0", root);
   require(fresh || is_native_checkpoint(root), "{} exists and is no Megatron checkpoint; --overwrite replaces only those", root);
+  std::optional<FolderLock> lock;
+  if (!fresh) {
+    lock.emplace(root, "an import");
+    remove_leftovers(root, Writers::none_alive);
+    refuse_training_runs(root);
+  }
   const HfSource source(options.hf_model);
+  check_hf_manifest(source.checkpoint(), options.threads);
 
   Manifest manifest;
   if (fresh) {

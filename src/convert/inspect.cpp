@@ -59,6 +59,7 @@ MappedModel mapped_model(const fs::path& path) {
     const HfSource source(path);
     return {source.config(), source.rules(), dialect_of(source.rules())};
   }
+  require(is_native_checkpoint(path), "{}: --map wants a whole model: a Hugging Face folder (config.json and its safetensors) or a Megatron checkpoint", path);
   const NativeSource source(path, nullptr);
   return {source.config(), source.rules(), source.dialect()};
 }

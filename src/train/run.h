@@ -3,7 +3,7 @@
 #include <memory>
 #include <string>
 
-#include "base/file.h"
+#include "base/folder_lock.h"
 #include "checkpoint/run_state.h"
 #include "config/config.h"
 #include "corpus/gpt_dataset.h"
@@ -17,6 +17,7 @@
 namespace ponte {
 
 struct Run {
+  std::unique_ptr<FolderLock> save_lock;  // of checkpoint.save; null: nothing is saved
   Config config;
   fs::path tokenizer_folder;  // "": none
   int32_t eod_id = -1;

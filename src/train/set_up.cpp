@@ -1,5 +1,4 @@
 #include <ATen/Context.h>
-#include <unistd.h>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -86,15 +85,17 @@ void go_to_starting_point(const ResolvedRun& resolved, Run& run) {
   log_info("starting from random weights, seed {}", run.config.rng.seed);
 }
 
-// A folder that cannot be written to shows before the first step, not at the first checkpoint. Leaves none behind: the run may yet go wrong.
-void check_can_save(const fs::path& save) {
-  if (save.empty()) return;
-  const bool there = fs::exists(save);
-  std::error_code error;
-  fs::create_directories(save, error);
-  require(!error, "checkpoint.save {}: cannot be made: {}", save, error.message());
-  if (::access(save.c_str(), W_OK) != 0) fail_errno(format("checkpoint.save {}: cannot be written to", save));
-  if (!there) fs::remove(save);
+// Taken before anything is read: a folder that cannot be written to, or that another run writes to, shows before the first step and not at the first
+// checkpoint. What runs killed in the middle of a save or a removal left is cleared away.
+std::unique_ptr<FolderLock> own_save_folder(const fs::path& save) {
+  if (save.empty()) return nullptr;
+  try {
+    auto lock = std::make_unique<FolderLock>(save, "a training run");
+    remove_leftovers(save, Writers::none_alive);
+    return lock;
+  } catch (const UserError& error) {
+    fail("checkpoint.save {}", error.what());
+  }
 }
 
 // Another run's checkpoints are not written over: the tracker and the iterations of two runs in one folder cannot be told apart.
@@ -128,7 +129,7 @@ Run set_up_run(const ResolvedRun& resolved) {
   at::manual_seed(static_cast<uint64_t>(run.config.rng.seed));  // LibTorch starts its generator anywhere, and checkpoints keep its state
   run.schedule = schedule_of(run.config);
   run.loss_scaler = loss_scaler_of(run.config);
-  check_can_save(run.config.checkpoint.save);
+  run.save_lock = own_save_folder(run.config.checkpoint.save);
   open_data(resolved, run);
   run.model = std::make_unique<Model>(run.config.model, single_groups(), ModelOptions{.dtype = scalar_type_of(run.config.model.params_dtype)});
   run.optimizer = std::make_unique<AdamW>(run.model->parameters(), AdamSettings{.beta1 = run.config.optimizer.adam_beta1, .beta2 = run.config.optimizer.adam_beta2,

@@ -40,6 +40,7 @@ class Trainer {
       if (due(run_.state.train.step, config.exit_interval)) break;
     }
     if (saved_at_ != run_.state.train.step) save();
+    if (run_.save_lock) remove_old();  // also what a run killed between its last save and the removal left
     if (run_.state.train.step < config.train_iters) log_info("stopped after iteration {} of {}: {}", run_.state.train.step, config.train_iters, reason());
     else if (run_.state.train.step == started_at_) log_info("nothing to do: the run had reached iteration {} of {}", started_at_, config.train_iters);
   }
@@ -95,8 +96,13 @@ class Trainer {
     const fs::path folder = save_checkpoint(c.save, {.config = run_.config, .model = *run_.model, .optimizer = c.save_optim ? run_.optimizer.get() : nullptr,
                                                      .schedule = &run_.schedule, .state = run_.state, .tokenizer_folder = run_.tokenizer_folder});
     saved_at_ = run_.state.train.step;
-    const std::vector<int64_t> removed = remove_old_checkpoints(c.save, c.most_recent_k, run_.state.best.iteration, c.save_retain_interval);
+    const std::vector<int64_t> removed = remove_old();
     log_info("saved {} in {}{}", folder, human_seconds(seconds_since(start)), removed.empty() ? "" : format("; removed iterations {}", removed));
+  }
+
+  std::vector<int64_t> remove_old() const {
+    const CheckpointConfig& c = run_.config.checkpoint;
+    return remove_old_checkpoints(c.save, c.most_recent_k, run_.state.best.iteration, c.save_retain_interval);
   }
 
   bool asked_to_stop() const {

@@ -34,6 +34,12 @@ def run_ponte(*arguments, code=0, timeout=300, env=None, cwd=None, text=True):
     return result
 
 
+def interrupted(**where):
+    """Environment that interrupts a program at a stated point (tests/tools/interrupt.cpp): change=n kills it, record=n with signal=s signals it."""
+    assert (BIN / "interrupt.so").exists()
+    return {"LD_PRELOAD": str(BIN / "interrupt.so"), **{f"INTERRUPT_{name.upper()}": str(int(value)) for name, value in where.items()}}
+
+
 @pytest.fixture(scope="session")
 def ponte():
     assert (BIN / "ponte").exists(), f"no binary at {BIN}: build first, or set PONTE_BIN"

@@ -1,16 +1,16 @@
 """What goes wrong in conversions: bad models, damaged checkpoints, full disks, killed processes. Always a clear error, exit 1, and nothing lost."""
+import fcntl
+import itertools
 import json
 import os
-import random
 import resource
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 import torch
-from conftest import BIN
+from conftest import BIN, interrupted
 from safetensors.torch import load_file, save_file
 from test_convert_golden import assert_same, digest, hf_tensors
 
@@ -148,11 +148,8 @@ def test_existing_targets(ponte, golden, tmp_path):
     before = digest(tmp_path / "m")
     fails(ponte, "import", "--hf-model", other, "--megatron-path", tmp_path / "m", with_text="--overwrite")
     assert digest(tmp_path / "m") == before
-    (tmp_path / "m/iter_0000500").mkdir()  # a run's later checkpoint stays
-    (tmp_path / "m/iter_0000500/keep").write_text("x")
     ponte("import", "--hf-model", other, "--megatron-path", tmp_path / "m", "--overwrite")
     ponte("verify", "--hf-model", other, "--megatron-path", tmp_path / "m")
-    assert (tmp_path / "m/iter_0000500/keep").exists()
 
     ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "hf")
     fails(ponte, "export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "hf", with_text="--overwrite")
@@ -166,6 +163,70 @@ def test_existing_targets(ponte, golden, tmp_path):
     assert (tmp_path / "home/letter.txt").read_text() == "dear"
     (tmp_path / "empty").mkdir()
     ponte("import", "--hf-model", hf, "--megatron-path", tmp_path / "empty")
+
+
+def test_a_training_run_is_not_set_back(ponte, golden, tmp_path):
+    ponte("import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m")
+    (tmp_path / "m/iter_0000500").mkdir()
+    (tmp_path / "m/latest_checkpointed_iteration.txt").write_text("500")
+    before = digest(tmp_path / "m")
+    fails(ponte, "import", "--hf-model", golden / "qwen3_untied/hf", "--megatron-path", tmp_path / "m", "--overwrite",
+          with_text=["iter_0000500", "training run"])
+    assert digest(tmp_path / "m") == before
+
+
+def test_one_writer_to_a_checkpoint(ponte, golden, tmp_path):
+    command = ("import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m", "--overwrite")
+    ponte(*command)
+    with open(tmp_path / "m/.ponte.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("a training run, process 42 on somewhere")
+        lock.flush()
+        fails(ponte, *command, with_text=f"{tmp_path / 'm'} is being written to by a training run, process 42 on somewhere")
+    ponte(*command)
+    assert not (tmp_path / "m/.ponte.lock").exists()
+
+
+def test_a_link_to_the_target_stays_a_link(ponte, golden, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "hf").symlink_to("disk/model")
+    for name in ("qwen3", "qwen3_untied"):
+        ponte("export", "--megatron-path", golden / name / "mcore", "--hf-path", tmp_path / "hf", "--overwrite")
+        assert (tmp_path / "hf").is_symlink()
+        assert_same(hf_tensors(tmp_path / "disk/model"), hf_tensors(golden / name / "hf"))
+
+
+def test_export_says_that_it_has_no_tokenizer(ponte, golden, tmp_path):
+    source = tmp_path / "model"
+    shutil.copytree(golden / "qwen3/hf", source)
+    ponte("import", "--hf-model", source, "--megatron-path", tmp_path / "with")
+    assert "tokenizer" not in ponte("export", "--megatron-path", tmp_path / "with", "--hf-path", tmp_path / "hf_with").err
+    for file in source.iterdir():
+        if "token" in file.name or file.name in ("merges.txt", "vocab.json", "chat_template.jinja"):
+            file.unlink()
+    ponte("import", "--hf-model", source, "--megatron-path", tmp_path / "without")
+    said = ponte("export", "--megatron-path", tmp_path / "without", "--hf-path", tmp_path / "hf_without").err
+    assert "without a tokenizer" in said and "--hf-model" in said
+
+
+def test_an_exported_model_is_checked_when_it_comes_back(ponte, golden, tmp_path):
+    ponte("export", "--megatron-path", golden / "qwen3/mcore", "--hf-path", tmp_path / "hf")
+    file = tmp_path / "hf/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    command = ("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "m")
+    fails(ponte, *command, with_text=["ponte_manifest.json", "1 tensors differ", "its content is not what was written"])
+    assert not (tmp_path / "m").exists()
+    (tmp_path / "hf/ponte_manifest.json").unlink()
+    ponte(*command)
+
+
+def test_verify_alone_counts(ponte, golden, tmp_path):
+    ponte("import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m")
+    tensors = json.loads(ponte("inspect", tmp_path / "m", "--json").out)["tensors"]
+    out = ponte("verify", "--megatron-path", tmp_path / "m").out
+    assert f"Qwen3ForCausalLM: {len(tensors)} tensors, " in out and "content hashes: as written" in out
 
 
 def test_flipped_bits_are_found(ponte, golden, tmp_path):
@@ -259,42 +320,46 @@ def test_full_disk(ponte, golden, tmp_path):
         assert not list(tmp_path.iterdir()), "something was left behind"
 
 
-def test_killed_at_any_moment(ponte, tiny, tmp_path):
-    folder, _ = tiny(num_hidden_layers=12, hidden_size=512, intermediate_size=1024)
-    command = [str(BIN / "ponte"), "import", "--hf-model", str(folder), "--megatron-path", str(tmp_path / "m")]
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    whole = time.perf_counter() - start
-    shutil.rmtree(tmp_path / "m")
-    random.seed(3)
-    killed = 0
-    for _ in range(12):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(random.uniform(0, whole))
-        process.kill()
-        process.wait()
-        killed += process.returncode != 0
-        if (tmp_path / "m").exists():
-            ponte("verify", "--hf-model", folder, "--megatron-path", tmp_path / "m")
-            shutil.rmtree(tmp_path / "m")
-    assert killed >= 3
-    ponte(*command[1:])
-    ponte("verify", "--hf-model", folder, "--megatron-path", tmp_path / "m")
+def killed_lives(*command):
+    """Runs the command again and again, killed before its first change of a file, its second, ... until it ends by itself."""
+    for change in itertools.count(1):
+        process = subprocess.run([str(BIN / "ponte"), *map(str, command)], capture_output=True, text=True, env={**os.environ, **interrupted(change=change)})
+        if process.returncode == 0:
+            assert change > 20
+            return
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        yield
+
+
+def test_killed_at_any_moment(ponte, golden, tmp_path):
+    importing = ("import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m")
+    appeared = False
+    for _ in killed_lives(*importing, "--overwrite"):
+        assert not appeared or (tmp_path / "m").exists()
+        appeared = (tmp_path / "m").exists()
+        if appeared:
+            ponte("verify", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m")
+    ponte("verify", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m")
     assert [p.name for p in tmp_path.iterdir()] == ["m"], "the next run clears what a killed one left"
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["iter_0000000", "latest_checkpointed_iteration.txt", "latest_train_state.pt"]
 
 
-def test_killed_while_replacing(ponte, tiny, golden, tmp_path):
-    folder, _ = tiny(num_hidden_layers=12, hidden_size=512, intermediate_size=1024)
-    old = golden / "qwen3/hf"
+def test_killed_while_replacing(ponte, golden, tmp_path):
+    old, new = golden / "qwen3/hf", golden / "qwen3_untied/hf"
     ponte("import", "--hf-model", old, "--megatron-path", tmp_path / "m")
-    command = [str(BIN / "ponte"), "import", "--hf-model", str(folder), "--megatron-path", str(tmp_path / "m"), "--overwrite"]
-    for delay in (0.01, 0.03, 0.06, 0.1, 0.2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(delay)
-        process.kill()
-        process.wait()
-        codes = [ponte("verify", "--hf-model", hf, "--megatron-path", tmp_path / "m", code=None).code for hf in (old, folder)]
-        assert sorted(codes) == [0, 1], "neither the old checkpoint nor the new one"
+    replaced = False
+    for _ in killed_lives("import", "--hf-model", new, "--megatron-path", tmp_path / "m", "--overwrite"):
+        codes = [ponte("verify", "--hf-model", hf, "--megatron-path", tmp_path / "m", code=None).code for hf in (old, new)]
+        assert codes in ([0, 1], [1, 0]), "neither the old checkpoint nor the new one"
+        assert codes == [1, 0] or not replaced
+        replaced = codes == [1, 0]
+    ponte("verify", "--hf-model", new, "--megatron-path", tmp_path / "m")
+    exporting = ("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "hf")
+    shutil.copytree(old, tmp_path / "hf")
+    for _ in killed_lives(*exporting, "--overwrite"):
+        codes = [ponte("verify", "--hf-model", tmp_path / "hf", "--megatron-path", side, code=None).code for side in (golden / "qwen3/mcore", tmp_path / "m")]
+        assert codes in ([0, 1], [1, 0]), "neither the old model nor the new one"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "m"]
 
 
 def test_flags(ponte, golden, tmp_path):
@@ -302,7 +367,21 @@ def test_flags(ponte, golden, tmp_path):
     fails(ponte, "improt", with_text=["not a command", "'import'"])
     fails(ponte, "import", "--megatron-path", "y", with_text="--hf-model")
     fails(ponte, "import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m", "--torch-dtype", "int3", with_text="int3")
+    fails(ponte, "import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m", "--torch-dtype", "float8",
+          with_text=["float8", "bf16", "fp16", "fp32"])
+    fails(ponte, "import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m", "--torch-dtype", "int8", with_text=["int8", "bf16"])
+    fails(ponte, "import", "--hf-model", golden / "qwen3/hf", "--megatron-path", "", with_text="--megatron-path is given, but empty")
+    fails(ponte, "export", "--megatron-path", golden / "qwen3/mcore", "--hf-path", "", with_text="--hf-path is given, but empty")
+    fails(ponte, "inspect", "", with_text="PATH is given, but empty")
+    fails(ponte, "inspect", golden / "qwen3/hf/model.safetensors", "--map", with_text="--map wants a whole model")
+    fails(ponte, "inspect", golden / "qwen3/hf/model.safetensors", "--map", "--json", with_text="--map wants a whole model")
     fails(ponte, "export", "--megatron-path", golden / "qwen3/mcore", "--hf-path", tmp_path / "h", "--max-shard-size", "5 parsecs", with_text="5 parsecs")
+    for flag, value in (("--threads", "-3"), ("--threads", "100000"), ("--threads", "1.5"), ("--threads", "99999999999999999999")):
+        fails(ponte, "verify", "--megatron-path", golden / "qwen3/mcore", flag, value, with_text=[flag, value])
+    for flag, value in (("--workers", "-1"), ("--max-docs", "-2"), ("--partitions", "0"), ("--shard-bytes", "-5"), ("--log-interval", "-1")):
+        fails(ponte, "preprocess", "--input", "x", "--output-prefix", "y", "--tokenizer-model", "z", flag, value, with_text=[flag, value])
+    for flag, value in (("--seq-length", "0"), ("--seed", "-1"), ("--first", "-1"), ("--count", "-2"), ("--vocab-size", "-1"), ("--eod-id", "4294967296")):
+        fails(ponte, "data", "samples", "--seq-length", "8", flag, value, with_text=[flag, value])
     ponte("import", f"--hf_model={golden / 'qwen3/hf'}", "--megatron_path", tmp_path / "m", "--torch_dtype=bfloat16")
     for command in ("import", "export", "verify", "inspect"):
         assert "--help" in ponte(command, "--help").out

@@ -169,7 +169,7 @@ class Hub:
             half = begin + (len(content) - begin) // 2
             request.wfile.write(content[begin:half])
             request.wfile.flush()
-            self.hold.wait(30)
+            self.hold.wait(600)
             try:
                 request.wfile.write(content[half:])
             except OSError:
@@ -395,20 +395,19 @@ def start(hub, fetch, *arguments):
     return subprocess.Popen([binary, "fetch", *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_partial_blob(fetch):
+def wait_for_partial_blob(fetch, processes):
     part = fetch.cache / "models--org--name" / "blobs" / (etag("model.safetensors", LARGE) + ".incomplete")
-    for _ in range(500):
-        if part.exists() and part.stat().st_size > 0:
-            return part
+    while not (part.exists() and part.stat().st_size > 0):
+        assert all(process.poll() is None for process in processes), "ended without a partial blob"
         time.sleep(0.02)
-    raise AssertionError("no partial blob")
+    return part
 
 
 @pytest.mark.fast
 def test_killed_download_goes_on(fetch, hub):
     hub.hold = threading.Event()
     process = start(hub, fetch, "org/name")
-    part = wait_for_partial_blob(fetch)
+    part = wait_for_partial_blob(fetch, [process])
     process.kill()
     process.wait()
     hub.hold.set()
@@ -425,10 +424,9 @@ def test_killed_download_goes_on(fetch, hub):
 def test_two_at_once_fetch_a_file_once(fetch, hub):
     hub.hold = threading.Event()
     processes = [start(hub, fetch, "org/name") for _ in range(3)]
-    wait_for_partial_blob(fetch)
-    time.sleep(0.3)
+    wait_for_partial_blob(fetch, processes)
     hub.hold.set()
-    results = [process.communicate(timeout=30) for process in processes]
+    results = [process.communicate(timeout=600) for process in processes]
     assert all(process.returncode == 0 for process in processes), results
     assert len({out for out, _ in results}) == 1
     assert hub.ranges() == [None]

@@ -45,6 +45,17 @@ def test_dry_run_names_origins(ponte, tmp_path):
 
 
 @pytest.mark.fast
+def test_dry_run_needs_no_ranks(ponte):
+    """Every recipe resolves on one machine, and says how many ranks its layout needs."""
+    for recipe, ranks in (("qwen3_30b_a3b_pretrain_config", 16), ("qwen3_235b_a22b_pretrain_config", 256), ("qwen3_32b_pretrain_config", 16),
+                          ("qwen3_600m_pretrain_config", 1)):
+        result = ponte("train", "--recipe", recipe, "--dry-run")
+        assert yaml.safe_load(result.out)["model"]["num_layers"] > 0
+        assert f"needs {ranks} ranks" in result.err if ranks > 1 else "needs" not in result.err
+    assert "not a multiple of" in ponte("train", "--recipe", "qwen3_30b_a3b_pretrain_config", "--dry-run", "--nproc-per-node", 3, code=1).err
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("arguments, wanted", [
     (["--recipe", "qwen3_8b_pretrain_confg"], "did you mean qwen3_8b_pretrain_config?"),
     (["--recipe", "qwen3_600m_pretrain_config", "train.train_itres=1"], "did you mean train.train_iters?"),

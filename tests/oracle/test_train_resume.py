@@ -1,13 +1,15 @@
 """Interrupted and continued is the same run, bit for bit; and nothing that interrupts it leaves half a checkpoint."""
+import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
 
-from conftest import BIN
+from conftest import BIN, interrupted
 from training import ONE_THREAD, Training, assert_same_tensors, load_checkpoint, records, series, write_corpus
 
 STEPS = 12
@@ -48,42 +50,105 @@ def test_resumed_equals_uninterrupted(training, tmp_path, precision):
 
 def test_term_saves_and_resumes(training, tmp_path):
     whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, step in ((signal.SIGTERM, 3), (signal.SIGINT, 1)):
         folder, log = tmp_path / f"stopped{number}", tmp_path / f"stopped{number}.jsonl"
         settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.save_interval=1000"]
-        process = subprocess.Popen([BIN / "ponte", *training.arguments(*settings, log=log)], stderr=subprocess.PIPE, text=True,
-                                   env={**os.environ, **ONE_THREAD})
-        while not (log.exists() and len(records(log)) >= 2):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
-        done = records(log)[-1]["iteration"]
-        assert int((folder / "latest_checkpointed_iteration.txt").read_text()) == done
+        assert start(training, *settings, log=log, **interrupted(record=step, signal=number)).wait() == 0
+        assert records(log)[-1]["iteration"] == tracked(folder) == step
         resumed, _ = training.run(*settings, name=f"stopped{number}")
         assert comparable(resumed) == comparable(whole)
 
 
-def test_kill_leaves_the_last_checkpoint_whole(training, tmp_path):
+def tracked(folder):
+    tracker = folder / "latest_checkpointed_iteration.txt"
+    return int(tracker.read_text()) if tracker.exists() else 0
+
+
+def start(training, *settings, log, **environment):
+    return subprocess.Popen([BIN / "ponte", *training.arguments(*settings, log=log)], stderr=subprocess.DEVNULL, env={**os.environ, **ONE_THREAD, **environment})
+
+
+def assert_is_the_end_of(whole_folder, folder):
+    """Two checkpoints are kept, the trackers and nothing else; the newest is that of the run that was left in peace."""
+    names = {path.name for path in folder.iterdir()}
+    newest, before = (f"iter_{step:07d}" for step in (STEPS, STEPS - 1))
+    assert names == {before, newest, "latest_checkpointed_iteration.txt", "latest_train_state.pt"}
+    assert_same_tensors(load_checkpoint(whole_folder / newest), load_checkpoint(folder / newest))
+
+
+def test_kill_at_any_moment_leaves_the_last_checkpoint_whole(training, tmp_path):
     whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
     generator, folder, log = random.Random(5), tmp_path / "killed", tmp_path / "killed.jsonl"
     settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2"]
-    for _ in range(4):  # four lives, each ended at some instant of a loop that saves at every step
+    for _ in range(4):  # four lives, each ended at some instant of a loop that saves at every step, or after the last
         before = len(records(log)) if log.exists() else 0
-        process = subprocess.Popen([BIN / "ponte", *training.arguments(*settings, log=log)], stderr=subprocess.DEVNULL, env={**os.environ, **ONE_THREAD})
+        process = start(training, *settings, log=log)
         while process.poll() is None and not (log.exists() and len(records(log)) > before):
             time.sleep(0.002)
         time.sleep(generator.uniform(0, 0.15))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        tracked = int((folder / "latest_checkpointed_iteration.txt").read_text()) if (folder / "latest_checkpointed_iteration.txt").exists() else 0
-        if tracked:
-            load_checkpoint(folder / f"iter_{tracked:07d}")
+        if tracked(folder):
+            load_checkpoint(folder / f"iter_{tracked(folder):07d}")
     resumed, _ = training.run(*settings, name="killed")
     assert comparable(resumed) == comparable(whole)
-    assert sorted(os.listdir(folder))[:2] == ["iter_0000011", "iter_0000012"] and not [n for n in os.listdir(folder) if n.startswith(".")]
-    assert_same_tensors(load_checkpoint(tmp_path / "whole" / "iter_0000012"), load_checkpoint(folder / "iter_0000012"))
+    assert_is_the_end_of(tmp_path / "whole", folder)
+
+
+def test_kill_before_every_change_of_a_file(training, tmp_path):
+    """One life after the other goes on from where the last was ended: before its first change of a file, its second, ..."""
+    whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
+    folder, log = tmp_path / "killed", tmp_path / "killed.jsonl"
+    settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2"]
+    killed = 0
+    for change in itertools.count(1):
+        before = tracked(folder)
+        status = start(training, *settings, log=log, **interrupted(change=change)).wait()
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        killed += 1
+        assert tracked(folder) >= before
+        if tracked(folder):
+            load_checkpoint(folder / f"iter_{tracked(folder):07d}")
+    assert killed > 60  # all changes of one save and one removal at the least
+    assert comparable(records(log)) == comparable(whole)
+    assert_is_the_end_of(tmp_path / "whole", folder)
+
+
+def test_clears_away_what_killed_runs_left(training, tmp_path):
+    folder = tmp_path / "run"
+    settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2"]
+    training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
+    training.run(*settings, "train.exit_interval=5", name="run")
+    gone = "0123abcd-1-1"  # a process of another machine: under the folder's lock it is known to be gone
+    for name in (f".iter_0000003.partial-{gone}", f".iter_0000006.partial-{gone}"):
+        shutil.copytree(folder / "iter_0000004", folder / name)
+    (folder / f".latest_train_state.pt.partial-{gone}").write_bytes(b"half")
+    (folder / ".ponte.lock").write_text("a training run that was killed")
+    (folder / "iter_0000005").rename(folder / f".iter_0000005.replaced-{gone}")  # killed between two renames
+    shutil.copytree(folder / "iter_0000004", folder / "iter_0000002")            # killed before it removed old ones
+    _, result = training.run(*settings, name="run")
+    assert "at iteration 5 of 12" in result.err
+    assert_is_the_end_of(tmp_path / "whole", folder)
+    shutil.copytree(folder / "iter_0000011", folder / "iter_0000003")
+    training.run(*settings, name="run")  # nothing to train; the removal is still made up for
+    assert_is_the_end_of(tmp_path / "whole", folder)
+
+
+def test_one_run_to_a_folder(training, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "run.jsonl"
+    settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}"]
+    first = start(training, *settings, "train.train_iters=100000", "checkpoint.save_interval=1000000", log=log)
+    while not (log.exists() and records(log)):
+        assert first.poll() is None
+        time.sleep(0.005)
+    _, result = training.run(*settings, name="second", code=1)
+    assert f"checkpoint.save {folder} is being written to by a training run, process {first.pid} on " in result.err
+    first.kill()
+    first.wait()
+    training.run(*settings, name="second")
+    assert not (folder / ".ponte.lock").exists()
 
 
 def test_refuses_to_continue_another_run(training, tmp_path):

@@ -1,9 +1,8 @@
-// Nothing half-written: what a reader of the target sees before, during and after a staged write, and after a writer was killed.
+// Files that are whole or not there, and what a failed write says.
 #include "base/file.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -27,50 +26,6 @@ class Files : public testing::Test {
 };
 
 void put(const fs::path& file, std::string_view text) { std::ofstream(file) << text; }
-
-TEST_F(Files, StagedDirectoryAppearsWholeOnPublish) {
-  StagedDirectory staged(root_ / "out", StagedDirectory::Existing::refuse);
-  put(staged.path() / "a", "1");
-  EXPECT_FALSE(fs::exists(root_ / "out"));
-  staged.publish();
-  EXPECT_EQ(read_file(root_ / "out" / "a"), "1");
-  EXPECT_EQ(entries(), 1u);
-}
-
-TEST_F(Files, StagedDirectoryLeavesNothingWithoutPublish) {
-  { StagedDirectory staged(root_ / "out", StagedDirectory::Existing::refuse); }
-  EXPECT_EQ(entries(), 0u);
-}
-
-TEST_F(Files, ExistingTargetIsRefusedOrReplacedWhole) {
-  fs::create_directory(root_ / "out");
-  put(root_ / "out" / "old", "old");
-  EXPECT_THROW(StagedDirectory(root_ / "out", StagedDirectory::Existing::refuse), UserError);
-  StagedDirectory staged(root_ / "out", StagedDirectory::Existing::replace);
-  put(staged.path() / "new", "new");
-  EXPECT_TRUE(fs::exists(root_ / "out" / "old"));
-  staged.publish();
-  EXPECT_FALSE(fs::exists(root_ / "out" / "old"));
-  EXPECT_EQ(read_file(root_ / "out" / "new"), "new");
-  EXPECT_EQ(entries(), 1u);
-}
-
-TEST_F(Files, TheNextWriterRemovesWhatAKilledOneLeft) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    StagedDirectory staged(root_ / "out", StagedDirectory::Existing::refuse);
-    put(staged.path() / "half", "half");
-    ::kill(::getpid(), SIGKILL);
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  EXPECT_FALSE(fs::exists(root_ / "out"));
-  EXPECT_EQ(entries(), 1u);  // the dead staging
-  StagedDirectory staged(root_ / "out", StagedDirectory::Existing::refuse);
-  EXPECT_EQ(entries(), 1u);  // only the live one
-  staged.publish();
-  EXPECT_TRUE(fs::is_empty(root_ / "out"));
-}
 
 TEST_F(Files, MappedFileSeesTheBytesAndRejectsWhatIsNotAFile) {
   put(root_ / "f", "hello");

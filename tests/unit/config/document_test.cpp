@@ -73,6 +73,9 @@ TEST(Document, MistakesAreNamed) {
       {"mixed_precision: bf16_mixd\n", {"bf16_mixed"}},
       {"peft:\n  _target_: megatron.bridge.peft.canonical.Foo\n", {"LoRA"}},
       {"dataset:\n  blend: [[a, b], [1]]\n", {"dataset.blend"}},
+      {"model:\n  optimizer:\n    lr: 1\n", {"my.yaml line 3", "no section inside model", "optimizer is a section of its own"}},
+      {"model:\n  optimzer:\n    lr: 1\n", {"optimizer is a section of its own", "(found: optimzer)"}},
+      {"model:\n  zzz:\n    lr: 1\n", {"no key model.zzz"}},
       {"train: 5\n", {"train must be a section"}},
       {"- a\n", {"my.yaml"}},
   };

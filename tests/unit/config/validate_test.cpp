@@ -92,6 +92,7 @@ TEST(Validate, NamesEveryContradiction) {
       {{"scheduler.override_opt_param_scheduler=true", "scheduler.use_checkpoint_opt_param_scheduler=true"},
        1,
        "use_checkpoint_opt_param_scheduler are both true"},
+      {{"model.max_position_embeddings=31"}, 1, "model.seq_length 32 is longer than the 31 positions"},
       {{"dataset.seq_length=16"}, 1, "dataset.seq_length 16 and model.seq_length 32 differ"},
       {{"dataset.data_path=a", "dataset.train_data_path=b"}, 1, "besides a blend per split"},
       {{"dataset.train_data_path=b", "dataset.split='1,1,1'"}, 1, "dataset.split has no meaning"},
