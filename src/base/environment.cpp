@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "base/errors.h"
@@ -30,6 +31,20 @@ bool environment_flag(const char* name) {
   return value == "1" || value == "true" || value == "yes" || value == "on";
 }
 
+namespace {
+
+// "node[003-006,009]" or "node003,node007" names its first node: where rank 0 runs.
+std::optional<std::string> first_slurm_node(const std::string& launcher) {
+  const auto list = launcher == "SLURM" ? environment("SLURM_JOB_NODELIST") : std::nullopt;
+  if (!list) return std::nullopt;
+  const size_t bracket = list->find('['), comma = list->find(',');
+  if (bracket == std::string::npos || comma < bracket) return list->substr(0, comma);
+  const size_t end = list->find_first_of(",-]", bracket);
+  return list->substr(0, bracket) + list->substr(bracket + 1, end - bracket - 1);
+}
+
+}  // namespace
+
 LaunchEnvironment launch_environment() {
   struct Launcher {
     const char *name, *rank, *world, *local_rank, *local_world;
@@ -49,9 +64,23 @@ LaunchEnvironment launch_environment() {
     out.local_world_size = environment_integer(launcher.local_world).value_or(1);
     break;
   }
-  out.master_address = environment("MASTER_ADDR").value_or(out.master_address);
+  out.master_address = environment("MASTER_ADDR").value_or(first_slurm_node(out.source).value_or(out.master_address));
   out.master_port = environment_integer("MASTER_PORT").value_or(out.master_port);
+  out.launcher_has_store = environment_flag("TORCHELASTIC_USE_AGENT_STORE");
+  out.restarts = environment_integer("TORCHELASTIC_RESTART_COUNT").value_or(0);
+  out.network_interface = environment("GLOO_SOCKET_IFNAME").value_or("");
   require(out.world_size >= 1 && out.rank >= 0 && out.rank < out.world_size, "{} says rank {} of {}", out.source, out.rank, out.world_size);
+  return out;
+}
+
+std::vector<std::string> environment_with(const std::vector<std::pair<std::string, std::string>>& set) {
+  std::vector<std::string> out;
+  for (char** entry = environ; *entry; ++entry) {
+    const std::string_view line = *entry;
+    const bool replaced = std::any_of(set.begin(), set.end(), [&](const auto& s) { return line.starts_with(s.first + "="); });
+    if (!replaced) out.emplace_back(line);
+  }
+  for (const auto& [name, value] : set) out.push_back(name + "=" + value);
   return out;
 }
 

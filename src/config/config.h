@@ -107,6 +107,7 @@ struct DdpConfig {
 struct DistConfig {
   std::string distributed_backend = "nccl";  // nccl, gloo; gloo is used wherever there is no GPU
   int64_t distributed_timeout_minutes = 10;
+  int64_t distributed_timeout_seconds_after_init = 0;  // 0: distributed_timeout_minutes
   bool use_megatron_fsdp = false, use_torch_fsdp2 = false;
   bool use_tp_pp_dp_mapping = false;
   bool use_gloo_process_groups = true;

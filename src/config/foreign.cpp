@@ -40,7 +40,7 @@ constexpr ForeignNames kAnyValue[] = {
      "nccl_ub num_buckets pad_buckets_for_high_nccl_busbw preserve_fp32_weights reuse_grad_buf_for_mxfp8_param_ag "
      "suggested_communication_unit_size"},
     {"dist",
-     "align_grad_reduce disable_jit_fuser distributed_timeout_seconds_after_init enable_megatron_core_experimental "
+     "align_grad_reduce disable_jit_fuser enable_megatron_core_experimental "
      "external_gpu_device_mapping flight_recorder_dump_on_timeout flight_recorder_dump_path flight_recorder_extra_dump_on_exec "
      "flight_recorder_include_only_active flight_recorder_include_stack_trace flight_recorder_trace_buffer_size "
      "high_priority_stream_groups lazy_mpu_init local_rank nccl_communicator_config_path sharp_enabled_group use_decentralized_pg "

@@ -25,7 +25,9 @@ void list_ddp(Listing<DdpConfig> row) {
 void list_dist(Listing<DistConfig> row) {
   using D = DistConfig;
   row("distributed_backend", &D::distributed_backend, {"nccl", "gloo"}, "collectives between GPUs; gloo wherever there is none");
-  row("distributed_timeout_minutes", &D::distributed_timeout_minutes, "how long a collective may take");
+  row("distributed_timeout_minutes", &D::distributed_timeout_minutes, "how long ranks wait for each other: to meet, and in a collective");
+  row("distributed_timeout_seconds_after_init", &D::distributed_timeout_seconds_after_init, none_is_null,
+      "how long a collective may take; null: distributed_timeout_minutes");
   row("use_megatron_fsdp", &D::use_megatron_fsdp, "as ddp.use_megatron_fsdp");
   row("use_torch_fsdp2", &D::use_torch_fsdp2, "torch's own FSDP");
   row("use_tp_pp_dp_mapping", &D::use_tp_pp_dp_mapping,

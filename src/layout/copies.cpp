@@ -106,6 +106,18 @@ bool intersect(const Window& first, const Window& second, Window& out) {
   return true;
 }
 
+namespace {
+
+// What of the window, whose first local row is `first`, lies in `rows`; placed in a buffer that begins with those rows.
+void keep_rows(Window& window, int64_t first, Rows rows) {
+  const int64_t begin = std::max(rows.begin - first, int64_t{0}), end = std::min(rows.end - first, window.end[0] - window.begin[0]);
+  window.origin += (begin - rows.begin) * window.strides[0];
+  window.end[0] = window.begin[0] + std::max(begin, end);
+  window.begin[0] += begin;
+}
+
+}  // namespace
+
 std::vector<Window> slice_windows(const Rule& rule, const Slice& slice, size_t segment) {
   const Segment& whole = rule.segments[segment];
   const SegmentSlice& cut = slice.segments[segment];
@@ -117,6 +129,7 @@ std::vector<Window> slice_windows(const Rule& rule, const Slice& slice, size_t s
     Window window{Shape(whole.shape.size(), 0), whole.shape, strides, cut.offset * strides[0] + at * strides[dim]};
     window.begin[dim] = interval.begin;
     window.end[dim] = interval.end;
+    if (slice.rows) keep_rows(window, cut.offset + (dim == 0 ? at : 0), *slice.rows);
     at += interval.end - interval.begin;
     out.push_back(std::move(window));
   }

@@ -84,4 +84,34 @@ Slice slice_of(const Rule& rule, const TensorParallel& tp) {
   return slice;
 }
 
+Slice rows_of(Slice slice, Rows rows) {
+  PONTE_ASSERT(!slice.rows && rows.begin >= 0 && rows.begin <= rows.end && rows.end <= slice.shape[0]);
+  slice.rows = rows;
+  slice.shape[0] = rows.count();
+  return slice;
+}
+
+std::vector<Rows> own_rows(const Rule& rule, const Slice& slice) {
+  std::vector<Rows> out;
+  const auto add = [&](int64_t begin, int64_t end) {
+    if (begin == end) return;
+    if (!out.empty() && out.back().end == begin) out.back().end = end;
+    else out.push_back({begin, end});
+  };
+  for (size_t s = 0; s < slice.segments.size(); ++s) {
+    const SegmentSlice& segment = slice.segments[s];
+    if (rule.segments[s].shard_dim > 0) {  // its intervals cut columns; nobody shares those
+      add(segment.offset, segment.offset + segment.shape[0]);
+      continue;
+    }
+    int64_t row = segment.offset;
+    for (const Interval& interval : segment.intervals) {
+      const int64_t rows = interval.end - interval.begin;
+      if (interval.first_sharer == slice.rank) add(row, row + rows);
+      row += rows;
+    }
+  }
+  return out;
+}
+
 }  // namespace ponte

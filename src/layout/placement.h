@@ -2,6 +2,7 @@
 // concatenated on dim 0 (so a rank's fc1 is [its gate rows; its up rows]), and from the cut follows how the gradient is summed over ranks.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "families/rule.h"
@@ -33,14 +34,26 @@ enum class GradientReduction {
   sum_sharers,          // rows of intervals with sharers > 1: summed over those ranks
 };
 
+// Rows [begin, end) of a tensor's dim 0.
+struct Rows {
+  int64_t begin = 0, end = 0;
+  int64_t count() const { return end - begin; }
+  bool operator==(const Rows&) const = default;
+};
+
 struct Slice {
   Shape shape;                          // local
   std::vector<SegmentSlice> segments;   // as Rule::segments
   int64_t rank = 0;                     // of whose slice this is: it saves the intervals whose first_sharer it is
   GradientReduction gradient = GradientReduction::none;
+  std::optional<Rows> rows;             // of what `segments` give, only these (one replica's share of the optimizer state); `shape` is theirs
 };
 
 // UserError when the parameter does not divide: it names the parameter, the units found and the ranks asked for.
 Slice slice_of(const Rule& rule, const TensorParallel& tensor_parallel);
+// The part of a whole slice that lies in these local rows.
+Slice rows_of(Slice slice, Rows rows);
+// The local rows this rank answers for when ranks add up what each of them holds: all but those that another rank, a first sharer, holds too.
+std::vector<Rows> own_rows(const Rule& rule, const Slice& slice);
 
 }  // namespace ponte

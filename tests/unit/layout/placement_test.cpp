@@ -5,6 +5,7 @@
 #include "base/errors.h"
 #include "element_map.h"
 #include "families/registry.h"
+#include "layout/shares.h"
 
 namespace ponte::testing {
 namespace {
@@ -55,6 +56,50 @@ TEST(Placement, EveryRowIsOwnedOnceOrSharedByItsSharers) {
         EXPECT_EQ(holders, promised) << rule.name() << " over " << size;
         EXPECT_TRUE(segment.shard_dim != kReplicated || holders[0] == size);
       }
+  }
+}
+
+// Rows of a slice are what those rows of the slice hold, for every rule, cut and layout; and every element is answered for by one rank.
+TEST(Placement, RowsOfASliceAndWhoAnswersForThem) {
+  for (auto [groups, per_group, size] : {std::tuple{4, 2, 1}, {4, 2, 2}, {2, 4, 4}, {2, 4, 8}}) {
+    const RuleTable table = rule_table(tiny(groups, per_group));
+    for (const Rule& rule : table.rules) {
+      const auto hf = hf_values(rule);
+      int64_t elements = 0, own = 0;
+      for (int64_t rank = 0; rank < size; ++rank) {
+        const Slice slice = slice_of(rule, {rank, size});
+        const Elements whole = local_values(rule, slice, hf);
+        const int64_t rows = slice.shape[0], row = rows ? static_cast<int64_t>(whole.size()) / rows : 0;
+        for (auto [begin, end] : {std::pair{int64_t{0}, rows}, {int64_t{0}, rows / 3}, {rows / 3, rows - 1}, {rows - 1, rows}, {rows / 2, rows / 2}}) {
+          const Elements part = local_values(rule, rows_of(slice, {begin, end}), hf);
+          EXPECT_EQ(part, Elements(whole.begin() + begin * row, whole.begin() + end * row)) << rule.name() << " rows " << begin << " to " << end;
+        }
+        for (const Rows& r : own_rows(rule, slice)) own += r.count() * row;
+        elements = static_cast<int64_t>(numel(rule.shape));
+      }
+      EXPECT_EQ(own, elements) << rule.name() << " over " << size;
+    }
+  }
+}
+
+TEST(Shares, EveryRowOnceInOrderAndEvenly) {
+  const std::vector<Extent> tensors = {{7, 10}, {1, 3}, {100, 1}, {0, 5}, {5, 40}};
+  for (int64_t parts = 1; parts <= 9; ++parts) {
+    const auto shares = share_rows(tensors, parts);
+    std::vector<int64_t> next(tensors.size(), 0);
+    int64_t position = 0;  // of the line: shares are stretches of it, one after another
+    for (const auto& share : shares) {
+      int64_t elements = 0;
+      for (size_t t = 0; t < tensors.size(); ++t) {
+        EXPECT_EQ(share[t].begin, next[t]);
+        next[t] = share[t].end;
+        elements += share[t].count() * tensors[t].row_elements;
+      }
+      EXPECT_NEAR(static_cast<double>(elements), 373.0 / static_cast<double>(parts), 40.0);
+      position += elements;
+    }
+    EXPECT_EQ(position, 373);
+    for (size_t t = 0; t < tensors.size(); ++t) EXPECT_EQ(next[t], tensors[t].rows);
   }
 }
 

@@ -1,0 +1,101 @@
+// Groups of real processes.
+#include "process_testing.h"
+
+namespace ponte {
+namespace {
+
+using namespace std::chrono_literals;
+
+at::Tensor noise(int64_t rank, std::vector<int64_t> shape, at::ScalarType type) {
+  auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(100 + rank));
+  return at::randn(shape, generator, at::kFloat).to(type);
+}
+
+// The definition: in rank order.
+at::Tensor sum_of(int64_t size, const std::vector<int64_t>& shape, at::ScalarType type) {
+  at::Tensor out = noise(0, shape, type);
+  for (int64_t r = 1; r < size; ++r) out = out + noise(r, shape, type);
+  return out;
+}
+
+TEST(ProcessGroup, CollectivesAreTheSumsInRankOrderToTheBit) {
+  const auto body = [](Ranks& ranks) {
+    Group& g = ranks.world();
+    const int64_t size = ranks.size(), rank = ranks.rank();
+    ASSERT_EQ(g.rank(), rank);
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kDouble})
+      for (const std::vector<int64_t>& shape : {std::vector<int64_t>{}, {1}, {2, 3}, {1001, 7}}) {
+        at::Tensor sum = noise(rank, shape, type), copy = noise(rank, shape, type);
+        g.all_reduce(sum, ReduceOp::sum);
+        EXPECT_TRUE(at::equal(sum, sum_of(size, shape, type)));
+        g.broadcast(copy, size - 1);
+        EXPECT_TRUE(at::equal(copy, noise(size - 1, shape, type)));
+      }
+    const at::Tensor all = g.all_gather(noise(rank, {4, 3}, at::kBFloat16));
+    for (int64_t r = 0; r < size; ++r) EXPECT_TRUE(at::equal(all.narrow(0, 4 * r, 4), noise(r, {4, 3}, at::kBFloat16)));
+    EXPECT_TRUE(at::equal(g.reduce_scatter_sum(noise(rank, {2 * size, 3}, at::kFloat)), sum_of(size, {2 * size, 3}, at::kFloat).narrow(0, 2 * rank, 2)));
+    std::vector<int64_t> rows, sent, received;
+    std::vector<at::Tensor> parts;
+    for (int64_t r = 0; r < size; ++r) {
+      rows.push_back(r);
+      sent.push_back(rank + r);
+      received.push_back(r + rank);
+      parts.push_back(noise(r, {r, 5}, at::kFloat));
+    }
+    EXPECT_TRUE(at::equal(g.all_gather_rows(noise(rank, {rank, 5}, at::kFloat), rows), at::cat(parts)));
+    const int64_t total = size * (size - 1) / 2;
+    EXPECT_TRUE(at::equal(g.reduce_scatter_sum_rows(noise(rank, {total, 5}, at::kFloat), rows),
+                          sum_of(size, {total, 5}, at::kFloat).narrow(0, rank * (rank - 1) / 2, rank)));
+    const int64_t out = size * rank + total;
+    EXPECT_EQ(g.all_to_all(at::full({out, 2}, rank, at::kLong), sent, received).sum().item<int64_t>(), [&] {
+      int64_t want = 0;
+      for (int64_t r = 0; r < size; ++r) want += 2 * r * (r + rank);
+      return want;
+    }());
+    const std::vector<std::string> texts = gather_text(g, std::string(static_cast<size_t>(rank), 'x'));
+    for (int64_t r = 0; r < size; ++r) EXPECT_EQ(static_cast<int64_t>(texts[static_cast<size_t>(r)].size()), r);
+    g.barrier();
+  };
+  for (const int64_t size : {2, 3}) EXPECT_EQ(run_processes(size, 60s, body), std::vector<int>(static_cast<size_t>(size), 0));
+}
+
+TEST(ProcessGroup, GroupsOfAMeshAndMessages) {
+  const auto body = [](Ranks& ranks) {
+    const Groups groups = mesh_groups(ranks, Mesh(MeshSizes{.tensor = 2, .pipeline = 2}));
+    EXPECT_EQ(groups.tensor->rank(), ranks.rank() % 2);
+    EXPECT_EQ(groups.pipeline->rank(), ranks.rank() / 2);
+    at::Tensor sum = at::full({1}, ranks.rank(), at::kLong);
+    groups.tensor->all_reduce(sum, ReduceOp::sum);
+    EXPECT_EQ(sum.item<int64_t>(), ranks.rank() < 2 ? 1 : 5);
+    const int64_t peer = 1 - groups.pipeline->rank();
+    at::Tensor first = at::empty({3}, at::kFloat), second = at::empty({2}, at::kLong);
+    const Transfer transfers[] = {{Transfer::Direction::send, peer, at::full({3}, 7.0 + ranks.rank())},
+                                  {Transfer::Direction::receive, peer, first},
+                                  {Transfer::Direction::send, peer, at::full({2}, ranks.rank(), at::kLong)},
+                                  {Transfer::Direction::receive, peer, second}};
+    groups.pipeline->transfer(transfers)->wait();
+    const int64_t from = (ranks.rank() + 2) % 4;
+    EXPECT_EQ(first[0].item<double>(), 7.0 + static_cast<double>(from));
+    EXPECT_EQ(second[1].item<int64_t>(), from);
+  };
+  EXPECT_EQ(run_processes(4, 60s, body), std::vector<int>(4, 0));
+}
+
+TEST(ProcessGroup, AnErrorOnOneRankIsEveryonesError) {
+  const auto body = [](Ranks& ranks) {
+    agree(ranks.world(), [] {});
+    for (const bool everywhere : {false, true}) {
+      std::string message;
+      try {
+        agree(ranks.world(), [&] { require(!everywhere && ranks.rank() != 1, "the disk is full"); });
+      } catch (const AgreedError& error) {
+        message = error.what();
+      }
+      EXPECT_EQ(message, everywhere ? "the disk is full" : "rank 1: the disk is full");
+    }
+  };
+  EXPECT_EQ(run_processes(3, 60s, body), std::vector<int>(3, 0));
+}
+
+}  // namespace
+}  // namespace ponte
