@@ -28,9 +28,11 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   return out;
 }
 
-// One token a line: its id and its text, with control characters spelled out.
-void print_tokens(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
-  for (const int32_t id : ids) {
+// One token a line: its id and its text, with control characters spelled out; `spans`, when there are any, say where each stands in the input.
+void print_tokens(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, const std::vector<TokenSpan>& spans) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const int32_t id = ids[i];
+    if (!spans.empty()) std::printf("%8u %8u ", spans[i].begin, spans[i].end);
     std::string text;
     for (const char c : tokenizer.decode(std::vector<int32_t>{id}))
       if (c == '\n') text += "\\n";
@@ -45,10 +47,14 @@ void print_tokens(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
 
 int run_tokenize(const Arguments& arguments) {
   CLI::App app("Text on standard input to token ids, or ids to text.", "ponte tokenize");
-  std::string folder;
+  std::string folder, offsets;
   bool ids_only = false, decode = false, add_special = true, skip_special = false;
-  app.add_option("--tokenizer", folder, "folder with tokenizer.json")->required();
+  app.add_option("--tokenizer", folder, "folder with tokenizer.json or tokenizer.model, or such a file")->required();
   app.add_flag("--ids", ids_only, "print the ids alone, on one line");
+  app.add_option("--offsets", offsets, "print where each token begins and ends in the input, in characters or bytes")
+      ->check(CLI::IsMember({"characters", "bytes"}))
+      ->expected(0, 1)
+      ->default_str("characters");
   app.add_flag("--decode", decode, "read ids, print their text");
   app.add_flag("!--no-special", add_special, "leave out what the post-processor puts around a text");
   app.add_flag("--skip-special", skip_special, "with --decode: leave out special tokens");
@@ -60,9 +66,18 @@ int run_tokenize(const Arguments& arguments) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     return 0;
   }
-  const std::vector<int32_t> ids = tokenizer.encode(input, add_special ? AddSpecial::yes : AddSpecial::no);
+  const AddSpecial add = add_special ? AddSpecial::yes : AddSpecial::no;
+  std::vector<TokenSpan> spans;
+  std::vector<int32_t> ids;
+  if (app.count("--offsets")) {
+    require(!ids_only, "--offsets and --ids are about different output");
+    spans = tokenizer.encode_with_offsets(input, add, offsets == "bytes" ? OffsetUnit::bytes : OffsetUnit::characters);
+    for (const TokenSpan& span : spans) ids.push_back(span.id);
+  } else {
+    ids = tokenizer.encode(input, add);
+  }
   if (!ids_only) {
-    print_tokens(tokenizer, ids);
+    print_tokens(tokenizer, ids, spans);
     return 0;
   }
   for (size_t i = 0; i < ids.size(); ++i) std::printf("%s%d", i ? " " : "", ids[i]);

@@ -13,21 +13,12 @@ bool space(const char* at) { return (unicode::tables().classes_of(unicode::decod
 
 }  // namespace
 
-AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedToken>& tokens, const std::vector<std::string>& spellings) : tokens_(tokens), nodes_(1) {
+AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedToken>& tokens, const std::vector<std::string>& spellings) : tokens_(tokens) {
   PONTE_ASSERT(tokens.size() == spellings.size());
   int distinct = 0;
   for (size_t i = 0; i < tokens_.size(); ++i) {
     if (spellings[i].empty()) continue;
-    uint32_t node = 0;
-    for (const char c : spellings[i]) {
-      auto& children = nodes_[node].children;
-      const auto byte = static_cast<uint8_t>(c);
-      auto it = std::lower_bound(children.begin(), children.end(), std::pair<uint8_t, uint32_t>{byte, 0});
-      if (it == children.end() || it->first != byte) it = children.insert(it, {byte, static_cast<uint32_t>(nodes_.size())});
-      node = it->second;
-      if (node == nodes_.size()) nodes_.emplace_back();
-    }
-    if (nodes_[node].token < 0) nodes_[node].token = static_cast<int32_t>(i);
+    trie_.insert(spellings[i], static_cast<int32_t>(i));
     bool& starts = starts_[static_cast<uint8_t>(spellings[i][0])];
     if (!starts) ++distinct, only_start_ = static_cast<uint8_t>(spellings[i][0]);
     starts = true;
@@ -44,27 +35,13 @@ const char* AddedTokenMatcher::next_start(const char* at, const char* end) const
   return at;
 }
 
-size_t AddedTokenMatcher::longest(const char* at, const char* end, int32_t& token) const {
-  size_t best = 0;
-  uint32_t node = 0;
-  for (const char* p = at; p < end;) {
-    const auto& children = nodes_[node].children;
-    const auto byte = static_cast<uint8_t>(*p++);
-    const auto it = std::lower_bound(children.begin(), children.end(), std::pair<uint8_t, uint32_t>{byte, 0});
-    if (it == children.end() || it->first != byte) break;
-    node = it->second;
-    if (nodes_[node].token >= 0) token = nodes_[node].token, best = static_cast<size_t>(p - at);
-  }
-  return best;
-}
-
 void AddedTokenMatcher::split(std::string_view text, std::vector<Piece>& pieces) const {
   if (text.empty()) return;
-  const char *begin = text.data(), *end = begin + text.size(), *from = begin;
+  const char *begin = text.data(), *end = begin + text.size(), *from = begin, *spaces_end = begin;
   if (!empty())
     for (const char* at = next_start(begin, end); at < end;) {
       int32_t index = -1;
-      const size_t length = longest(at, end, index);
+      const size_t length = trie_.longest(at, end, index);
       if (!length) {
         at = next_start(at + 1, end);
         continue;
@@ -76,12 +53,16 @@ void AddedTokenMatcher::split(std::string_view text, std::vector<Piece>& pieces)
                                 (stop < end && unicode::is_word(unicode::decode(stop).code))))
         continue;
       if (token.lstrip) {
-        while (start > begin && space(unicode::previous(start))) start = unicode::previous(start);
+        while (start > from && space(unicode::previous(start))) start = unicode::previous(start);
         start = std::max(start, from);
       }
-      if (token.rstrip)
+      if (token.rstrip) {
+        if (stop < spaces_end) stop = spaces_end;  // inside spaces an earlier token has taken already
         while (stop < end && space(stop)) stop += unicode::decode(stop).bytes;
+        spaces_end = stop;
+      }
       if (from < start) pieces.push_back({kText, {from, start}});
+      if (start >= stop) continue;  // the token before has taken all of it
       pieces.push_back({token.id, {start, stop}});
       from = stop;
     }

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text/prefix_trie.h"
+
 namespace ponte {
 
 struct AddedToken {
@@ -22,7 +24,7 @@ class AddedTokenMatcher {
   AddedTokenMatcher() = default;
   // `spellings[i]` is what tokens[i] looks like in the text (its content, or its normalised content).
   AddedTokenMatcher(const std::vector<AddedToken>& tokens, const std::vector<std::string>& spellings);
-  bool empty() const { return nodes_.size() <= 1; }
+  bool empty() const { return trie_.empty(); }
 
   struct Piece {
     int32_t id;  // kText for the text between tokens
@@ -33,16 +35,10 @@ class AddedTokenMatcher {
   void split(std::string_view text, std::vector<Piece>& pieces) const;
 
  private:
-  struct Node {
-    std::vector<std::pair<uint8_t, uint32_t>> children;  // by byte, sorted
-    int32_t token = -1;                                  // index of the token that ends here
-  };
   const char* next_start(const char* at, const char* end) const;
-  // Length of the longest token that starts at `at`, and which it is.
-  size_t longest(const char* at, const char* end, int32_t& token) const;
 
   std::vector<AddedToken> tokens_;
-  std::vector<Node> nodes_;
+  PrefixTrie trie_;  // index into tokens_
   std::array<bool, 256> starts_{};
   int only_start_ = -1;  // when all tokens begin with the same byte
 };

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 
 #include "base/errors.h"
 #include "text/unicode.h"
@@ -93,12 +94,44 @@ bool spelled_bytes(std::string_view spelling, std::string& bytes) {
 
 Bpe::Bpe(TokenTable vocabulary, const std::vector<std::pair<std::string_view, std::string_view>>& merges, BpeOptions options)
     : vocabulary_(std::move(vocabulary)), options_(std::move(options)), pairs_(0) {
-  require(merges.size() < kRankMask, "tokenizer: {} merges, at most {} are supported", merges.size(), kRankMask - 1);
   vocabulary_.for_each([&](std::string_view token, int32_t id) {
     require(id >= 0 && id < (1 << kIdBits) - 1, "tokenizer: id {} of token '{}', wanted 0 to {}", id, token, (1 << kIdBits) - 2);
   });
-  if (options_.unknown_token)
-    require(vocabulary_.find(*options_.unknown_token) != TokenTable::kNone, "tokenizer: unk_token '{}' is not in the vocabulary", *options_.unknown_token);
+  build(named_merges(merges));
+}
+
+Bpe::Bpe(TokenTable vocabulary, BpeSymbols symbols, const std::vector<BpeMerge>& merges, BpeOptions options)
+    : vocabulary_(std::move(vocabulary)), symbols_(std::move(symbols)), options_(std::move(options)), pairs_(0) {
+  symbols_->texts.for_each([&](std::string_view text, int32_t id) {
+    require(id < (1 << kIdBits) - 1, "tokenizer: more than {} tokens and characters", (1 << kIdBits) - 2);
+    if (id < symbols_->first_unknown) return;
+    unknown_characters_.resize(std::max(unknown_characters_.size(), static_cast<size_t>(id - symbols_->first_unknown) + 1));
+    unknown_characters_[static_cast<size_t>(id - symbols_->first_unknown)] = text;
+  });
+  build(merges);
+}
+
+std::vector<BpeMerge> Bpe::named_merges(const std::vector<std::pair<std::string_view, std::string_view>>& merges) const {
+  std::vector<BpeMerge> out;
+  out.reserve(merges.size());
+  std::string result;
+  for (size_t i = 0; i < merges.size(); ++i) {
+    const auto& [left, right] = merges[i];
+    result.assign(left).append(right);
+    const BpeMerge merge{vocabulary_.find(left), vocabulary_.find(right), vocabulary_.find(result), static_cast<uint32_t>(i)};
+    for (const auto& [token, id] : {std::pair<std::string_view, int32_t>{left, merge.left}, {right, merge.right}, {result, merge.result}})
+      require(id != TokenTable::kNone, "tokenizer: merge {} ('{}' + '{}') needs token '{}', which is not in the vocabulary", i + 1, left, right, token);
+    out.push_back(merge);
+  }
+  return out;
+}
+
+void Bpe::build(const std::vector<BpeMerge>& merges) {
+  require(merges.size() < kRankMask, "tokenizer: {} merges, at most {} are supported", merges.size(), kRankMask - 1);
+  if (options_.unknown_token) {
+    unknown_ = vocabulary_.find(*options_.unknown_token);
+    require(unknown_ != TokenTable::kNone, "tokenizer: unk_token '{}' is not in the vocabulary", *options_.unknown_token);
+  }
   size_t buckets = 16;
   while (buckets * kBucket < merges.size() * 2) buckets *= 2;
   pairs_ = PageArray<uint64_t>(buckets * kBucket);
@@ -107,11 +140,11 @@ Bpe::Bpe(TokenTable vocabulary, const std::vector<std::pair<std::string_view, st
   pair_shift_ = 64 - __builtin_ctzll(buckets);
   present_.assign(buckets / 4, 0);
   present_mask_ = present_.size() - 1;
-  merged_.reserve(merges.size());
-  for (size_t i = 0; i < merges.size(); ++i) add_merge(merges[i].first, merges[i].second, static_cast<uint32_t>(i));
+  for (const BpeMerge& merge : merges) add_merge(merge);
   bool counts_up = !merged_.empty();
   for (size_t i = 0; i < merged_.size(); ++i) counts_up = counts_up && merged_[i] == merged_[0] + static_cast<int32_t>(i);
   first_merged_ = counts_up ? merged_[0] : -1;
+  for (size_t c = 0; c < ascii_ids_.size(); ++c) ascii_ids_[c] = (symbols_ ? symbols_->texts : vocabulary_).find(std::string(1, static_cast<char>(c)));
   all_bytes_ = options_.byte_level;
   for (size_t b = 0; b < 256; ++b) {
     byte_ids_[b] = vocabulary_.find(byte_spelling()[b]);
@@ -127,18 +160,25 @@ Bpe::Bpe(TokenTable vocabulary, const std::vector<std::pair<std::string_view, st
   }
 }
 
-void Bpe::add_merge(std::string_view left, std::string_view right, uint32_t rank) {
-  const std::string result = std::string(left) + std::string(right);
-  const int32_t a = vocabulary_.find(left), b = vocabulary_.find(right), merged = vocabulary_.find(result);
-  for (const auto& [token, id] : {std::pair<std::string_view, int32_t>{left, a}, {right, b}, {result, merged}})
-    require(id != TokenTable::kNone, "tokenizer: merge {} ('{}' + '{}') needs token '{}', which is not in the vocabulary", rank + 1, left, right, token);
-  merged_.push_back(merged);
-  const uint64_t key = static_cast<uint64_t>(a) << kIdBits | static_cast<uint64_t>(b);
-  const uint64_t hash = pair_hash(a, b);
+void Bpe::add_merge(const BpeMerge& merge) {
+  if (merged_.size() <= merge.rank) merged_.resize(merge.rank + 1, merge.result);
+  merged_[merge.rank] = merge.result;
+  const uint64_t key = static_cast<uint64_t>(merge.left) << kIdBits | static_cast<uint64_t>(merge.right);
+  const uint64_t hash = pair_hash(merge.left, merge.right);
   present_[(hash >> 26) & present_mask_] |= uint64_t{1} << (hash >> 20 & 63);
   size_t at = (hash >> pair_shift_) * kBucket;  // of a pair named twice the later rank counts
   while (pairs_[at] != kFree && pairs_[at] >> kRankBits != key) at = (at + 1) & (bucket_mask_ * kBucket + kBucket - 1);
-  pairs_[at] = key << kRankBits | rank;
+  pairs_[at] = key << kRankBits | merge.rank;
+}
+
+bool Bpe::may_cut_before(std::string_view mark) const {
+  bool out = !options_.ignore_merges && !options_.byte_level && find_character(mark) != TokenTable::kNone;
+  if (symbols_ && find_character(mark) >= symbols_->first_unknown) out = false;
+  vocabulary_.for_each([&](std::string_view token, int32_t) {
+    for (size_t at = token.find(mark); out && at != std::string_view::npos; at = token.find(mark, at + mark.size()))
+      out = at == 0 || token.substr(0, at).ends_with(mark);
+  });
+  return out;
 }
 
 bool Bpe::fall_back(std::string_view character, std::vector<int32_t>& symbols) const {
@@ -156,26 +196,78 @@ bool Bpe::fall_back(std::string_view character, std::vector<int32_t>& symbols) c
   return true;
 }
 
+int32_t Bpe::find_character(std::string_view character) const {
+  if (character.size() == 1) return ascii_ids_[static_cast<uint8_t>(character[0])];
+  return (symbols_ ? symbols_->texts : vocabulary_).find(character);
+}
+
 // As BPE::merge_word: a pending unknown token is written only when a known character follows, or at the end.
-void Bpe::symbols_of_characters(std::string_view word, std::vector<int32_t>& symbols) const {
-  const int32_t unknown = options_.unknown_token ? vocabulary_.find(*options_.unknown_token) : TokenTable::kNone;
-  bool pending = false;
+void Bpe::symbols_of_characters(std::string_view word, std::vector<int32_t>& symbols, std::vector<uint32_t>* lengths) const {
+  uint32_t pending = 0;  // bytes of it
+  const auto put = [&](int32_t id, uint32_t bytes) {
+    symbols.push_back(id);
+    if (lengths) lengths->push_back(bytes);
+  };
+  const auto put_pending = [&] {
+    if (pending) put(unknown_, pending);
+    pending = 0;
+  };
   for (const char *at = word.data(), *end = at + word.size(); at < end;) {
-    const std::string_view character(at, unicode::decode(at).bytes);
-    at += character.size();
-    const int32_t id = vocabulary_.find(character);
+    int32_t id = TokenTable::kNone;
+    size_t bytes = symbols_ ? symbols_->whole.longest(at, end, id) : 0;
+    if (!bytes) {
+      bytes = unicode::decode(at).bytes;
+      id = find_character({at, bytes});
+    }
+    const std::string_view character(at, bytes);
+    at += bytes;
     if (id != TokenTable::kNone) {
-      if (pending) symbols.push_back(unknown);
-      pending = false;
-      symbols.push_back(id);
+      put_pending();
+      put(id, static_cast<uint32_t>(bytes));
+    } else if (options_.byte_fallback && fall_back(character, symbols)) {
+      if (lengths) lengths->insert(lengths->end(), bytes, 1);
+    } else if (unknown_ != TokenTable::kNone) {
+      if (!options_.fuse_unknown) put_pending();
+      pending += static_cast<uint32_t>(bytes);
+    }
+  }
+  put_pending();
+}
+
+// Characters that only merging knew, and that it left alone: bytes, or the unknown token, one for neighbours.
+void Bpe::resolve_unknown(std::vector<int32_t>& symbols, std::vector<uint32_t>* lengths) const {
+  if (unknown_characters_.empty()) return;
+  std::vector<int32_t> out;
+  std::vector<uint32_t> out_lengths;
+  for (size_t i = 0; i < symbols.size(); ++i) {
+    const uint32_t bytes = lengths ? (*lengths)[i] : 0;
+    if (symbols[i] < symbols_->first_unknown && !(symbols[i] == unknown_ && !out.empty() && out.back() == unknown_)) {
+      out.push_back(symbols[i]), out_lengths.push_back(bytes);
       continue;
     }
-    if (options_.byte_fallback && fall_back(character, symbols)) continue;
-    if (unknown == TokenTable::kNone) continue;
-    if (pending && !options_.fuse_unknown) symbols.push_back(unknown);
-    pending = true;
+    const std::string* character = symbols[i] == unknown_ ? nullptr : &unknown_characters_[static_cast<size_t>(symbols[i] - symbols_->first_unknown)];
+    if (character && options_.byte_fallback && fall_back(*character, out)) out_lengths.insert(out_lengths.end(), character->size(), 1);
+    else if (!out.empty() && out.back() == unknown_) out_lengths.back() += bytes;
+    else out.push_back(unknown_), out_lengths.push_back(bytes);
   }
-  if (pending) symbols.push_back(unknown);
+  symbols = std::move(out);
+  if (lengths) *lengths = std::move(out_lengths);
+}
+
+void Bpe::encode_spelled(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& ids, std::vector<uint32_t>& lengths) const {
+  if (word.empty()) return;
+  if (options_.ignore_merges)
+    if (const int32_t id = vocabulary_.find(word); id != TokenTable::kNone) {
+      ids.push_back(id), lengths.push_back(static_cast<uint32_t>(word.size()));
+      return;
+    }
+  scratch.symbols.clear();
+  std::vector<uint32_t> symbol_lengths;
+  symbols_of_characters(word, scratch.symbols, &symbol_lengths);
+  merge_long(scratch.symbols, scratch, &symbol_lengths);
+  resolve_unknown(scratch.symbols, &symbol_lengths);
+  ids.insert(ids.end(), scratch.symbols.begin(), scratch.symbols.end());
+  lengths.insert(lengths.end(), symbol_lengths.begin(), symbol_lengths.end());
 }
 
 void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& ids) const {
@@ -193,12 +285,12 @@ void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t
   } else if (options_.byte_level) {
     scratch.spelled.clear();
     for (const char c : word) scratch.spelled += byte_spelling()[static_cast<uint8_t>(c)];
-    symbols_of_characters(scratch.spelled, symbols);
+    symbols_of_characters(scratch.spelled, symbols, nullptr);
   } else {
-    symbols_of_characters(word, symbols);
+    symbols_of_characters(word, symbols, nullptr);
   }
   if (symbols.size() > kMediumWord) {
-    merge_long(symbols, scratch);
+    merge_long(symbols, scratch, nullptr);
   } else if (symbols.size() > kShortWord) {
     merge_medium(symbols);
   } else if (symbols.size() > 1) {
@@ -208,6 +300,7 @@ void Bpe::encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t
       if (const uint32_t rank = rank_of(symbols[i], symbols[i + 1]); rank != kNoRank) keys[i] = rank << 6 | static_cast<uint32_t>(i);
     symbols.resize(merge_short(symbols.data(), keys, symbols.size()));
   }
+  if (symbols_) resolve_unknown(symbols, nullptr);
   ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
@@ -289,7 +382,7 @@ void Bpe::merge_medium(std::vector<int32_t>& symbols) const {
 
 // A linked list of symbols and a heap of (rank, position): n log n for words of any length. rank[i] is that of the pair starting at i, so a
 // heap entry that disagrees with it is out of date.
-void Bpe::merge_long(std::vector<int32_t>& symbols, BpeScratch& scratch) const {
+void Bpe::merge_long(std::vector<int32_t>& symbols, BpeScratch& scratch, std::vector<uint32_t>* lengths) const {
   const size_t n = symbols.size();
   require(n < UINT32_MAX, "tokenizer: a word of {} bytes", n);
   auto& [all, rank, next, previous, heap, spelled] = scratch;
@@ -322,8 +415,12 @@ void Bpe::merge_long(std::vector<int32_t>& symbols, BpeScratch& scratch) const {
     if (at > 0) refresh(previous[at], at);
   }
   size_t kept = 0;
-  for (size_t i = 0; i < n; i = next[i]) symbols[kept++] = symbols[i];
+  for (size_t i = 0; i < n; i = next[i], ++kept) {
+    symbols[kept] = symbols[i];
+    if (lengths) (*lengths)[kept] = std::accumulate(lengths->begin() + static_cast<std::ptrdiff_t>(i), lengths->begin() + next[i], uint32_t{0});
+  }
   symbols.resize(kept);
+  if (lengths) lengths->resize(kept);
 }
 
 }  // namespace ponte

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "text/page_array.h"
+#include "text/prefix_trie.h"
 #include "text/token_table.h"
 
 namespace ponte {
@@ -21,6 +22,19 @@ struct BpeOptions {
   bool fuse_unknown = false;   // neighbouring unknown characters become one unknown token
   bool ignore_merges = false;  // a word that is itself a token is that token
   std::optional<std::string> unknown_token;
+};
+
+// A merge by ids. Merges of one rank give the same result; of two that apply, the lower rank goes first, then the one further left.
+struct BpeMerge {
+  int32_t left, right, result;
+  uint32_t rank;
+};
+
+// What a SentencePiece model has beside its vocabulary: not every token is a text that merging may give.
+struct BpeSymbols {
+  TokenTable texts;             // ids of the characters merging begins with, and of what it gives
+  PrefixTrie whole;             // texts taken whole before anything is merged, with their ids
+  int32_t first_unknown = -1;   // ids from here on stand for characters without a token, by spelling in `texts`
 };
 
 // Spelling of each byte in GPT-2's alphabet, and the other way (-1 outside it).
@@ -41,11 +55,16 @@ class Bpe {
  public:
   // `merges`: pairs of spellings in order of rank. Throws UserError naming the first merge whose parts or result are not in `vocabulary`.
   Bpe(TokenTable vocabulary, const std::vector<std::pair<std::string_view, std::string_view>>& merges, BpeOptions options);
+  Bpe(TokenTable vocabulary, BpeSymbols symbols, const std::vector<BpeMerge>& merges, BpeOptions options);
 
   const TokenTable& vocabulary() const { return vocabulary_; }
   const BpeOptions& options() const { return options_; }
   // Appends the ids of one word (well-formed UTF-8, any length) to `ids`.
   void encode(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& ids) const;
+  // The same for a word that is spelled as the vocabulary spells it, with how many bytes of it each id stands for. Not made for speed.
+  void encode_spelled(std::string_view word, BpeScratch& scratch, std::vector<int32_t>& ids, std::vector<uint32_t>& lengths) const;
+  // Whether a text may be cut before each run of `mark` without any id changing: no token has `mark` behind another character.
+  bool may_cut_before(std::string_view mark) const;
 
  private:
   static constexpr uint32_t kNoRank = UINT32_MAX;
@@ -74,17 +93,26 @@ class Bpe {
   static constexpr uint64_t kFree = UINT64_MAX;
   int32_t merged(uint32_t rank) const { return first_merged_ >= 0 ? first_merged_ + static_cast<int32_t>(rank) : merged_[rank]; }
 
-  void add_merge(std::string_view left, std::string_view right, uint32_t rank);
-  void symbols_of_characters(std::string_view word, std::vector<int32_t>& symbols) const;
+  std::vector<BpeMerge> named_merges(const std::vector<std::pair<std::string_view, std::string_view>>& merges) const;
+  void build(const std::vector<BpeMerge>& merges);
+  void add_merge(const BpeMerge& merge);
+  int32_t find_character(std::string_view character) const;
+  // `lengths`, when asked for: bytes of the word each symbol stands for.
+  void symbols_of_characters(std::string_view word, std::vector<int32_t>& symbols, std::vector<uint32_t>* lengths) const;
   bool fall_back(std::string_view character, std::vector<int32_t>& symbols) const;
+  void resolve_unknown(std::vector<int32_t>& symbols, std::vector<uint32_t>* lengths) const;
   static constexpr size_t kShortWord = 64, kMediumWord = 256;  // symbols; beyond, a heap beats looking for the lowest rank
   size_t merge_short(int32_t* symbols, uint32_t* keys, size_t n) const;
   void encode_short_bytes(std::string_view word, std::vector<int32_t>& ids) const;
   void merge_medium(std::vector<int32_t>& symbols) const;
-  void merge_long(std::vector<int32_t>& symbols, BpeScratch& scratch) const;
+  void merge_long(std::vector<int32_t>& symbols, BpeScratch& scratch, std::vector<uint32_t>* lengths) const;
 
   TokenTable vocabulary_;
+  std::optional<BpeSymbols> symbols_;   // of a SentencePiece model
+  std::vector<std::string> unknown_characters_;  // by id - symbols_->first_unknown
   BpeOptions options_;
+  int32_t unknown_ = TokenTable::kNone;
+  std::array<int32_t, 128> ascii_ids_;  // of the characters below 128
   TokenTable words_;                    // by bytes, for ignore_merges on byte-level vocabularies
   std::array<int32_t, 256> byte_ids_;   // kNone where the vocabulary lacks the byte
   bool all_bytes_ = false;

@@ -19,6 +19,10 @@ void Encoder::encode(std::string_view text, std::vector<int32_t>& ids) {
     unicode::append_lossy(valid_, text);
     text = valid_;
   }
+  if (state_.needs_trace) {
+    for (const TokenSpan& token : encode_traced(state_, text).tokens) ids.push_back(token.id);
+    return;
+  }
   out_size_ = 0;
   raw_pieces_.clear();
   state_.raw_tokens.split(text, raw_pieces_);
@@ -65,9 +69,13 @@ void Encoder::encode_words(std::string_view text, bool at_start) {
   }
   storage_.clear();
   state_.pre_tokenizer.split(text, at_start, words_, storage_);
-  for (const std::string_view word : words_) {
-    const char* const end = word.data() + word.size();
-    encode_batch(word.data(), {&end, 1}, end);
+  // Words that lie one behind the other go together.
+  std::array<const char*, kBatch> ends;
+  for (size_t i = 0; i < words_.size();) {
+    const char *const from = words_[i].data(), *at = from;
+    size_t n = 0;
+    for (; n < kBatch && i < words_.size() && words_[i].data() == at; ++i) ends[n++] = at = at + words_[i].size();
+    encode_batch(from, {ends.data(), n}, at);
   }
 }
 

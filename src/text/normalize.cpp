@@ -1,4 +1,4 @@
-// Unicode normalisation is utf8proc's, held to the Unicode version `tokenizers` normalises by (9.0): younger code points are barriers that
+// Normal forms of whole texts, fast. Unicode normalisation is utf8proc's, held to the Unicode version `tokenizers` normalises by (9.0): younger code points are barriers that
 // stay as they are and that nothing combines across. Quick check: Unicode Standard Annex 15, section 9.
 #include "text/normalize.h"
 
@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "base/errors.h"
+#include "text/normal_form.h"
 #include "text/unicode.h"
 
 namespace ponte {
@@ -16,17 +17,13 @@ namespace {
 
 using unicode::Character;
 
-constexpr uint32_t kBarriers[][2] = {
-#include "text/normalization_barriers.inc"
-};
-
 enum Quick : uint8_t { inert = 0, mark = 1, maybe = 2, barrier = 3 };  // inert: combining class 0 and never changed by what stands before it
 
 // Combining class and quick-check answer of every code point, in pages of 128.
 class NormalTable {
  public:
   NormalTable() : page_(0x110000 >> 7), quick_(128, inert), combining_(128, 0) {
-    for (const auto& [first, last] : kBarriers)
+    for (const auto& [first, last] : normalization_barriers())
       for (uint32_t c = first; c <= last; ++c) set(c, barrier, 0);
     for (uint32_t c = 0xC0; c < 0x30000; ++c) {
       const utf8proc_property_t* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
@@ -119,8 +116,10 @@ const char* skip_low(const char* at, const char* end) {
   return at;
 }
 
+}  // namespace
+
 // NFC: copies the stretches that are already normal, and maps only from the last inert character before a doubtful one to the next inert one.
-std::string_view nfc(std::string_view text, std::string& buffer) {
+std::string_view to_nfc(std::string_view text, std::string& buffer) {
   const NormalTable& table = normal_table();
   const char *begin = text.data(), *end = begin + text.size(), *copied = begin, *at = begin;
   bool changed = false;
@@ -156,64 +155,10 @@ std::string_view nfc(std::string_view text, std::string& buffer) {
   return buffer;
 }
 
-std::string_view replace_all(std::string_view text, const NormalizeStep& step, std::string& buffer) {
-  size_t at = text.find(step.pattern), from = 0;
-  if (at == std::string_view::npos) return text;
-  buffer.clear();
-  for (; at != std::string_view::npos; from = at + step.pattern.size(), at = text.find(step.pattern, from)) {
-    buffer.append(text, from, at - from);
-    buffer += step.content;
-  }
-  buffer.append(text, from);
-  return buffer;
-}
-
-bool is_ascii(std::string_view text) {
-  for (char c : text)
-    if (static_cast<uint8_t>(c) >= 0x80) return false;
-  return true;
-}
-
-std::string_view strip(std::string_view text, NormalizeStep::Kind side) {
-  const auto space = [](const char* p) { return unicode::tables().classes_of(unicode::decode(p).code) & unicode::kSpace; };
-  if (side == NormalizeStep::Kind::strip_left)
-    while (!text.empty() && space(text.data())) text.remove_prefix(unicode::decode(text.data()).bytes);
-  else
-    for (const char* p; !text.empty() && space(p = unicode::previous(text.data() + text.size()));) text = {text.data(), p};
-  return text;
-}
-
-std::string_view apply_step(const NormalizeStep& step, std::string_view text, std::string& buffer) {
+void append_normal_form(std::string& out, std::string_view text, NormalizeStep::Kind form) {
   using enum NormalizeStep::Kind;
-  const auto whole = [&](int options) -> std::string_view {
-    if (is_ascii(text)) return text;
-    buffer.clear();
-    append_normal(buffer, text, options);
-    return buffer;
-  };
-  switch (step.kind) {
-    case nfc: return ponte::nfc(text, buffer);
-    case nfd: return whole(UTF8PROC_DECOMPOSE);
-    case nfkc: return whole(UTF8PROC_COMPOSE | UTF8PROC_COMPAT);
-    case nfkd: return whole(UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT);
-    case replace: return replace_all(text, step, buffer);
-    case prepend:
-      if (text.empty()) return text;
-      buffer = step.content;
-      return buffer.append(text);
-    default: return strip(text, step.kind);
-  }
-}
-
-}  // namespace
-
-std::string_view Normalizer::apply(std::string_view text, std::string& buffer, std::string& spare) const {
-  std::string *into = &buffer, *other = &spare;
-  for (const NormalizeStep& step : steps_) {
-    text = apply_step(step, text, *into);
-    if (text.data() >= into->data() && text.data() <= into->data() + into->size()) std::swap(into, other);
-  }
-  return text;
+  const int compose = form == nfc || form == nfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
+  append_normal(out, text, compose | (form == nfkc || form == nfkd ? UTF8PROC_COMPAT : 0));
 }
 
 }  // namespace ponte

@@ -10,14 +10,20 @@ namespace {
   fail("{}: {} '{}' is not supported", json.place(), what, type);
 }
 
-// The literal text of {"String": ...}; patterns of regular expressions are for the caller that can use them.
-std::string literal_pattern(const JsonView& json, std::string_view what) {
+// Replace, of a normalizer or a decoder: a text or the matches of a regular expression.
+template <class Step>
+Step replace_step(const JsonView& json) {
+  Step step{.kind = Step::Kind::replace};
   const JsonView pattern = json["pattern"];
-  if (const auto text = pattern.find("String")) {
-    require(!text->string().empty(), "{}: an empty pattern", text->place());
-    return std::string(text->string());
+  if (const auto regex = pattern.find("Regex")) {
+    step.regex = std::make_shared<const Regex>(regex->string(), regex->place());
+  } else {
+    const JsonView text = pattern["String"];
+    step.pattern = text.string();
+    require(!step.pattern.empty(), "{}: an empty pattern", text.place());
   }
-  fail("{}: {} with a regular expression is not supported", json.place(), what);
+  step.content = json["content"].string();
+  return step;
 }
 
 void normalizer_steps(const JsonView& json, std::vector<NormalizeStep>& steps) {
@@ -28,7 +34,11 @@ void normalizer_steps(const JsonView& json, std::vector<NormalizeStep>& steps) {
   else if (type == "NFD") steps.push_back({Kind::nfd});
   else if (type == "NFKC") steps.push_back({Kind::nfkc});
   else if (type == "NFKD") steps.push_back({Kind::nfkd});
-  else if (type == "Replace") steps.push_back({Kind::replace, literal_pattern(json, "normalizer Replace"), std::string(json["content"].string())});
+  else if (type == "Replace") steps.push_back(replace_step<NormalizeStep>(json));
+  else if (type == "Lowercase") steps.push_back({Kind::lowercase});
+  else if (type == "StripAccents") steps.push_back({Kind::strip_accents});
+  else if (type == "Nmt") steps.push_back({Kind::nmt});
+  else if (type == "ByteLevel") steps.push_back({Kind::byte_level});
   else if (type == "Prepend") steps.push_back({Kind::prepend, {}, std::string(json["prepend"].string())});
   else if (type == "Strip") {
     if (json["strip_left"].boolean()) steps.push_back({Kind::strip_left});
@@ -51,6 +61,7 @@ SplitStep split_step(const JsonView& json) {
   SplitStep step{.finder = SplitStep::Finder::regex};
   const JsonView pattern = json["pattern"];
   if (const auto regex = pattern.find("Regex")) {
+    step.pattern = regex->string();
     step.scan = find_scanner(regex->string());
     if (step.scan) step.finder = SplitStep::Finder::scanner;
     else step.regex.emplace(regex->string(), regex->place());
@@ -67,14 +78,16 @@ SplitStep byte_level_step(const JsonView& json) {
   SplitStep step{.finder = SplitStep::Finder::scanner, .scan = find_scanner(kGpt2Pattern)};
   step.cuts = json.boolean_or("use_regex", true);
   if (json["add_prefix_space"].boolean()) step.prepend = SplitStep::Prepend::always, step.prefix = " ";
+  step.spells = true;
   return step;
 }
 
 SplitStep metaspace_step(const JsonView& json) {
-  SplitStep step{.finder = SplitStep::Finder::metaspace, .behavior = SplitStep::Behavior::merged_with_next};
+  SplitStep step{.finder = SplitStep::Finder::character, .behavior = SplitStep::Behavior::merged_with_next};
   step.replacement = step.prefix = json["replacement"].string();
   require(!step.replacement.empty() && unicode::decode(step.replacement.data()).bytes == step.replacement.size(),
           "{}: replacement '{}', wanted one character", json.place(), step.replacement);
+  step.character = unicode::decode(step.replacement.data()).code;
   const std::string scheme = json.string_or("prepend_scheme", "always");
   const bool add_prefix = json.boolean_or("add_prefix_space", true);
   require(add_prefix || scheme == "never", "{}: add_prefix_space is false but prepend_scheme is '{}'", json.place(), scheme);
@@ -85,30 +98,60 @@ SplitStep metaspace_step(const JsonView& json) {
   return step;
 }
 
-void pre_tokenizer_steps(const JsonView& json, PreTokenizerSpec& spec) {
+SplitStep digits_step(const JsonView& json) {
+  const bool single = json.boolean_or("individual_digits", false);
+  return {.finder = SplitStep::Finder::numeric, .behavior = single ? SplitStep::Behavior::isolated : SplitStep::Behavior::contiguous};
+}
+
+SplitStep punctuation_step(const JsonView& json) {
+  const auto b = json.find("behavior");
+  return {.finder = SplitStep::Finder::punctuation, .behavior = b ? behavior(*b) : SplitStep::Behavior::isolated};
+}
+
+SplitStep removed(SplitStep::Finder finder) { return {.finder = finder, .behavior = SplitStep::Behavior::removed}; }
+
+void pre_tokenizer_steps(const JsonView& json, std::vector<SplitStep>& steps) {
+  using Finder = SplitStep::Finder;
   const std::string type(json["type"].string());
-  if (type == "Sequence") {
-    json["pretokenizers"].each([&](const JsonView& part) { pre_tokenizer_steps(part, spec); });
-    return;
-  }
-  require(!spec.byte_level, "{}: pre-tokenizer '{}' after ByteLevel is not supported", json.place(), type);
-  if (type == "Split") {
-    spec.steps.push_back(split_step(json));
-  } else if (type == "ByteLevel") {
-    SplitStep step = byte_level_step(json);
-    if (step.cuts || step.prepend != SplitStep::Prepend::never) spec.steps.push_back(std::move(step));
-    spec.byte_level = true;
-  } else if (type == "Digits") {
-    const bool single = json.boolean_or("individual_digits", false);
-    spec.steps.push_back({.finder = SplitStep::Finder::numeric, .behavior = single ? SplitStep::Behavior::isolated : SplitStep::Behavior::contiguous});
-  } else if (type == "Punctuation") {
-    const auto b = json.find("behavior");
-    spec.steps.push_back({.finder = SplitStep::Finder::punctuation, .behavior = b ? behavior(*b) : SplitStep::Behavior::isolated});
-  } else if (type == "Metaspace") {
-    spec.steps.push_back(metaspace_step(json));
+  if (type == "Sequence") json["pretokenizers"].each([&](const JsonView& part) { pre_tokenizer_steps(part, steps); });
+  else if (type == "Split") steps.push_back(split_step(json));
+  else if (type == "ByteLevel") steps.push_back(byte_level_step(json));
+  else if (type == "Digits") steps.push_back(digits_step(json));
+  else if (type == "Punctuation") steps.push_back(punctuation_step(json));
+  else if (type == "Metaspace") steps.push_back(metaspace_step(json));
+  else if (type == "WhitespaceSplit") steps.push_back(removed(Finder::whitespace));
+  else if (type == "Whitespace") {
+    steps.push_back(removed(Finder::words));
+    steps.back().invert = true;
+  } else if (type == "BertPreTokenizer") {
+    steps.push_back(removed(Finder::whitespace));
+    steps.push_back({.finder = Finder::punctuation});
+  } else if (type == "CharDelimiterSplit") {
+    const JsonView delimiter = json["delimiter"];
+    const std::string_view text = delimiter.string();
+    require(!text.empty() && unicode::decode(text.data()).bytes == text.size(), "{}: delimiter '{}', wanted one character", delimiter.place(), text);
+    steps.push_back(removed(Finder::character));
+    steps.back().character = unicode::decode(text.data()).code;
+  } else if (type == "FixedLength") {
+    const int64_t length = json.integer_or("length", 5);
+    require(length > 0, "{}: length {}, wanted at least 1", json.place(), length);
+    steps.push_back({.finder = Finder::fixed_length});
+    steps.back().length = static_cast<size_t>(length);
   } else {
     unsupported(json, "pre-tokenizer", type);
   }
+}
+
+// Consecutive splits that one scanner does together.
+void fuse_steps(std::vector<SplitStep>& steps) {
+  const auto is = [&](size_t i, std::string_view pattern) {
+    return i < steps.size() && steps[i].pattern == pattern && steps[i].behavior == SplitStep::Behavior::isolated && !steps[i].invert;
+  };
+  for (size_t i = 0; i < steps.size(); ++i)
+    if (is(i, kDeepSeekPatterns[0]) && is(i + 1, kDeepSeekPatterns[1]) && is(i + 2, kDeepSeekPatterns[2])) {
+      steps.erase(steps.begin() + static_cast<std::ptrdiff_t>(i), steps.begin() + static_cast<std::ptrdiff_t>(i) + 2);
+      steps[i] = SplitStep{.finder = SplitStep::Finder::scanner, .scan = scan_deepseek};
+    }
 }
 
 void decoder_steps(const JsonView& json, std::vector<DecodeStep>& steps) {
@@ -118,7 +161,7 @@ void decoder_steps(const JsonView& json, std::vector<DecodeStep>& steps) {
   else if (type == "ByteLevel") steps.push_back({Kind::byte_level});
   else if (type == "ByteFallback") steps.push_back({Kind::byte_fallback});
   else if (type == "Fuse") steps.push_back({Kind::fuse});
-  else if (type == "Replace") steps.push_back({Kind::replace, literal_pattern(json, "decoder Replace"), std::string(json["content"].string())});
+  else if (type == "Replace") steps.push_back(replace_step<DecodeStep>(json));
   else if (type == "Strip")
     steps.push_back({.kind = Kind::strip, .content = std::string(json["content"].string()), .start = json["start"].integer(), .stop = json["stop"].integer()});
   else if (type == "Metaspace") {
@@ -147,6 +190,10 @@ void template_pieces(const JsonView& json, Surroundings& out) {
   require(seen, "{}: the template for one text does not hold the text", json.place());
 }
 
+void trim(const JsonView& json, Surroundings& out) {
+  if (json.boolean_or("trim_offsets", true)) out.trims.push_back({json.boolean_or("add_prefix_space", true), out.before.size()});
+}
+
 void post_processor(const JsonView& json, Surroundings& out) {
   const std::string type(json["type"].string());
   if (type == "Sequence") json["processors"].each([&](const JsonView& part) { post_processor(part, out); });
@@ -156,6 +203,7 @@ void post_processor(const JsonView& json, Surroundings& out) {
     out.before.insert(out.before.begin(), own.before.begin(), own.before.end());
     out.after.insert(out.after.end(), own.after.begin(), own.after.end());
   } else if (type == "RobertaProcessing" || type == "BertProcessing") {
+    if (type == "RobertaProcessing") trim(json, out);
     const auto id = [&](std::string_view key) {
       const JsonView pair = json[key];
       require(pair.array().size() == 2, "{}: wanted a token and its id", pair.place());
@@ -163,7 +211,9 @@ void post_processor(const JsonView& json, Surroundings& out) {
     };
     out.before.insert(out.before.begin(), id("cls"));
     out.after.push_back(id("sep"));
-  } else if (type != "ByteLevel") {  // ByteLevel only moves offsets
+  } else if (type == "ByteLevel") {
+    trim(json, out);
+  } else {
     unsupported(json, "post-processor", type);
   }
 }
@@ -178,7 +228,15 @@ std::vector<NormalizeStep> read_normalizer(const JsonView& json) {
 
 PreTokenizerSpec read_pre_tokenizer(const JsonView& json) {
   PreTokenizerSpec spec;
-  pre_tokenizer_steps(json, spec);
+  pre_tokenizer_steps(json, spec.steps);
+  // When the alphabet comes last, words stay bytes and the vocabulary is read as bytes.
+  if (!spec.steps.empty() && spec.steps.back().spells) {
+    SplitStep& last = spec.steps.back();
+    spec.byte_level = true;
+    last.spells = false;
+    if (!last.cuts && last.prepend == SplitStep::Prepend::never) spec.steps.pop_back();
+  }
+  fuse_steps(spec.steps);
   return spec;
 }
 

@@ -6,6 +6,7 @@
 #include "text/normalize.h"
 #include "text/pre_tokenizer.h"
 #include "text/token_decoder.h"
+#include "text/traced_encode.h"
 
 namespace ponte {
 
@@ -19,9 +20,10 @@ PreTokenizerSpec read_pre_tokenizer(const JsonView& json);
 
 std::vector<DecodeStep> read_decoder(const JsonView& json);
 
-// Ids the post-processor puts around one text.
+// What the post-processor does to one text: ids it puts around, and offsets it takes white space from.
 struct Surroundings {
   std::vector<int32_t> before, after;
+  std::vector<OffsetTrim> trims;
 };
 Surroundings read_post_processor(const JsonView& json);
 

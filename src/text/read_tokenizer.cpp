@@ -215,6 +215,8 @@ void build_matchers(TokenizerState& state) {
   state.normalized_tokens = AddedTokenMatcher(normalized, normalized_text);
 }
 
+std::string config_place(std::string_view origin) { return "tokenizer_config.json beside " + std::string(origin); }
+
 void check_pipeline(const TokenizerState& state, const JsonView& root) {
   for (const auto& list : {state.before, state.after})
     for (const int32_t id : list)
@@ -230,32 +232,46 @@ std::unique_ptr<TokenizerState> read_tokenizer(std::string_view tokenizer_json, 
   const JsonView root(parse_document(parser, tokenizer_json, origin), std::string(origin));
   PreTokenizerSpec spec;
   if (const auto json = root.find("pre_tokenizer")) spec = read_pre_tokenizer(*json);
-  state->pre_tokenizer = PreTokenizer(std::move(spec.steps));
   if (const auto json = root.find("normalizer")) state->normalizer = Normalizer(read_normalizer(*json));
   if (const auto json = root.find("decoder")) state->decoder = read_decoder(*json);
   if (const auto json = root.find("post_processor")) {
     Surroundings around = read_post_processor(*json);
-    state->before = std::move(around.before), state->after = std::move(around.after);
+    state->before = std::move(around.before), state->after = std::move(around.after), state->trims = std::move(around.trims);
   }
   state->model = read_model(root["model"], spec.byte_level);
-
-  AddedVocabulary added(state->model->vocabulary());
-  if (const auto list = root.find("added_tokens")) list->each([&](const JsonView& token) { added.add(read_added_token(token)); });
-  const std::string place = "tokenizer_config.json beside " + std::string(origin);
-  const Json config = config_json.empty() ? Json::object() : parse_json(config_json, place);
-  require(config.is_object(), "{}: not a JSON object", place);
-  add_from_config(config, place, added);
-  state->added = added.by_id();
-  index_tokens(*state);
-  build_matchers(*state);
+  if (state->model->may_cut_before(kVisibleSpace)) spec.steps.push_back({.finder = SplitStep::Finder::scanner, .scan = scan_visible_spaces});
+  state->pre_tokenizer = PreTokenizer(std::move(spec.steps));
+  std::vector<AddedToken> added;
+  if (const auto list = root.find("added_tokens")) list->each([&](const JsonView& token) { added.push_back(read_added_token(token)); });
+  complete_tokenizer(*state, added, read_tokenizer_config(config_json, origin), origin);
   check_pipeline(*state, root);
+  return state;
+}
+
+Json read_tokenizer_config(std::string_view config_json, std::string_view origin) {
+  const std::string place = config_place(origin);
+  Json config = config_json.empty() ? Json::object() : parse_json(config_json, place);
+  require(config.is_object(), "{}: not a JSON object", place);
+  return config;
+}
+
+void complete_tokenizer(TokenizerState& state, const std::vector<AddedToken>& tokens, const Json& config, std::string_view origin) {
+  AddedVocabulary added(state.model->vocabulary());
+  for (const AddedToken& token : tokens) added.add(token);
+  const std::string place = config_place(origin);
+  add_from_config(config, place, added);
+  state.added = added.by_id();
+  index_tokens(state);
+  build_matchers(state);
+  const auto asks = state.pre_tokenizer.asks_for_beginning();
+  const bool plain = state.normalizer.empty() || (state.normalizer.keeps_beginning() && state.normalized_tokens.empty());
+  state.needs_trace = asks == PreTokenizer::Asks::late || (asks == PreTokenizer::Asks::first && !plain);
   const auto id = [&](std::string_view key) -> std::optional<int32_t> {
     const auto token = named_token(config, key, place);
     const AddedToken* known = token ? added.find(token->content) : nullptr;
     return known ? std::optional(known->id) : std::nullopt;
   };
-  state->bos = id("bos_token"), state->eos = id("eos_token"), state->pad = id("pad_token"), state->unk = id("unk_token");
-  return state;
+  state.bos = id("bos_token"), state.eos = id("eos_token"), state.pad = id("pad_token"), state.unk = id("unk_token");
 }
 
 }  // namespace ponte

@@ -31,4 +31,12 @@ std::string spelling(const ScanRules& rules);          // the regular expression
 ScanWords find_scanner(std::string_view pattern);      // null when the pattern is none of these
 extern const char* const kGpt2Pattern;                 // ByteLevel with use_regex
 
+// DeepSeek-V3's three splits, one after the other: numbers, Chinese and kana, the rest.
+extern const char* const kDeepSeekPatterns[3];
+size_t scan_deepseek(const char*& at, const char* end, const char** word_ends, size_t capacity);
+
+// Cuts before every run of U+2581, SentencePiece's visible space.
+inline constexpr std::string_view kVisibleSpace = "\xE2\x96\x81";
+size_t scan_visible_spaces(const char*& at, const char* end, const char** word_ends, size_t capacity);
+
 }  // namespace ponte

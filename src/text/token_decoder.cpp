@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "text/bpe.h"
+#include "text/regex.h"
 #include "text/unicode.h"
 
 namespace ponte {
@@ -52,6 +53,18 @@ std::string replaced(std::string_view token, std::string_view pattern, std::stri
   return out.append(token, from);
 }
 
+std::string replaced(std::string_view token, const DecodeStep& step) {
+  if (!step.regex) return replaced(token, step.pattern, step.content);
+  std::string out;
+  size_t copied = 0;
+  Regex::Match match;
+  for (size_t from = 0, previous_end = std::string_view::npos; from <= token.size() && step.regex->find(token, from, previous_end, match);) {
+    out.append(token, copied, match.begin - copied).append(step.content);
+    copied = from = previous_end = match.end;
+  }
+  return out.append(token, copied);
+}
+
 std::string stripped(std::string_view token, const DecodeStep& step) {
   for (int64_t i = 0; i < step.start && token.starts_with(step.content); ++i) token.remove_prefix(step.content.size());
   for (int64_t i = 0; i < step.stop && token.ends_with(step.content); ++i) token.remove_suffix(step.content.size());
@@ -76,7 +89,7 @@ void apply(const DecodeStep& step, std::vector<std::string>& tokens) {
     case Kind::byte_fallback: byte_fallback(tokens); break;
     case Kind::fuse: tokens.assign(1, joined(tokens)); break;
     case Kind::replace:
-      for (std::string& token : tokens) token = replaced(token, step.pattern, step.content);
+      for (std::string& token : tokens) token = replaced(token, step);
       break;
     case Kind::strip:
       for (std::string& token : tokens) token = stripped(token, step);
@@ -119,7 +132,7 @@ std::string TokenStream::plain(std::string token, Enter enter) {
   bool entered = enter == Enter::first;
   for (const DecodeStep& step : *steps_) {
     entered = entered || step.kind == Kind::byte_fallback;
-    if (entered && step.kind == Kind::replace) token = replaced(token, step.pattern, step.content);
+    if (entered && step.kind == Kind::replace) token = replaced(token, step);
     if (step.kind == Kind::metaspace) token = replaced(token, step.pattern, first_ && step.drops_first ? "" : " ");
   }
   size_t cut = 0;

@@ -3,11 +3,14 @@
 // Source: tokenizers/decoders (ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, Sequence).
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace ponte {
+
+class Regex;
 
 struct DecodeStep {
   enum class Kind { byte_level, byte_fallback, fuse, replace, strip, metaspace };
@@ -15,6 +18,7 @@ struct DecodeStep {
   std::string pattern = {}, content = {};  // replace; strip: `content` is the character; metaspace: `pattern` is the mark
   int64_t start = 0, stop = 0;             // strip: how many at either end
   bool drops_first = false;                // metaspace: marks of the first token vanish
+  std::shared_ptr<const Regex> regex = {}; // replace: instead of `pattern`
 };
 
 // The text of a list of tokens. No steps at all: the spellings with a space between them, as `tokenizers` does without a decoder.

@@ -39,14 +39,27 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
-  const auto file = directory / "tokenizer.json", config = directory / "tokenizer_config.json";
-  require(std::filesystem::exists(file), "{}: no tokenizer.json there", directory);
-  return parse(read_file(file), std::filesystem::exists(config) ? read_file(config) : "", file.string());
+Tokenizer Tokenizer::load(const std::filesystem::path& folder_or_file) {
+  namespace fs = std::filesystem;
+  fs::path file = folder_or_file;
+  if (!fs::is_regular_file(file)) {
+    file = folder_or_file / "tokenizer.json";
+    if (!fs::exists(file)) file = folder_or_file / "tokenizer.model";
+    require(fs::exists(file), "{}: neither tokenizer.json nor tokenizer.model there", folder_or_file);
+  }
+  const fs::path config = file.parent_path() / "tokenizer_config.json";
+  const std::string text = read_file(file), config_text = fs::exists(config) ? read_file(config) : "";
+  const size_t first = text.find_first_not_of(" \t\r\n\xEF\xBB\xBF");
+  const bool json = file.extension() == ".json" || (file.extension() != ".model" && first != std::string::npos && text[first] == '{');
+  return json ? parse(text, config_text, file.string()) : parse_sentencepiece(text, config_text, file.string());
 }
 
 Tokenizer Tokenizer::parse(std::string_view tokenizer_json, std::string_view config_json, std::string_view origin) {
   return Tokenizer(read_tokenizer(tokenizer_json, config_json, origin));
+}
+
+Tokenizer Tokenizer::parse_sentencepiece(std::string_view model, std::string_view config_json, std::string_view origin) {
+  return Tokenizer(read_sentencepiece_tokenizer(model, config_json, origin));
 }
 
 void Tokenizer::encode_append(std::string_view text, AddSpecial add_special, std::vector<int32_t>& ids) const {
@@ -60,6 +73,55 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, AddSpecial add_spe
   std::vector<int32_t> ids;
   encode_append(text, add_special, ids);
   return ids;
+}
+
+namespace {
+
+// Where the characters of a text begin, and its end, in bytes of `given`; an ill-formed part of it is one character of `read`.
+std::vector<uint32_t> character_starts(std::string_view given, std::string_view read) {
+  std::vector<uint32_t> out;
+  const bool same = given.size() == read.size() && given == read;
+  size_t at = 0;
+  for (const char *p = read.data(), *end = p + read.size(); p < end;) {
+    const auto c = unicode::decode(p);
+    out.push_back(static_cast<uint32_t>(at));
+    p += c.bytes;
+    at += same ? c.bytes : unicode::lossy_step(given.substr(at));
+  }
+  out.push_back(static_cast<uint32_t>(given.size()));
+  return out;
+}
+
+// Bytes of `text` to its characters, as the library's converter does: an end inside a character is that character's index.
+void count_characters(std::string_view text, std::vector<TokenSpan>& tokens) {
+  std::vector<uint32_t> index(text.size() + 1);
+  uint32_t n = 0;
+  for (size_t at = 0; at < text.size(); ++n)
+    for (size_t i = unicode::decode(text.data() + at).bytes; i; --i) index[at++] = n;
+  index[text.size()] = n;
+  for (TokenSpan& token : tokens) token.begin = index[token.begin], token.end = index[token.end];
+}
+
+}  // namespace
+
+std::vector<TokenSpan> Tokenizer::encode_with_offsets(std::string_view text, AddSpecial add_special, OffsetUnit unit) const {
+  std::string valid;
+  unicode::append_lossy(valid, text);
+  TracedTokens traced = encode_traced(*state_, valid);
+  count_characters(valid, traced.tokens);
+  const bool around = add_special == AddSpecial::yes;
+  trim_offsets(state_->trims, around ? state_->before.size() : 0, traced);
+  if (unit == OffsetUnit::bytes) {
+    const std::vector<uint32_t> starts = character_starts(text, valid);
+    const auto byte = [&](uint32_t character) { return starts[std::min<size_t>(character, starts.size() - 1)]; };
+    for (TokenSpan& token : traced.tokens) token.begin = byte(token.begin), token.end = byte(token.end);
+  }
+  if (!around) return std::move(traced.tokens);
+  std::vector<TokenSpan> out;
+  for (const int32_t id : state_->before) out.push_back({id, 0, 0});
+  out.insert(out.end(), traced.tokens.begin(), traced.tokens.end());
+  for (const int32_t id : state_->after) out.push_back({id, 0, 0});
+  return out;
 }
 
 namespace {

@@ -112,6 +112,13 @@ void append_lossy(std::string& out, std::string_view bytes) {
   }
 }
 
+size_t lossy_step(std::string_view bytes) {
+  size_t skip;
+  bool cut;
+  const size_t n = well_formed(bytes, skip, cut);
+  return n ? n : skip;
+}
+
 size_t unfinished_tail(std::string_view bytes) {
   for (size_t n = 1; n <= 3 && n <= bytes.size(); ++n) {
     size_t skip;

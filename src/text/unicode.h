@@ -59,6 +59,8 @@ void append(std::string& out, uint32_t code);
 bool is_valid(std::string_view bytes);
 // Appends `bytes` with each maximal ill-formed part as U+FFFD (Unicode 16.0 section 3.9, as Python's errors="replace" and Rust's from_utf8_lossy).
 void append_lossy(std::string& out, std::string_view bytes);
+// Bytes of the first of what append_lossy() makes characters of; `bytes` is not empty.
+size_t lossy_step(std::string_view bytes);
 // How many bytes at the end of `bytes` are a cut-off start of a well-formed character: 0 to 3.
 size_t unfinished_tail(std::string_view bytes);
 

@@ -93,18 +93,22 @@ def split(pattern, behavior="isolated", invert=False):
 
 
 def check(folder, oracle, texts, config=None, add_special=True):
-    """Ids and decoded text of `texts` are the oracle's."""
+    """Ids, offsets and decoded text of `texts` are the oracle's."""
     folder.mkdir(parents=True, exist_ok=True)
     oracle.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config or {"model_max_length": int(1e30)}))
     options = [] if add_special else ["--no-special"]
-    got = text_tool.id_frames(text_tool.run(["encode", folder, *options], [t.encode() for t in texts]))
-    want = [e.ids for e in oracle.encode_batch(texts, add_special_tokens=add_special)]
-    for text, g, w in zip(texts, got, want):
+    frames = [t.encode() for t in texts]
+    encodings = oracle.encode_batch(texts, add_special_tokens=add_special)
+    want = [e.ids for e in encodings]
+    for text, g, w in zip(texts, text_tool.id_frames(text_tool.run(["encode", folder, *options], frames)), want, strict=True):
         assert g == w, (ascii(text[:200]), g[:40], w[:40])
+    for text, g, e in zip(texts, text_tool.span_frames(text_tool.run(["offsets", folder, *options], frames)), encodings, strict=True):
+        wanted = [(i, *o) for i, o in zip(e.ids, e.offsets)]
+        assert g == wanted, (ascii(text[:200]), [p for p in zip(g, wanted) if p[0] != p[1]][:5])
     for skip in (False, True):
         decoded = text_tool.byte_frames(text_tool.run(["decode", folder, *(["--skip"] if skip else [])], want))
-        for ids, g in zip(want, decoded):
+        for ids, g in zip(want, decoded, strict=True):
             assert g.decode() == oracle.decode(ids, skip_special_tokens=skip), ids[:40]
 
 
@@ -329,8 +333,8 @@ def test_demo_tokenizer(demo, prose):
     (lambda d: d["model"]["merges"].append(["zz", "qq"]), "not in the vocabulary"),
     (lambda d: d["model"]["merges"].append("a b c"), "wanted two tokens and a space"),
     (lambda d: d["model"]["vocab"].update(bad=-1), "the id of token 'bad'"),
-    (lambda d: d.update(normalizer={"type": "Lowercase"}), "normalizer 'Lowercase' is not supported"),
-    (lambda d: d.update(pre_tokenizer={"type": "BertPreTokenizer"}), "pre-tokenizer 'BertPreTokenizer' is not supported"),
+    (lambda d: d.update(normalizer={"type": "BertNormalizer"}), "normalizer 'BertNormalizer' is not supported"),
+    (lambda d: d.update(pre_tokenizer={"type": "UnicodeScripts"}), "pre-tokenizer 'UnicodeScripts' is not supported"),
     (lambda d: d.update(pre_tokenizer={"type": "Split", "pattern": {"Regex": "(?<n>a)"}, "behavior": "Isolated", "invert": False}), "which is not supported"),
     (lambda d: d.update(pre_tokenizer={"type": "Split", "pattern": {"Regex": "a**"}, "behavior": "Isolated", "invert": False}), "pattern 'a**'"),
     (lambda d: d.update(pre_tokenizer={"type": "Split", "pattern": {"Regex": "a{,3}"}, "behavior": "Isolated", "invert": False}), "uses '{,'"),

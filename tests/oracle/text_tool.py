@@ -32,3 +32,8 @@ def id_frames(data):
         out.append(list(struct.unpack_from(f"<{n}i", data, at + 4)))
         at += 4 + 4 * n
     return out
+
+
+def span_frames(data):
+    """Frames of (id, begin, end)."""
+    return [list(zip(f[::3], f[1::3], f[2::3])) for f in id_frames(data)]

@@ -1,5 +1,6 @@
 // Drives src/text from the oracle tests. Frames on stdin and stdout: a 32-bit little-endian count, then that many bytes or 32-bit ids.
 //   ponte-text-tool encode DIR [--no-special]   bytes in, ids out
+//   ponte-text-tool offsets DIR [--no-special]  bytes in, (id, begin, end) out in characters; ids and byte offsets must agree with the other ways
 //   ponte-text-tool decode DIR [--skip]         ids in, bytes out; the stream decoder must agree
 //   ponte-text-tool normalize KIND              bytes in, bytes out (nfc nfd nfkc nfkd)
 //   ponte-text-tool split PATTERN               bytes in, ends of words out
@@ -39,6 +40,20 @@ void encode(const Tokenizer& tokenizer, AddSpecial add_special) {
   for (std::vector<char> text; read_frame(text);) {
     const auto ids = tokenizer.encode({text.data(), text.size()}, add_special);
     write_frame(ids.data(), ids.size());
+  }
+}
+
+void offsets(const Tokenizer& tokenizer, AddSpecial add_special) {
+  for (std::vector<char> text; read_frame(text);) {
+    const std::string_view view(text.data(), text.size());
+    const auto tokens = tokenizer.encode_with_offsets(view, add_special);
+    const auto in_bytes = tokenizer.encode_with_offsets(view, add_special, OffsetUnit::bytes);
+    const auto ids = tokenizer.encode(view, add_special);
+    require(ids.size() == tokens.size() && in_bytes.size() == ids.size(), "encode gave {} ids, encode_with_offsets {} tokens", ids.size(), tokens.size());
+    for (size_t i = 0; i < ids.size(); ++i)
+      require(ids[i] == tokens[i].id, "id {}: encode gave {}, encode_with_offsets {}", i, ids[i], tokens[i].id);
+    const auto* numbers = reinterpret_cast<const int32_t*>(tokens.data());
+    write_frame(numbers, tokens.size() * 3);
   }
 }
 
@@ -97,6 +112,7 @@ int run(int count, char** arguments) {
   const std::string command = count > 1 ? arguments[1] : "", place = count > 2 ? arguments[2] : "";
   const bool flag = count > 3;
   if (command == "encode") encode(Tokenizer::load(place), flag ? AddSpecial::no : AddSpecial::yes);
+  else if (command == "offsets") offsets(Tokenizer::load(place), flag ? AddSpecial::no : AddSpecial::yes);
   else if (command == "decode") decode(Tokenizer::load(place), flag ? SkipSpecial::yes : SkipSpecial::no);
   else if (command == "normalize") normalize(place);
   else if (command == "split") split(place);
