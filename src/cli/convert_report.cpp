@@ -19,6 +19,7 @@ void print_list(const char* what, const std::vector<std::string>& lines) {
 void print_losses(const ConversionReport& report) {
   print_list("parameters cast", report.casts);
   print_list("tensors not written", report.dropped);
+  print_list("tensors absent by configuration", report.absent);
 }
 
 std::string summary_line(const ConversionReport& report) {

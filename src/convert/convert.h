@@ -14,7 +14,7 @@ struct ConversionReport {
   int64_t tensors = 0;  // on the Hugging Face side
   uint64_t bytes = 0;   // written, or compared
   double seconds = 0;
-  std::vector<std::string> casts, dropped;
+  std::vector<std::string> casts, dropped, absent;  // as in the manifest
   bool has_tokenizer = true;                        // export: whether one came along
 };
 

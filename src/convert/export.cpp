@@ -2,7 +2,9 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "convert/accounting.h"
 #include "convert/convert.h"
+#include "convert/exact_values.h"
 #include "convert/hf_files.h"
 #include "convert/native_config.h"
 #include "convert/hf_writer.h"
@@ -20,6 +22,34 @@ void write_config(const ModelConfig& model, DType dtype, const fs::path& origina
   const bool untouched = fs::exists(original) && read_json(original) == document;
   if (config.hf_config_json.empty()) add_token_ids(document, directory);
   write_file_atomically(directory / "config.json", untouched ? read_file(original) : dump_json(document));
+}
+
+// HF tensors of the model as it was released that this one has not, each for a reason its configuration gives; UserError for any other.
+std::vector<std::string> absent_tensors(const NativeSource& source, const HfTensors& released, const Manifest& written, const fs::path& release) {
+  const ModelConfig& config = source.config();
+  std::vector<std::string> out;
+  Accounting accounting(format("{}, seen from {}", source.iteration_directory(), release));
+  for (const auto& [name, shape] : released) {
+    if (written.tensors.contains(name)) continue;
+    if (name.starts_with("mtp.") && family_of(config.hf_architecture).prediction_depths)
+      out.push_back(format("{}: the model has {} multi-token prediction layers (mtp_num_layers)", name, config.mtp_num_layers));
+    else if (name == "lm_head.weight" && config.share_embeddings_and_output_weights)
+      out.push_back(format("{}: the output layer is the embedding (share_embeddings_and_output_weights)", name));
+    else
+      accounting.missing(name);
+  }
+  accounting.settle();
+  return out;
+}
+
+// The tensors a checkpoint's own kept config.json speaks of.
+HfTensors released_tensors(const fs::path& iteration) {
+  HfTensors out = kept_hf_storage(iteration);
+  const fs::path config = iteration / kKeptFolder / "config.json";
+  if (!out.empty() || !fs::exists(config)) return out;
+  for (const Rule& rule : rule_table(model_config_from_hf(config)).rules)
+    for (const Source& tensor : rule.sources) out.emplace(tensor.name, tensor.shape);
+  return out;
 }
 
 // Replacing is for folders that are models; anything else is the user's.
@@ -55,10 +85,14 @@ ConversionReport export_checkpoint(const ExportOptions& options) {
   const fs::path& from = options.hf_model ? *options.hf_model : source.iteration_directory();
 
   StagedDirectory staged(options.hf_path, replace ? StagedDirectory::Existing::replace : StagedDirectory::Existing::refuse);
-  const NativePieces pieces{source.rules(), source.buffers(), [&](size_t rule, size_t segment) { return source.chunks(rule, segment); },
-                            [&](size_t rule) { return source.dtype(source.rules().rules[rule]); }};
+  const ExactValues exact(source);
+  std::vector<SourceBuffer> buffers(source.buffers().begin(), source.buffers().end());
+  const std::map<size_t, int64_t> exact_buffers = exact.append_to(buffers);
+  const NativePieces pieces{source.rules(), buffers, [&](size_t rule, size_t segment) { return source.chunks(rule, segment); },
+                            [&](size_t rule) { return source.dtype(source.rules().rules[rule]); }, exact_buffers};
   Manifest manifest = write_hf_weights(pieces, staged.path(), {options.torch_dtype, options.max_shard_bytes, options.threads});
   manifest.architecture = source.config().hf_architecture;
+  manifest.absent = absent_tensors(source, options.hf_model ? storage : released_tensors(from), manifest, from);
   restore_hf_files(from, staged.path());
   const Rule& embedding = source.rules().rules[0];
   write_config(source.config(), stored_dtype(embedding, source.dtype(embedding), options.torch_dtype),
@@ -71,6 +105,7 @@ ConversionReport export_checkpoint(const ExportOptions& options) {
   report.tensors = static_cast<int64_t>(manifest.tensors.size());
   for (const auto& [name, tensor] : manifest.tensors) report.bytes += static_cast<uint64_t>(tensor_bytes({name, tensor.dtype, tensor.shape}));
   report.casts = manifest.casts;
+  report.absent = manifest.absent;
   report.has_tokenizer = !tokenizer_files(staged.target()).empty();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

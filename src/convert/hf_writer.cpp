@@ -48,6 +48,12 @@ HfPlan plan_hf(const NativePieces& pieces, std::optional<DType> asked) {
       require(plan.specs[it->second].dtype == to, "{}: stored both as {} and {}", hf.name, torch_name(plan.specs[it->second].dtype), torch_name(to));
       targets.push_back(it->second);
     }
+    if (const auto exact = pieces.exact.find(r); exact != pieces.exact.end() && pieces.buffers[static_cast<size_t>(exact->second)].dtype == to) {
+      Target& target = plan.targets[targets[0]];
+      target.add = 0;
+      target.copies = {{exact->second, 0, 0, {{target.elements, 1, 1}}}};
+      continue;
+    }
     std::vector<Copy> copies;
     for (size_t s = 0; s < rule.segments.size(); ++s)
       for (const SegmentChunk& chunk : pieces.chunks(r, s))

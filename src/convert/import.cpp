@@ -6,6 +6,7 @@
 #include "base/folder_lock.h"
 #include "config/config.h"
 #include "convert/convert.h"
+#include "convert/exact_values.h"
 #include "convert/hash_check.h"
 #include "convert/hf_files.h"
 #include "convert/native_config.h"
@@ -41,6 +42,7 @@ Manifest write_iteration(const HfSource& source, const fs::path& directory, cons
   save_torch_file(directory / "train_state.pt", train_state_of_import());
   keep_hf_files(options.hf_model, directory);
   keep_hf_storage(source.config(), source.rules(), directory);
+  keep_exact_values(source, options.torch_dtype, directory);
   write_file_atomically(directory / kKeptFolder / kNativeManifest, manifest_text(manifest));
   return manifest;
 }

@@ -33,7 +33,7 @@ ManifestTensor read_tensor(const Json& value, const std::string& origin) {
 
 // One line per chunk: a manifest of a large mixture of experts stays readable and small.
 std::string manifest_text(const Manifest& manifest) {
-  Json head = {{"ponte_manifest", 1}, {"architecture", manifest.architecture}, {"casts", manifest.casts}, {"dropped", manifest.dropped}};
+  Json head = {{"ponte_manifest", 1}, {"architecture", manifest.architecture}, {"casts", manifest.casts}, {"dropped", manifest.dropped}, {"absent", manifest.absent}};
   std::string out = "{";
   for (const auto& [key, value] : head.items()) out += format("\"{}\": {},\n ", key, value.dump());
   out += "\"tensors\": {";
@@ -60,7 +60,7 @@ Manifest parse_manifest(std::string_view text, const std::string& origin) {
   out.architecture = json_get<std::string>(document, "architecture", origin);
   require(document.contains("tensors") && document["tensors"].is_object(), "{}: 'tensors' is missing", origin);
   for (const auto& [name, value] : document["tensors"].items()) out.tensors.emplace(name, read_tensor(value, origin + ": " + name));
-  for (auto [key, list] : {std::pair{"casts", &out.casts}, std::pair{"dropped", &out.dropped}})
+  for (auto [key, list] : {std::pair{"casts", &out.casts}, std::pair{"dropped", &out.dropped}, std::pair{"absent", &out.absent}})
     if (document.contains(key) && document[key].is_array())
       for (const Json& line : document[key])
         if (line.is_string()) list->push_back(line.get<std::string>());

@@ -27,6 +27,7 @@ struct Manifest {
   std::string architecture;
   std::map<std::string, ManifestTensor> tensors;
   std::vector<std::string> casts, dropped;  // "lm_head.weight: equal to model.embed_tokens.weight (tied)"
+  std::vector<std::string> absent;  // of an export: what the HF model has and this model by its configuration has not
 };
 
 std::string manifest_text(const Manifest& manifest);

@@ -16,6 +16,7 @@ TEST(Manifest, ReadsWhatItWrites) {
   manifest.architecture = "Qwen3ForCausalLM";
   manifest.casts = {"a: torch.float32 to torch.bfloat16"};
   manifest.dropped = {"lm_head.weight: equal to \"x\""};
+  manifest.absent = {"mtp.fc.weight: the model has 0"};
   manifest.tensors["b\"quoted"] = {DType::bf16, {2, 3}, {{{0, 0}, {1, 3}, "00ff"}, {{1, 0}, {1, 3}, "ee11"}}};
   manifest.tensors["scalar"] = {DType::f32, {}, {{{}, {}, "aa"}}};
   write_file_atomically(kFile, manifest_text(manifest));
@@ -24,6 +25,7 @@ TEST(Manifest, ReadsWhatItWrites) {
   EXPECT_EQ(back.tensors.at("b\"quoted").chunks[1].offsets, (Shape{1, 0}));
   EXPECT_EQ(back.casts, manifest.casts);
   EXPECT_EQ(back.dropped, manifest.dropped);
+  EXPECT_EQ(back.absent, manifest.absent);
 }
 
 TEST(Manifest, OtherDocumentsAreErrors) {
