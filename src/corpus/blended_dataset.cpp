@@ -70,6 +70,12 @@ void BlendedDataset::draw_exactly(const std::vector<double>& counts) {
   }
 }
 
+int64_t BlendedDataset::text_tokens(int64_t index) const {
+  require(index >= 0 && index < size(), "blend: sample {} of {}", index, size());
+  const auto i = static_cast<size_t>(index);
+  return datasets_[static_cast<size_t>(dataset_index_[i])]->text_tokens(dataset_sample_index_[i]);
+}
+
 void BlendedDataset::sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const {
   require(index >= 0 && index < size(), "blend: sample {} of {}", index, size());
   const auto i = static_cast<size_t>(index);

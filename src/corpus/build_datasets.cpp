@@ -15,12 +15,14 @@ constexpr Sizes kOneEpoch = {std::nullopt, std::nullopt, std::nullopt};
 DatasetSplits split_corpus(const std::string& prefix, const SplitMatrix& matrix, const Sizes& sizes, const DatasetOptions& options) {
   DatasetSplits out;
   std::shared_ptr<const TokenSource> source;
+  std::shared_ptr<const IndexedDataset> corpus;
   for (Split split : kSplits) {
     const auto i = static_cast<size_t>(split);
     if (!matrix[i]) continue;
     const auto [begin, end] = *matrix[i];
     if (options.order == SampleOrder::permutation) {
-      out[i] = std::make_unique<PermutedDataset>(prefix, begin, end, split, sizes[i], options);
+      if (!corpus) corpus = open_for_permutation(prefix);
+      out[i] = std::make_unique<PermutedDataset>(corpus, begin, end, split, sizes[i], options);
       continue;
     }
     if (!source) source = open_token_source(prefix);

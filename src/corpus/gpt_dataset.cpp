@@ -156,23 +156,36 @@ void GptDataset::save_cached() const {
   shuffle_index_.save(cache_file("shuffle_index"), 1);  // last: all three there means all three whole
 }
 
-void GptDataset::sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const {
-  const auto S = static_cast<size_t>(options_.seq_length);
-  PONTE_ASSERT(tokens.size() == S + 1 && loss_mask.size() == S);
+template <class Visit>
+void GptDataset::visit_runs(int64_t index, const Visit& visit) const {
   require(index >= 0 && index < size(), "{} ({} split): sample {} of {}", range_.source->name(), split_name(range_.split), index, size());
   const int64_t at = shuffle_index_[index], extra = options_.add_extra_token_to_sequence ? 1 : 0;
   require(at >= 0 && 2 * at + 3 < sample_index_.size(), "{}: damaged index; delete it to have it built again", cache_file("shuffle_index"));
   const int64_t first = sample_index_[2 * at], last = sample_index_[2 * at + 2];
-  size_t filled = 0;
-  const size_t room = S + static_cast<size_t>(extra);
+  int64_t room = options_.seq_length + extra;
   for (int64_t place = first; place <= last; ++place) {
     const int64_t document = document_index_[place];
     const int64_t begin = place == first ? sample_index_[2 * at + 1] : 0;
     const int64_t end = place == last ? sample_index_[2 * at + 3] + extra : range_.source->length(document);
-    const size_t count = std::min(static_cast<size_t>(std::max<int64_t>(end - begin, 0)), room - filled);
-    range_.source->read(document, begin, tokens.subspan(filled, count));
-    filled += count;
+    const int64_t count = std::min(std::max<int64_t>(end - begin, 0), room);
+    visit(document, begin, count);
+    room -= count;
   }
+}
+
+int64_t GptDataset::text_tokens(int64_t index) const {
+  int64_t total = 0;
+  visit_runs(index, [&](int64_t, int64_t, int64_t count) { total += count; });
+  return total;
+}
+
+void GptDataset::sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const {
+  PONTE_ASSERT(static_cast<int64_t>(tokens.size()) == options_.seq_length + 1 && static_cast<int64_t>(loss_mask.size()) == options_.seq_length);
+  size_t filled = 0;
+  visit_runs(index, [&](int64_t document, int64_t begin, int64_t count) {
+    range_.source->read(document, begin, tokens.subspan(filled, static_cast<size_t>(count)));
+    filled += static_cast<size_t>(count);
+  });
   std::fill(tokens.begin() + static_cast<int64_t>(filled), tokens.end(), options_.pad_id);
   mask_and_unpad(tokens, loss_mask, options_, range_.source->name(), index);
 }

@@ -25,6 +25,8 @@ struct SampleSource {
   // tokens[S + 1]: inputs are tokens[0, S), labels tokens[1, S]. loss_mask[S] belongs to the labels: 0 where Megatron masks (padding; EOD
   // inputs with eod_mask_loss; the last label when no extra token is drawn). Padding ids read as 0, as in Megatron.
   virtual void sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const = 0;
+  // How many of the S + 1 tokens, from the first, are text; what follows is padding.
+  virtual int64_t text_tokens([[maybe_unused]] int64_t index) const { return seq_length() + 1; }
   // Equal for equal data and options, wherever the files lie; stored in checkpoints and compared on resume.
   virtual std::string fingerprint() const = 0;
 };

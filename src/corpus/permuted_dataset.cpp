@@ -39,14 +39,14 @@ int64_t permute(int64_t i, int64_t n, uint64_t seed, uint64_t epoch) {
   return static_cast<int64_t>(x);
 }
 
-struct PermutedDataset::Corpus {
-  IndexedDataset dataset;
-};
+std::shared_ptr<const IndexedDataset> open_for_permutation(const std::string& prefix) {
+  return std::make_shared<IndexedDataset>(prefix, SequenceModes::absent, IndexedDatasetAccess{.index = Access::random, .tokens = Access::random});
+}
 
-PermutedDataset::PermutedDataset(const std::string& prefix, double begin, double end, Split split, std::optional<int64_t> num_samples,
-                                 const DatasetOptions& options)
-    : corpus_(new Corpus{IndexedDataset(prefix)}), options_(options) {
-  const IndexedDataset& dataset = corpus_->dataset;
+PermutedDataset::PermutedDataset(std::shared_ptr<const IndexedDataset> corpus, double begin, double end, Split split,
+                                 std::optional<int64_t> num_samples, const DatasetOptions& options)
+    : corpus_(std::move(corpus)), options_(options) {
+  const IndexedDataset& dataset = *corpus_;
   const int64_t sequences = dataset.sequences(), width = dtype_bytes(dataset.dtype());
   const auto sequence_at = [&](double share) { return static_cast<int64_t>(std::nearbyint(share * static_cast<double>(sequences))); };
   const auto token_at = [&](int64_t sequence) {
@@ -56,9 +56,9 @@ PermutedDataset::PermutedDataset(const std::string& prefix, double begin, double
   tokens_ = token_at(sequence_at(end)) - first_token_;
   const int64_t S = options.seq_length, extra = options.add_extra_token_to_sequence ? 1 : 0;
   const bool drop_last = split != Split::valid || options.drop_last_partial_validation_sequence;
-  require(tokens_ >= 0 && first_token_ >= 0, "{}: sequence pointers run backwards", idx_path(prefix));
+  require(tokens_ >= 0 && first_token_ >= 0, "{}: sequence pointers run backwards", idx_path(dataset.prefix()));
   per_epoch_ = std::max<int64_t>(0, drop_last ? (tokens_ - extra) / S : (tokens_ - extra + S - 1) / S);
-  require(per_epoch_ > 0 || num_samples.value_or(0) == 0, "{} ({} split): {} tokens, too few for one sample of {}", prefix,
+  require(per_epoch_ > 0 || num_samples.value_or(0) == 0, "{} ({} split): {} tokens, too few for one sample of {}", dataset.prefix(),
           split_name(split), tokens_, S + extra);
   size_ = num_samples.value_or(per_epoch_);
   const std::string description = format("PermutedDataset {} tokens={}+{} split={} {}", dataset.fingerprint(), first_token_, tokens_,
@@ -66,17 +66,21 @@ PermutedDataset::PermutedDataset(const std::string& prefix, double begin, double
   fingerprint_ = content_hash(std::as_bytes(std::span(description)));
 }
 
-PermutedDataset::~PermutedDataset() = default;
+int64_t PermutedDataset::place_of(int64_t index) const {
+  require(index >= 0 && per_epoch_ > 0, "{}: sample {} of {} an epoch", corpus_->prefix(), index, per_epoch_);
+  return permute(index % per_epoch_, per_epoch_, options_.random_seed, static_cast<uint64_t>(index / per_epoch_)) * options_.seq_length;
+}
+
+int64_t PermutedDataset::text_tokens(int64_t index) const {
+  return std::min(options_.seq_length + (options_.add_extra_token_to_sequence ? 1 : 0), tokens_ - place_of(index));
+}
 
 void PermutedDataset::sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const {
-  const int64_t S = options_.seq_length;
-  PONTE_ASSERT(static_cast<int64_t>(tokens.size()) == S + 1 && static_cast<int64_t>(loss_mask.size()) == S);
-  require(index >= 0 && per_epoch_ > 0, "{}: sample {} of {} an epoch", corpus_->dataset.prefix(), index, per_epoch_);
-  const int64_t at = permute(index % per_epoch_, per_epoch_, options_.random_seed, static_cast<uint64_t>(index / per_epoch_)) * S;
-  const auto count = static_cast<size_t>(std::min(S + (options_.add_extra_token_to_sequence ? 1 : 0), tokens_ - at));
-  corpus_->dataset.read_flat(first_token_ + at, tokens.first(count));
+  PONTE_ASSERT(static_cast<int64_t>(tokens.size()) == options_.seq_length + 1 && static_cast<int64_t>(loss_mask.size()) == options_.seq_length);
+  const auto count = static_cast<size_t>(text_tokens(index));
+  corpus_->read_flat(first_token_ + place_of(index), tokens.first(count));
   std::fill(tokens.begin() + static_cast<int64_t>(count), tokens.end(), options_.pad_id);
-  mask_and_unpad(tokens, loss_mask, options_, corpus_->dataset.prefix(), index);
+  mask_and_unpad(tokens, loss_mask, options_, corpus_->prefix(), index);
 }
 
 PermutedBlend::PermutedBlend(std::vector<std::unique_ptr<SampleSource>> datasets, std::vector<double> weights, int64_t size)
@@ -104,6 +108,12 @@ std::pair<size_t, int64_t> PermutedBlend::locate(int64_t index) const {
     else begin = middle, index -= left_before;
   }
   return {begin, index};
+}
+
+int64_t PermutedBlend::text_tokens(int64_t index) const {
+  require(index >= 0, "blend: sample {}", index);
+  const auto [dataset, local] = locate(index);
+  return datasets_[dataset]->text_tokens(local);
 }
 
 void PermutedBlend::sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const {

@@ -6,6 +6,8 @@
 
 namespace ponte {
 
+class IndexedDataset;
+
 // Samples of the sequences [begin, end) of one corpus.
 struct SourceRange {
   std::shared_ptr<const TokenSource> source;
@@ -28,6 +30,7 @@ class GptDataset : public SampleSource {
   int64_t size() const override { return shuffle_index_.size(); }
   int64_t seq_length() const override { return options_.seq_length; }
   void sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const override;
+  int64_t text_tokens(int64_t index) const override;
   std::string fingerprint() const override { return fingerprint_; }
 
  private:
@@ -41,6 +44,9 @@ class GptDataset : public SampleSource {
   bool load_cached();
   void save_cached() const;
   std::string cache_file(std::string_view what) const;
+  // A sample's tokens as runs of sequences: calls visit(sequence, offset, count) until S + 1 (S without an extra token) are there or the text ends.
+  template <class Visit>
+  void visit_runs(int64_t index, const Visit& visit) const;
 
   SourceRange range_;
   std::optional<int64_t> num_samples_;
@@ -57,6 +63,7 @@ class BlendedDataset : public SampleSource {
   int64_t size() const override { return static_cast<int64_t>(dataset_index_.size()); }
   int64_t seq_length() const override { return datasets_.front()->seq_length(); }
   void sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const override;
+  int64_t text_tokens(int64_t index) const override;
   std::string fingerprint() const override { return fingerprint_; }
 
  private:
@@ -68,22 +75,25 @@ class BlendedDataset : public SampleSource {
   std::string fingerprint_;
 };
 
+// A corpus for PermutedDataset: a few pages of it are read, whatever its size.
+std::shared_ptr<const IndexedDataset> open_for_permutation(const std::string& prefix);
+
 // Order `permutation`, one corpus: its token stream is cut into samples; epoch e visits them in the order a Feistel network keyed by (seed,
 // e) gives. Any index >= 0 can be asked for; size() is what was requested, else one epoch.
 class PermutedDataset : public SampleSource {
  public:
-  PermutedDataset(const std::string& prefix, double begin, double end, Split split, std::optional<int64_t> num_samples,
+  PermutedDataset(std::shared_ptr<const IndexedDataset> corpus, double begin, double end, Split split, std::optional<int64_t> num_samples,
                   const DatasetOptions& options);
-  ~PermutedDataset() override;
   int64_t size() const override { return size_; }
   int64_t samples_per_epoch() const { return per_epoch_; }
   int64_t seq_length() const override { return options_.seq_length; }
   void sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const override;
+  int64_t text_tokens(int64_t index) const override;
   std::string fingerprint() const override { return fingerprint_; }
 
  private:
-  struct Corpus;
-  std::unique_ptr<Corpus> corpus_;
+  int64_t place_of(int64_t index) const;  // its first token, counted from first_token_
+  std::shared_ptr<const IndexedDataset> corpus_;  // shared by the splits, so that each file is opened once
   DatasetOptions options_;
   int64_t first_token_ = 0, tokens_ = 0, per_epoch_ = 0, size_ = 0;
   std::string fingerprint_;
@@ -97,6 +107,7 @@ class PermutedBlend : public SampleSource {
   int64_t size() const override { return size_; }
   int64_t seq_length() const override { return datasets_.front()->seq_length(); }
   void sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const override;
+  int64_t text_tokens(int64_t index) const override;
   std::string fingerprint() const override { return fingerprint_; }
   // Which dataset position `index` draws from, and which of its samples.
   std::pair<size_t, int64_t> locate(int64_t index) const;

@@ -11,7 +11,8 @@ namespace {
 
 class FileSource : public TokenSource {
  public:
-  explicit FileSource(const std::string& prefix) : dataset_(prefix) {}
+  // Lengths are read through from first to last; tokens wherever a sample lies.
+  explicit FileSource(const std::string& prefix) : dataset_(prefix, SequenceModes::absent, {.tokens = Access::random}) {}
   int64_t sequences() const override { return dataset_.sequences(); }
   int32_t length(int64_t sequence) const override {
     const int32_t length = dataset_.sequence_length(sequence);

@@ -1,6 +1,8 @@
 // Reading: everything is a view of the two mappings. Writing is in indexed_dataset_writer.cpp.
 #include "format/indexed_dataset.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 
 #include "base/checked.h"
@@ -41,6 +43,10 @@ void widen(const std::byte* in, std::span<int32_t> out) {
   }
 }
 
+void advise(std::span<const std::byte> bytes, int advice) {
+  if (!bytes.empty()) ::madvise(const_cast<std::byte*>(bytes.data()), bytes.size(), advice);  // a hint: failure costs speed only
+}
+
 void widen_as(DType dtype, const std::byte* in, std::span<int32_t> out) {
   switch (dtype) {
     case DType::u8: return widen<uint8_t>(in, out);
@@ -60,9 +66,18 @@ DType token_dtype(int64_t vocab_size) { return vocab_size < 65500 ? DType::u16 :
 fs::path bin_path(const fs::path& prefix) { return prefix.string() + ".bin"; }
 fs::path idx_path(const fs::path& prefix) { return prefix.string() + ".idx"; }
 
-IndexedDataset::IndexedDataset(const fs::path& prefix, SequenceModes modes)
-    : prefix_(prefix), idx_(map_member(prefix, idx_path(prefix))), bin_(map_member(prefix, bin_path(prefix))) {
+IndexedDataset::IndexedDataset(const fs::path& prefix, SequenceModes modes, IndexedDatasetAccess access)
+    : prefix_(prefix), idx_(map_member(prefix, idx_path(prefix))), bin_(map_member(prefix, bin_path(prefix))), token_access_(access.tokens) {
+  if (access.index == Access::random) advise(idx_.bytes(), MADV_RANDOM);
+  if (access.tokens == Access::random) advise(bin_.bytes(), MADV_RANDOM);
   parse_index(modes);
+}
+
+void IndexedDataset::want(int64_t byte, int64_t bytes) const {
+  constexpr int64_t kPage = 4096;
+  const int64_t first = byte / kPage * kPage;
+  if (token_access_ == Access::random && byte + bytes - first > kPage)
+    advise(bin_.bytes().subspan(static_cast<size_t>(first), static_cast<size_t>(byte + bytes - first)), MADV_WILLNEED);
 }
 
 void IndexedDataset::parse_index(SequenceModes modes) {
@@ -116,14 +131,18 @@ void IndexedDataset::read(int64_t sequence, int64_t offset, std::span<int32_t> o
   const auto bin_bytes = static_cast<int64_t>(bin_.bytes().size());
   require(pointer >= 0 && pointer <= bin_bytes && length <= (bin_bytes - pointer) / width,
           "{}: sequence {} lies at bytes {} to {} of a .bin of {}", idx_.path(), sequence, pointer, pointer + length * width, bin_bytes);
-  if (count > 0) widen_as(dtype_, bin_.bytes().data() + pointer + offset * width, out);
+  if (count == 0) return;
+  want(pointer + offset * width, count * width);
+  widen_as(dtype_, bin_.bytes().data() + pointer + offset * width, out);
 }
 
 void IndexedDataset::read_flat(int64_t first, std::span<int32_t> out) const {
   const auto count = static_cast<int64_t>(out.size());
   require(first >= 0 && count <= total_tokens_ && first <= total_tokens_ - count, "{}: tokens {} to {} of {}", bin_.path(), first,
           first + count, total_tokens_);
-  if (count > 0) widen_as(dtype_, bin_.bytes().data() + first * dtype_bytes(dtype_), out);
+  if (count == 0) return;
+  want(first * dtype_bytes(dtype_), count * dtype_bytes(dtype_));
+  widen_as(dtype_, bin_.bytes().data() + first * dtype_bytes(dtype_), out);
 }
 
 std::vector<int32_t> IndexedDataset::sequence(int64_t i) const {

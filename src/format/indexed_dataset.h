@@ -16,6 +16,11 @@
 namespace ponte {
 
 enum class SequenceModes { absent, present };  // multimodal datasets carry one int8 per sequence; nothing in the file says so
+// What the kernel is told about a file: `random` reads no page that was not asked for, so that opening a thousand corpora touches a few pages of each.
+enum class Access { sequential, random };
+struct IndexedDatasetAccess {
+  Access index = Access::sequential, tokens = Access::sequential;
+};
 
 // The id width Megatron picks: u16 below 65,500 tokens, i32 otherwise.
 DType token_dtype(int64_t vocab_size);
@@ -26,7 +31,7 @@ fs::path idx_path(const fs::path& prefix);  // PREFIX.idx
 // verify(). Reading is const and thread-safe. UserError names the file, what was found and what was wanted.
 class IndexedDataset {
  public:
-  explicit IndexedDataset(const fs::path& prefix, SequenceModes modes = SequenceModes::absent);
+  explicit IndexedDataset(const fs::path& prefix, SequenceModes modes = SequenceModes::absent, IndexedDatasetAccess access = {});
 
   const fs::path& prefix() const { return prefix_; }
   DType dtype() const { return dtype_; }
@@ -57,9 +62,11 @@ class IndexedDataset {
     return value;
   }
   void parse_index(SequenceModes modes);
+  void want(int64_t byte, int64_t bytes) const;  // of .bin: asks for all pages at once
 
   fs::path prefix_;
   MappedFile idx_, bin_;
+  Access token_access_;
   DType dtype_ = DType::i32;
   int64_t sequences_ = 0, boundaries_ = 0, total_tokens_ = 0;
   const std::byte *lengths_ = nullptr, *pointers_ = nullptr, *documents_ = nullptr, *modes_ = nullptr;

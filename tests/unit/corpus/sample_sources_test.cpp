@@ -1,7 +1,11 @@
 // Rules and refusals; the sample streams themselves are compared with megatron-core in tests/oracle/test_corpus_samples.py.
 #include "corpus/sample_sources.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <fstream>
 #include <set>
 
 #include "format/indexed_dataset.h"
@@ -98,7 +102,7 @@ TEST(PermutedBlend, EveryDatasetIsDrawnInItsOwnOrderWithoutGaps) {
   DatasetOptions options{.seq_length = 4, .order = SampleOrder::permutation};
   std::vector<std::unique_ptr<SampleSource>> parts;
   for (const char* name : {"a", "b", "c", "d", "e"})
-    parts.push_back(std::make_unique<PermutedDataset>(corpus(scratch / name, {50, 60}), 0.0, 1.0, Split::train, std::nullopt, options));
+    parts.push_back(std::make_unique<PermutedDataset>(open_for_permutation(corpus(scratch / name, {50, 60})), 0.0, 1.0, Split::train, std::nullopt, options));
   const std::vector<double> weights = {0.5, 0.2, 0.15, 0.1, 0.05};
   const PermutedBlend blend(std::move(parts), weights, 100000);
   std::vector<int64_t> drawn(5, 0);
@@ -109,6 +113,81 @@ TEST(PermutedBlend, EveryDatasetIsDrawnInItsOwnOrderWithoutGaps) {
   }
   const auto [dataset, local] = blend.locate(int64_t{1} << 60);
   EXPECT_NEAR(static_cast<double>(local) / static_cast<double>(int64_t{1} << 60), weights[dataset], 1e-9);
+}
+
+// Sequences of `length` zeros in a .bin without a single block on disk.
+std::string sparse_corpus(const fs::path& prefix, int64_t sequences, int64_t length) {
+  const std::string name = corpus(prefix, {1});
+  fs::resize_file(bin_path(prefix), static_cast<uintmax_t>(sequences * length * 4));
+  std::string idx = read_file(idx_path(prefix)).substr(0, 18);
+  const auto put = [&](auto value) { idx.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  put(sequences);
+  put(sequences + 1);
+  for (int64_t i = 0; i < sequences; ++i) put(static_cast<int32_t>(length));
+  for (int64_t i = 0; i < sequences; ++i) put(i * length * 4);
+  for (int64_t i = 0; i <= sequences; ++i) put(i);
+  std::ofstream(idx_path(prefix), std::ios::binary) << idx;
+  return name;
+}
+
+// Pages of the file that are in memory; those of a hole are there once they were read.
+int64_t pages_read(const fs::path& file) {
+  const MappedFile mapped(file);
+  std::vector<unsigned char> pages((mapped.bytes().size() + 4095) / 4096);
+  EXPECT_EQ(::mincore(const_cast<std::byte*>(mapped.bytes().data()), mapped.bytes().size(), pages.data()), 0);
+  return std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; });
+}
+
+int64_t mappings_of(const fs::path& file) {
+  std::ifstream maps("/proc/self/maps");
+  int64_t count = 0;
+  for (std::string line; std::getline(maps, line);) count += line.ends_with(file.string());
+  return count;
+}
+
+// Start-up at any size: each file is mapped once for all splits, and a few pages of it are read.
+TEST(PermutedDataset, OpensWithoutReadingTheCorpus) {
+  const Scratch scratch;
+  constexpr int64_t kFiles = 12, kLength = 1 << 20, kSequences = 64;
+  std::vector<std::string> prefixes;
+  for (int64_t i = 0; i < kFiles; ++i) prefixes.push_back(sparse_corpus(scratch / ("c" + std::to_string(i)), kSequences, kLength));
+  const DatasetOptions options{.seq_length = 4096, .order = SampleOrder::permutation};
+  const auto splits = build_datasets({.blend = Blend{prefixes, std::nullopt}, .blend_per_split = {}, .split = "8,1,1", .num_samples = {}}, options);
+  EXPECT_EQ(splits[0]->size(), kFiles * ((51 * kLength - 1) / 4096));  // 51 of 64 sequences
+  EXPECT_FALSE(splits[0]->fingerprint().empty());
+  for (const std::string& prefix : prefixes) {
+    EXPECT_EQ(mappings_of(prefix + ".bin"), 1);
+    EXPECT_EQ(mappings_of(prefix + ".idx"), 1);
+    EXPECT_LE(pages_read(prefix + ".bin"), 6);  // the fingerprint's three samples
+  }
+  tokens_of(*splits[0], 12345);
+  int64_t pages = 0;
+  for (const std::string& prefix : prefixes) pages += pages_read(prefix + ".bin");
+  EXPECT_LE(pages, 6 * kFiles + 5);  // 4,097 ids
+}
+
+TEST(Datasets, SayHowMuchOfASampleIsText) {
+  const Scratch scratch;
+  const std::string prefix = corpus(scratch / "a", {30, 13});
+  for (SampleOrder order : {SampleOrder::megatron, SampleOrder::permutation})
+    for (const bool extra : {true, false}) {
+      const DatasetOptions options{.seq_length = 8, .order = order, .add_extra_token_to_sequence = extra, .drop_last_partial_validation_sequence = false, .pad_id = 99};
+      const auto splits = build_datasets({.blend = Blend{{prefix}, std::nullopt}, .blend_per_split = {}, .split = "0,1,0", .num_samples = {}}, options);
+      const SampleSource& source = *splits[1];
+      ASSERT_EQ(source.size(), 6);
+      int64_t shortest = 99;
+      for (int64_t i = 0; i < source.size(); ++i) {
+        std::vector<int32_t> tokens(9);
+        std::vector<float> mask(8);
+        source.sample(i, tokens, mask);
+        const int64_t text = source.text_tokens(i);
+        shortest = std::min(shortest, text);
+        for (int64_t t = 0; t < 8; ++t) EXPECT_EQ(mask[static_cast<size_t>(t)], t + 1 < text ? 1.0f : 0.0f) << i << " " << t;
+        for (int64_t t = text; t < 9; ++t) EXPECT_EQ(tokens[static_cast<size_t>(t)], 0);
+        if (shortest == text && text < 8) EXPECT_NE(tokens[static_cast<size_t>(text) - 1], 0);
+      }
+      EXPECT_EQ(shortest, 3);  // 43 tokens: five whole samples and three tokens
+    }
 }
 
 TEST(Datasets, SayWhatIsWrong) {
