@@ -13,6 +13,7 @@ int run_preprocess(const Arguments& arguments);  // preprocess.cpp
 int run_tokenize(const Arguments& arguments);    // tokenize.cpp
 
 int run_recipes(const Arguments& arguments);       // recipes.cpp
+int run_plan(const Arguments& arguments);          // plan.cpp
 int run_fetch(const Arguments& arguments);         // fetch.cpp
 int run_doctor(const Arguments& arguments);        // doctor.cpp
 int run_train_config(const Arguments& arguments);  // train_config.cpp

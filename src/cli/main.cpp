@@ -16,6 +16,7 @@ constexpr ponte::Command kCommands[] = {
     {"generate", "text from a Hugging Face or Megatron model", nullptr},
     {"chat", "talk with a model", nullptr},
     {"recipes", "starting points of runs, and the reference of all keys", ponte::run_recipes},
+    {"plan", "memory, work and speed of a run on GPUs that need not be there", ponte::run_plan},
     {"fetch", "bring a model or data set of the hub into the cache", ponte::run_fetch},
     {"doctor", "one screen about this machine", ponte::run_doctor},
     {"sft", "train --mode sft", ponte::run_sft, false},

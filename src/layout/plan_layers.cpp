@@ -106,7 +106,8 @@ LayerShards layer_shards(const ModelConfig& c) {
 }
 
 WeightCount operator+(const WeightCount& a, const WeightCount& b) {
-  return {a.dense + b.dense, a.fp32 + b.fp32, a.expert + b.expert, a.frozen + b.frozen};
+  return {a.dense + b.dense, a.fp32 + b.fp32, a.expert + b.expert, a.frozen + b.frozen, a.summed + b.summed, a.tied + b.tied,
+          a.with_sharers + b.with_sharers};
 }
 
 LocalLayer local_layer(const ModelLayers& layers, size_t layer_class, const LayerShards& shards) {
@@ -119,8 +120,11 @@ LocalLayer local_layer(const ModelLayers& layers, size_t layer_class, const Laye
   read_widths(out, layer, shards, layers.config);
   for (const Rule* rule : layer.rules) {
     const bool expert = rule->expert >= 0;
-    const Shape shape = slice_of(*rule, expert ? shards.expert_tensor : shards.tensor).shape;
+    const Slice slice = slice_of(*rule, expert ? shards.expert_tensor : shards.tensor);
+    const Shape& shape = slice.shape;
     const int64_t elements = elements_of(shape);
+    if (slice.gradient == GradientReduction::sum_tensor_parallel && !is_frozen(*rule)) out.weights.summed += elements;
+    if (slice.gradient == GradientReduction::sum_sharers) out.weights.with_sharers += elements;
     const Flops flops = forward_flops(*rule, shape, layers.config, layers.config.seq_length);
     int64_t& largest = expert ? out.largest_expert_matrix : out.largest_matrix;
     if (shape.size() == 2) largest = std::max(largest, elements);

@@ -49,6 +49,10 @@ struct WeightCount {
   int64_t fp32 = 0;    // as dense, kept in fp32 whatever the parameters' type
   int64_t expert = 0;  // gradients summed over the ranks that hold the same experts
   int64_t frozen = 0;  // fp32, without a gradient: balancing biases
+  // Of these, elements whose gradient tensor-parallel ranks sum, and those of word embeddings that two stages hold.
+  int64_t summed = 0, tied = 0;
+  // And of weights some of whose rows several of them hold (more tensor-parallel ranks than query groups).
+  int64_t with_sharers = 0;
   int64_t total() const { return dense + fp32 + expert + frozen; }
 };
 WeightCount operator+(const WeightCount& a, const WeightCount& b);
