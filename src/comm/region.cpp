@@ -49,7 +49,54 @@ struct ScatterThenGather : torch::autograd::Function<ScatterThenGather> {
   }
 };
 
+struct GatherRows : torch::autograd::Function<GatherRows> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, Group* group, const std::vector<int64_t>& rows) {
+    context->saved_data["group"] = reinterpret_cast<int64_t>(group);
+    context->saved_data["rows"] = rows;
+    return group->all_gather_rows(x.contiguous(), rows);
+  }
+  static variable_list backward(AutogradContext* context, variable_list dy) {
+    return {CopyThenSum::group_of(context)->reduce_scatter_sum_rows(dy[0].contiguous(), context->saved_data["rows"].toIntVector()), at::Tensor(), at::Tensor()};
+  }
+};
+
+struct ScatterRows : torch::autograd::Function<ScatterRows> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, Group* group, const std::vector<int64_t>& rows) {
+    context->saved_data["group"] = reinterpret_cast<int64_t>(group);
+    context->saved_data["rows"] = rows;
+    return group->reduce_scatter_sum_rows(x.contiguous(), rows);
+  }
+  static variable_list backward(AutogradContext* context, variable_list dy) {
+    return {CopyThenSum::group_of(context)->all_gather_rows(dy[0].contiguous(), context->saved_data["rows"].toIntVector()), at::Tensor(), at::Tensor()};
+  }
+};
+
+struct ExchangeRows : torch::autograd::Function<ExchangeRows> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, Group* group, const std::vector<int64_t>& sent, const std::vector<int64_t>& received) {
+    context->saved_data["group"] = reinterpret_cast<int64_t>(group);
+    context->saved_data["sent"] = sent;
+    context->saved_data["received"] = received;
+    return group->all_to_all(x.contiguous(), sent, received);
+  }
+  static variable_list backward(AutogradContext* context, variable_list dy) {
+    const std::vector<int64_t> sent = context->saved_data["sent"].toIntVector(), received = context->saved_data["received"].toIntVector();
+    return {CopyThenSum::group_of(context)->all_to_all(dy[0].contiguous(), received, sent), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
 }  // namespace
+
+at::Tensor all_gather_rows(const at::Tensor& x, const std::shared_ptr<Group>& group, const std::vector<int64_t>& rows) {
+  return group->size() == 1 ? x : GatherRows::apply(x, group.get(), rows);
+}
+
+at::Tensor reduce_scatter_sum_rows(const at::Tensor& x, const std::shared_ptr<Group>& group, const std::vector<int64_t>& rows) {
+  return group->size() == 1 ? x : ScatterRows::apply(x, group.get(), rows);
+}
+
+at::Tensor all_to_all(const at::Tensor& x, const std::shared_ptr<Group>& group, const std::vector<int64_t>& sent, const std::vector<int64_t>& received) {
+  return group->size() == 1 ? x : ExchangeRows::apply(x, group.get(), sent, received);
+}
 
 at::Tensor TensorRegion::enter(const at::Tensor& x_SH) const {
   if (group->size() == 1) return x_SH;

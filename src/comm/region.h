@@ -3,6 +3,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 #include "comm/group.h"
 
 namespace ponte {
@@ -22,5 +24,11 @@ struct TensorRegion {
   // Out of the region: each rank holds a partial sum. Forward: sum over ranks (reduce-scatter of tokens); backward: nothing (all-gather).
   at::Tensor leave(const at::Tensor& x_SH) const;
 };
+
+// Rows of different number from and to every rank (Group's functions of these names), with gradients: each one's backward is the other's forward, and
+// all_to_all's is itself the other way round. A group of one passes rows through.
+at::Tensor all_gather_rows(const at::Tensor& x, const std::shared_ptr<Group>& group, const std::vector<int64_t>& rows);
+at::Tensor reduce_scatter_sum_rows(const at::Tensor& x, const std::shared_ptr<Group>& group, const std::vector<int64_t>& rows);
+at::Tensor all_to_all(const at::Tensor& x, const std::shared_ptr<Group>& group, const std::vector<int64_t>& sent, const std::vector<int64_t>& received);
 
 }  // namespace ponte

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <deque>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -46,17 +45,21 @@ class MeetingPoint {
   void put(int64_t from, int64_t to, at::Tensor message) {
     std::lock_guard lock(mutex_);
     check();
-    queues_[from * size_ + to].push_back(std::move(message));
+    Queue& queue = queues_[from * size_ + to];
+    queue.messages.emplace(queue.sent++, std::move(message));
     changed_.notify_all();
   }
-  at::Tensor take(int64_t from, int64_t to) {
+  // The place in the queue of a message that will be taken: receives get theirs when they are started, whenever they are waited for.
+  int64_t expect(int64_t from, int64_t to) {
+    std::lock_guard lock(mutex_);
+    return queues_[from * size_ + to].expected++;
+  }
+  at::Tensor take(int64_t from, int64_t to, int64_t place) {
     std::unique_lock lock(mutex_);
-    std::deque<at::Tensor>& queue = queues_[from * size_ + to];
-    changed_.wait(lock, [&] { return !queue.empty() || abandoned_; });
-    if (queue.empty()) check();
-    at::Tensor out = std::move(queue.front());
-    queue.pop_front();
-    return out;
+    Queue& queue = queues_[from * size_ + to];
+    changed_.wait(lock, [&] { return queue.messages.contains(place) || abandoned_; });
+    if (!queue.messages.contains(place)) check();
+    return std::move(queue.messages.extract(place).mapped());
   }
 
   at::Tensor& posted(int64_t rank) { return posted_[rank]; }
@@ -71,7 +74,11 @@ class MeetingPoint {
   std::condition_variable changed_;
   std::vector<at::Tensor> posted_;
   std::vector<std::vector<int64_t>> rows_;
-  std::vector<std::deque<at::Tensor>> queues_;  // [from, to]
+  struct Queue {
+    std::map<int64_t, at::Tensor> messages;  // by place
+    int64_t sent = 0, expected = 0;
+  };
+  std::vector<Queue> queues_;  // [from, to]
   int64_t waiting_ = 0, round_ = 0;
   bool abandoned_ = false;
 };
@@ -85,14 +92,18 @@ std::vector<int64_t> starts(std::span<const int64_t> rows) {
 // Received tensors are filled when they are waited for; what was sent has been copied already.
 class Receipts final : public PendingTransfers {
  public:
-  Receipts(std::shared_ptr<MeetingPoint> meeting, int64_t rank, std::vector<Transfer> receives)
+  struct Receive {
+    int64_t from, place;
+    at::Tensor into;
+  };
+  Receipts(std::shared_ptr<MeetingPoint> meeting, int64_t rank, std::vector<Receive> receives)
       : meeting_(std::move(meeting)), rank_(rank), receives_(std::move(receives)) {}
   void wait() override {
     at::NoGradGuard off;
-    for (Transfer& t : receives_) {
-      const at::Tensor message = meeting_->take(t.peer, rank_);
-      PONTE_ASSERT(message.sizes() == t.tensor.sizes() && message.scalar_type() == t.tensor.scalar_type());
-      t.tensor.copy_(message);
+    for (Receive& r : receives_) {
+      const at::Tensor message = meeting_->take(r.from, rank_, r.place);
+      PONTE_ASSERT(message.sizes() == r.into.sizes() && message.scalar_type() == r.into.scalar_type());
+      r.into.copy_(message);
     }
     receives_.clear();
   }
@@ -100,7 +111,7 @@ class Receipts final : public PendingTransfers {
  private:
   std::shared_ptr<MeetingPoint> meeting_;
   int64_t rank_;
-  std::vector<Transfer> receives_;
+  std::vector<Receive> receives_;
 };
 
 class ThreadGroup final : public Group {
@@ -142,10 +153,10 @@ class ThreadGroup final : public Group {
     });
   }
   std::unique_ptr<PendingTransfers> do_transfer(std::span<const Transfer> transfers) override {
-    std::vector<Transfer> receives;
+    std::vector<Receipts::Receive> receives;
     for (const Transfer& t : transfers) {
       if (t.direction == Transfer::Direction::send) meeting_->put(rank_, t.peer, t.tensor.detach().clone());
-      else receives.push_back(t);
+      else receives.push_back({t.peer, meeting_->expect(t.peer, rank_), t.tensor});
     }
     return std::make_unique<Receipts>(meeting_, rank_, std::move(receives));
   }

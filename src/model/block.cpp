@@ -17,16 +17,16 @@ bool recomputes(const ModelConfig& config, const char* module) {
 }
 
 // The feed-forward part and the norm before it, which is the projection's own in a dense layer and stands alone in a sparse one.
-void add_feed_forward(DecoderLayer& out, const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region,
+void add_feed_forward(DecoderLayer& out, const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const LayerSeams& seams,
                       const NormOptions& norm) {
   const std::string mlp = prefix + "mlp.";
   if (Parameter* sparse_norm = parameters.get_if_present(prefix + "pre_mlp_layernorm.weight")) {
     out.mlp_norm = {sparse_norm, norm};
-    out.mlp = make_moe_mlp(config, layer, mlp, parameters, region);
+    out.mlp = make_moe_mlp(config, layer, mlp, parameters, seams.region, seams.experts);
     return;
   }
   out.mlp_norm = {&parameters.get(mlp + "linear_fc1.layer_norm_weight"), norm};
-  out.mlp = GatedMlp{{&parameters.get(mlp + "linear_fc1.weight"), nullptr}, {&parameters.get(mlp + "linear_fc2.weight"), nullptr}, region};
+  out.mlp = GatedMlp{{&parameters.get(mlp + "linear_fc1.weight"), nullptr}, {&parameters.get(mlp + "linear_fc2.weight"), nullptr}, seams.region};
 }
 
 }  // namespace
@@ -36,7 +36,7 @@ at::Tensor FeedForward::operator()(const at::Tensor& x_SH, RoutingReport* report
   return std::get<GatedMlp>(*this)(x_SH);
 }
 
-DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region) {
+DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const LayerSeams& seams) {
   const std::string attention = prefix + "self_attention.";
   const NormOptions norm{config.layernorm_epsilon, config.layernorm_zero_centered_gamma ? 1.0 : 0.0};
   DecoderLayer out;
@@ -53,8 +53,9 @@ DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const 
     require(config.window_size.has_value(), "model: layer {} is a sliding_attention layer, but window_size is not set", layer);
     a.window = config.window_size;
   }
-  a.region = region;
-  add_feed_forward(out, config, layer, prefix, parameters, region, norm);
+  a.region = seams.region;
+  a.attend = seams.attention;
+  add_feed_forward(out, config, layer, prefix, parameters, seams, norm);
   out.recompute_core_attention = recomputes(config, "core_attn");
   out.recompute_mlp = recomputes(config, std::holds_alternative<MoeMlp>(out.mlp) ? "moe" : "mlp");
   out.recompute_norms = recomputes(config, "layernorm");

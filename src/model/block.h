@@ -25,7 +25,14 @@ struct DecoderLayer {
   at::Tensor operator()(const at::Tensor& x_SH, const Sequence& sequence) const;
 };
 
+// What of a layer may be spread over ranks.
+struct LayerSeams {
+  TensorRegion region;
+  ExpertGroups experts;
+  std::shared_ptr<const AttentionCore> attention;
+};
+
 // prefix: "decoder.layers.3."
-DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region);
+DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const LayerSeams& seams);
 
 }  // namespace ponte

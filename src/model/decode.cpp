@@ -142,7 +142,7 @@ class Decoding {
 }  // namespace
 
 bool can_decode(const Model::State& state, int64_t B, int64_t T) {
-  return T == 1 && B <= kMostRows && state.groups.tensor->size() == 1 && has_vector_path(state.embedding.weight->value);
+  return T == 1 && B <= kMostRows && state.groups.tensor->size() == 1 && state.groups.expert_tensor_expert->size() == 1 && has_vector_path(state.embedding.weight->value);
 }
 
 at::Tensor decode(const Model::State& state, const at::Tensor& tokens_B1, KvCache& cache, const std::vector<int64_t>& counts, const Angles& angles) {

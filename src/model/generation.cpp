@@ -75,6 +75,7 @@ at::Tensor wanted_rows(const at::Tensor& x_SH, const Step& step, Logits wanted) 
 at::Tensor Model::forward(const at::Tensor& tokens_BT, KvCache& cache, std::span<const int64_t> token_counts, Logits wanted) {
   c10::InferenceMode inference;
   State& s = *state_;
+  require(s.stage.embedding && s.stage.loss && s.groups.context->size() == 1, "generation: not over pipeline stages or context-parallel ranks");
   require(!s.config.sequence_parallel || s.groups.tensor->size() == 1, "generation: sequence_parallel must be off");
   check_token_ids(tokens_BT, s.config.vocab_size);
   Step step{tokens_BT.size(0), tokens_BT.size(1), checked_counts(tokens_BT, cache, token_counts), {}};

@@ -4,6 +4,7 @@
 
 #include "base/errors.h"
 #include "families/registry.h"
+#include "layout/context_split.h"
 #include "model/routing.h"
 #include "model/state.h"
 
@@ -22,6 +23,26 @@ void check_supported(const ModelConfig& c) {
 
 Residual residual_of(const ModelConfig& c) { return c.sequence_parallel ? Residual::token_sharded : Residual::replicated; }
 
+ModelConfig unsplit(ModelConfig c) {
+  c.pipeline_model_parallel_size = 1;
+  c.virtual_pipeline_model_parallel_size = c.num_layers_in_first_pipeline_stage = c.num_layers_in_last_pipeline_stage = 0;
+  c.account_for_embedding_in_pipeline_split = c.account_for_loss_in_pipeline_split = false;
+  c.pipeline_model_parallel_layout.clear();
+  return c;
+}
+
+// Parameters this rank does not hold: other stages', other ranks' experts.
+bool is_elsewhere(const Rule& rule, const Stage& stage, const ModelConfig& c, const ExpertGroups& experts) {
+  if (rule.stack == "decoder.layers" && (rule.layer < stage.first_layer || rule.layer >= stage.first_layer + stage.layers)) return true;
+  if (rule.stack == "mtp.layers" && stage.prediction_layers == 0) return true;
+  if (rule.expert >= 0) {
+    const ExpertRange own = local_experts(rule.expert_count, experts);
+    return rule.expert < own.first || rule.expert >= own.first + own.count;
+  }
+  if (!rule.stack.empty()) return false;
+  return rule.leaf == "embedding.word_embeddings.weight" ? !stage.embedding : !stage.loss;
+}
+
 at::Tensor flat(const at::Tensor& t, const at::Device& device) { return t.reshape({-1}).to(device); }
 
 }  // namespace
@@ -33,27 +54,54 @@ void check_token_ids(const at::Tensor& ids, int64_t vocabulary) {
     require(id >= 0 && id < vocabulary, "token id {}: outside the model's vocabulary of {}", id, vocabulary);
 }
 
-Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o)
+Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o, const Stage& own_stage)
     : config(c),
       groups(g),
       options(o),
       tensor_parallel{g.tensor->rank(), g.tensor->size(), c.sequence_parallel},
+      stage(own_stage),
       rules(std::make_unique<RuleTable>(rule_table(c))),
-      parameters(std::make_unique<Parameters>(*rules, tensor_parallel, at::TensorOptions(o.device).dtype(o.dtype))),
+      parameters(std::make_unique<Parameters>(*rules, Shards{tensor_parallel, {g.expert_tensor->rank(), g.expert_tensor->size(), false}},
+                                              at::TensorOptions(o.device).dtype(o.dtype))),
       rotary(c) {
   check_supported(c);
-  require(c.num_moe_experts == 0 || (g.tensor->size() == 1 && g.expert->size() == 1), "model: experts over more than one rank are not part of this build");
   const TensorRegion region{g.tensor, residual_of(c)};
   const NormOptions norm{c.layernorm_epsilon, c.layernorm_zero_centered_gamma ? 1.0 : 0.0};
-  embedding = {&parameters->get("embedding.word_embeddings.weight"), region};
-  for (int64_t i = 0; i < c.num_layers; ++i)
-    decoder.layers.push_back(make_decoder_layer(c, i, format("decoder.layers.{}.", i), *parameters, region));
+  const LayerSeams seams{region, {g.expert, g.expert_tensor, g.expert_tensor_expert}, attention_core(c.cp_comm_type, g.context)};
+  if (stage.embedding) embedding = {&parameters->get("embedding.word_embeddings.weight"), region};
+  for (int64_t i = stage.first_layer; i < stage.first_layer + stage.layers; ++i)
+    decoder.layers.push_back(make_decoder_layer(c, i, format("decoder.layers.{}.", i), *parameters, seams));
   if (c.num_moe_experts > 0) loads.resize(static_cast<size_t>(c.num_layers));
-  decoder.recomputed_stretches = recomputed_stretches(c, c.num_layers);
-  final_norm = {&parameters->get("decoder.final_layernorm.weight"), norm};
-  loss_head = {c.share_embeddings_and_output_weights ? embedding.weight : &parameters->get("output_layer.weight"), region};
-  parameters->check_complete();
+  if (c.moe_router_load_balancing_type == "global_aux_loss") earlier.resize(loads.size());
+  decoder.recomputed_stretches = recomputed_stretches(c, stage.layers);
+  if (stage.loss) {
+    final_norm = {&parameters->get("decoder.final_layernorm.weight"), norm};
+    Parameter& output = parameters->get(c.share_embeddings_and_output_weights ? "embedding.word_embeddings.weight" : "output_layer.weight");
+    output.is_copy = c.share_embeddings_and_output_weights && !stage.embedding;
+    loss_head = {&output, region};
+  }
+  parameters->check_complete([&](const Rule& rule) { return is_elsewhere(rule, stage, c, seams.experts); });
   for (Parameter& p : parameters->all()) in_order.push_back(&p);
+}
+
+Stage stage_of(const ModelConfig& config, const Groups& groups, int64_t chunk) {
+  const int64_t ranks = groups.pipeline->size();
+  ModelConfig c = ranks == 1 ? unsplit(config) : config;
+  require(ranks == c.pipeline_model_parallel_size, "model.pipeline_model_parallel_size: {}, the pipeline has {} ranks", c.pipeline_model_parallel_size, ranks);
+  const PipelineSplit split = pipeline_split(c);
+  PONTE_ASSERT(chunk >= 0 && chunk < split.chunks);
+  return split.at(groups.pipeline->rank(), chunk);
+}
+
+Batch Model::State::own_tokens(const Batch& batch) const {
+  const int64_t ranks = groups.context->size();
+  if (ranks == 1) return batch;
+  const int64_t T = batch.tokens_BT.size(1);
+  const at::Tensor places = at::tensor(context_tokens(T, groups.context->rank(), ranks), at::kLong);
+  const auto own = [&](const at::Tensor& t) { return t.defined() ? t.index_select(1, places.to(t.device())) : t; };
+  Batch out{own(batch.tokens_BT), own(batch.labels_BT), own(batch.loss_mask_BT), own(batch.position_ids_BT), own(batch.document_starts_BT), own(batch.padding_BT)};
+  if (!out.position_ids_BT.defined()) out.position_ids_BT = places.unsqueeze(0).expand_as(out.tokens_BT);
+  return out;
 }
 
 Sequence Model::State::sequence_of(const Batch& batch) const {
@@ -63,17 +111,20 @@ Sequence Model::State::sequence_of(const Batch& batch) const {
   return {B, T, rotary(flat(positions, options.device)), batch.document_starts_BT};
 }
 
-at::Tensor Model::State::hidden(const Batch& batch, std::shared_ptr<RoutingReport> routing) const {
-  check_token_ids(batch.tokens_BT, config.vocab_size);
-  Sequence sequence = sequence_of(batch);
+at::Tensor Model::State::hidden(const Batch& own, const at::Tensor& input_SH, std::shared_ptr<RoutingReport> routing) const {
+  check_token_ids(own.tokens_BT, config.vocab_size);
+  Sequence sequence = sequence_of(own);
   sequence.routing = std::move(routing);
   if (config.sequence_parallel)
     require(sequence.B * sequence.T % groups.tensor->size() == 0, "sequence_parallel: {} tokens of a micro-batch do not divide over {} tensor-parallel ranks",
             sequence.B * sequence.T, groups.tensor->size());
-  return final_norm(decoder(embedding(flat(batch.tokens_BT, options.device)), sequence));
+  PONTE_ASSERT(stage.embedding != input_SH.defined());
+  const at::Tensor out_SH = decoder(stage.embedding ? embedding(flat(own.tokens_BT, options.device)) : input_SH, sequence);
+  return stage.loss ? final_norm(out_SH) : out_SH;
 }
 
-Model::Model(const ModelConfig& config, const Groups& groups, const ModelOptions& options) : state_(std::make_unique<State>(config, groups, options)) {}
+Model::Model(const ModelConfig& config, const Groups& groups, const ModelOptions& options, int64_t chunk)
+    : state_(std::make_unique<State>(config, groups, options, stage_of(config, groups, chunk))) {}
 Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
 
@@ -81,6 +132,7 @@ const ModelConfig& Model::config() const { return state_->config; }
 const ModelOptions& Model::options() const { return state_->options; }
 const Groups& Model::groups() const { return state_->groups; }
 const RuleTable& Model::rules() const { return *state_->rules; }
+const Stage& Model::stage() const { return state_->stage; }
 std::span<Parameter* const> Model::parameters() { return state_->in_order; }
 
 Parameter* Model::find_parameter(const std::string& name) {
@@ -90,25 +142,40 @@ Parameter* Model::find_parameter(const std::string& name) {
 }
 
 LossSum Model::forward_loss(const Batch& batch, double gradient_scale) {
-  const at::Device device = state_->options.device;
-  const auto wide = state_->options.dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor mask_S = batch.loss_mask_BT.defined() ? flat(batch.loss_mask_BT, device).to(wide) : at::ones({batch.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
-  const double valid_tokens = mask_S.sum().item<double>();
-  const std::shared_ptr<RoutingReport> routing = state_->routing_report(batch, gradient_scale * valid_tokens);
-  const at::Tensor hidden_SH = state_->hidden(batch, routing);
-  if (routing && at::GradMode::is_enabled()) add_loads(state_->loads, routing->loads);
-  check_token_ids(batch.labels_BT.reshape({-1}).cpu().masked_select(mask_S.cpu() != 0), state_->config.vocab_size);
-  const TokenLosses losses = state_->loss_head(hidden_SH, flat(batch.labels_BT, device), mask_S * gradient_scale);
-  return {(losses.losses_S * mask_S).sum(), losses.scaled, valid_tokens, losses.losses_S.view(batch.labels_BT.sizes())};
+  PONTE_ASSERT(state_->stage.embedding && state_->stage.loss);
+  return forward_stage(batch, {}, gradient_scale).loss;
+}
+
+StageOutput Model::forward_stage(const Batch& batch, const at::Tensor& input_SH, double gradient_scale) {
+  State& s = *state_;
+  const at::Device device = s.options.device;
+  const auto wide = s.options.dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const double micro_batch_tokens = batch.loss_mask_BT.defined() ? batch.loss_mask_BT.to(wide).sum().item<double>() : static_cast<double>(batch.tokens_BT.numel());
+  const std::shared_ptr<RoutingReport> routing = s.routing_report(batch, gradient_scale * micro_batch_tokens);
+  const Batch own = s.own_tokens(batch);
+  const at::Tensor hidden_SH = s.hidden(own, input_SH, routing);
+  if (routing && at::GradMode::is_enabled()) s.add_report(*routing);
+  if (!s.stage.loss) return {hidden_SH, {}};
+  const at::Tensor mask_S = own.loss_mask_BT.defined() ? flat(own.loss_mask_BT, device).to(wide) : at::ones({own.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
+  check_token_ids(own.labels_BT.reshape({-1}).cpu().masked_select(mask_S.cpu() != 0), s.config.vocab_size);
+  const TokenLosses losses = s.loss_head(hidden_SH, flat(own.labels_BT, device), mask_S * gradient_scale);
+  return {{}, {(losses.losses_S * mask_S).sum(), losses.scaled, mask_S.sum().item<double>(), losses.losses_S.view(own.labels_BT.sizes())}};
+}
+
+std::vector<int64_t> Model::activation_shape(const Batch& batch) const {
+  const int64_t tokens = batch.tokens_BT.numel() / state_->groups.context->size();
+  return {state_->config.sequence_parallel ? tokens / state_->groups.tensor->size() : tokens, state_->config.hidden_size};
 }
 
 at::Tensor Model::logits(const Batch& batch) {
   at::NoGradGuard off;
+  require(state_->groups.context->size() == 1 && state_->stage.embedding && state_->stage.loss, "logits: not over context-parallel or pipeline ranks");
   return state_->loss_head.logits(state_->hidden(batch)).view({batch.tokens_BT.size(0), batch.tokens_BT.size(1), -1});
 }
 
 void Model::zero_gradients() {
   state_->loads.assign(state_->loads.size(), ExpertLoad());
+  state_->earlier.assign(state_->earlier.size(), ExpertLoad());
   for (Parameter* p : state_->in_order) {
     if (!p->value.requires_grad()) continue;
     if (p->main_grad.defined()) p->main_grad.zero_();

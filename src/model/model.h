@@ -11,6 +11,7 @@
 
 #include "comm/group.h"
 #include "config/model_config.h"
+#include "layout/pipeline_stages.h"
 #include "nn/parameter.h"
 
 namespace ponte {
@@ -45,20 +46,30 @@ struct ModelOptions {
   at::ScalarType dtype = at::kFloat;
 };
 
+// What a pipeline stage hands on: its hidden states, or, from the last stage, the loss.
+struct StageOutput {
+  at::Tensor hidden_SH;  // with autograd; undefined from the last stage
+  LossSum loss;          // of this rank's tokens; undefined from other stages
+};
+
+// The stage of this rank's chunk; the whole model when the pipeline group has one rank, whatever the configuration says.
+Stage stage_of(const ModelConfig& config, const Groups& groups, int64_t chunk = 0);
+
 enum class Logits { last_token, every_token };
 
 class Model {
  public:
   // Parameters are allocated and hold zeros until initialize() or load(). Throws UserError when the configuration cannot be built or does
-  // not divide over the groups.
-  Model(const ModelConfig& config, const Groups& groups = single_groups(), const ModelOptions& options = {});
+  // not divide over the groups. `chunk`: which of this rank's pipeline stages (interleaved schedules have several, each a Model of its own).
+  Model(const ModelConfig& config, const Groups& groups = single_groups(), const ModelOptions& options = {}, int64_t chunk = 0);
   ~Model();
   Model(Model&&) noexcept;
 
   const ModelConfig& config() const;
   const ModelOptions& options() const;
   const Groups& groups() const;
-  const RuleTable& rules() const;
+  const RuleTable& rules() const;   // of the whole model
+  const Stage& stage() const;
 
   // In a fixed order: embedding, layers from first to last, final norm, output layer. Pointers stay valid for the model's life.
   std::span<Parameter* const> parameters();
@@ -72,16 +83,24 @@ class Model {
 
   // Allocates main_grad on first use; then fills with zeros. Once per step, before the first micro-batch.
   void zero_gradients();
-  // Completes main_grad over the tensor-parallel group. Once per step, after the last micro-batch's backward.
+  // Completes main_grad over the ranks that share this replica's model: tensor-parallel ranks, and the two stages that hold tied embeddings. Once per step, after
+  // the last micro-batch's backward. Replicas are summed by parallel/data_parallel.h.
   void reduce_gradients();
 
   // gradient_scale: the factor of this loss in the step's objective: loss scale / valid tokens of the whole step. Gradients are *added* to
   // main_grad by LossSum::scaled.backward(). Under at::NoGradGuard only the loss is computed.
   LossSum forward_loss(const Batch& batch, double gradient_scale = 1.0);
+  // One stage of the same. input_SH: what the stage before handed on (any but the first); the batch is that of every stage, its rows whole on every
+  // context-parallel rank, which takes its own tokens of them.
+  StageOutput forward_stage(const Batch& batch, const at::Tensor& input_SH, double gradient_scale = 1.0);
+  // Rows and columns of what stages hand on for this batch on this rank.
+  std::vector<int64_t> activation_shape(const Batch& batch) const;
 
   // How each sparse layer spread the tokens of the micro-batches since zero_gradients() (one entry per layer, a dense layer's tokens_E undefined; the
   // losses are means over those tokens). Forward passes without autograd leave it alone.
   std::span<const ExpertLoad> expert_loads() const;
+  // Adds up expert_loads over the replicas. Once per step, on every rank, after the last micro-batch.
+  void reduce_expert_loads();
   // Moves the routers' balancing biases by this step's loads, where the model has them. Once per step, after the optimizer.
   void update_expert_biases();
 

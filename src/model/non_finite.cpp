@@ -13,6 +13,9 @@ bool is_finite(const at::Tensor& t) { return at::isfinite(t).all().item<bool>();
 
 std::string Model::first_non_finite(const Batch& batch) {
   at::NoGradGuard off;
+  const Stage& stage = state_->stage;
+  if (!stage.embedding || !stage.loss || state_->groups.world->size() > 1)  // looking would need all ranks to look
+    return format("decoder.layers.{} to {}", stage.first_layer, stage.first_layer + stage.layers - 1);
   const Sequence sequence = state_->sequence_of(batch);
   at::Tensor x_SH = state_->embedding(batch.tokens_BT.reshape({-1}).to(state_->options.device));
   if (!is_finite(x_SH)) return "embedding.word_embeddings";

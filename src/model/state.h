@@ -16,6 +16,7 @@ struct Model::State {
   Groups groups;
   ModelOptions options;
   TensorParallel tensor_parallel;
+  Stage stage;
   std::unique_ptr<RuleTable> rules;
   std::unique_ptr<Parameters> parameters;
   std::vector<Parameter*> in_order;
@@ -27,13 +28,20 @@ struct Model::State {
   LossHead loss_head;
   std::vector<ExpertLoad> loads;  // per layer, of the step's micro-batches so far; empty without sparse layers
 
-  State(const ModelConfig& config, const Groups& groups, const ModelOptions& options);
+  std::vector<ExpertLoad> earlier;  // as loads, of all replicas; only where the balancing loss counts a whole step
+
+  State(const ModelConfig& config, const Groups& groups, const ModelOptions& options, const Stage& stage);
+  // This rank's tokens of every row; the batch itself without context parallelism.
+  Batch own_tokens(const Batch& batch) const;
   // Positions and documents of a batch; checks shapes.
   Sequence sequence_of(const Batch& batch) const;
-  // Token ids to the normed residual stream. routing: where sparse layers report; null: nowhere.
-  at::Tensor hidden(const Batch& batch, std::shared_ptr<RoutingReport> routing = nullptr) const;
-  // A report for one micro-batch, its losses standing in the objective with `scale`; null without sparse layers.
+  // This stage's part of the way from token ids to the normed residual stream, over this rank's tokens. input_SH: undefined for a first stage. routing: where
+  // sparse layers report; null: nowhere.
+  at::Tensor hidden(const Batch& own, const at::Tensor& input_SH = {}, std::shared_ptr<RoutingReport> routing = nullptr) const;
+  // A report for one (whole) micro-batch, its losses standing in the objective with `scale`; null without sparse layers.
   std::shared_ptr<RoutingReport> routing_report(const Batch& batch, double scale) const;
+  // Adds it to what the step has seen.
+  void add_report(const RoutingReport& report);
 };
 
 // UserError naming the first id outside [0, vocabulary). CPU tensors only; on a device this would stall the stream.

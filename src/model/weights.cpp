@@ -1,4 +1,4 @@
-// Filling parameters: seeded random values, or files through convert's weight source; and completing gradients over the tensor-parallel group.
+// Filling parameters: seeded random values, or files through convert's weight source; and completing gradients over the ranks that share a model.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
@@ -91,13 +91,17 @@ void Model::load(const WeightSource& source) {
 
 void Model::reduce_gradients() {
   at::NoGradGuard off;
-  Group& group = *state_->groups.tensor;
-  if (group.size() == 1) return;
   for (Parameter* p : state_->in_order) {
+    Group& group = p->rule->expert >= 0 ? *state_->groups.expert_tensor : *state_->groups.tensor;
     if (!p->main_grad.defined()) continue;
     if (p->slice.gradient == GradientReduction::sum_tensor_parallel) group.all_reduce(p->main_grad, ReduceOp::sum);
     if (p->slice.gradient == GradientReduction::sum_sharers) sum_over_sharers(*p, group);
   }
+  if (!state_->config.share_embeddings_and_output_weights || state_->groups.embedding->size() == 1) return;
+  // Tied embeddings: the first stage has the lookup's gradient, the last the output layer's.
+  if (!state_->stage.embedding && !state_->stage.loss) return;
+  Parameter* tied = find_parameter("embedding.word_embeddings.weight");
+  if (tied->main_grad.defined()) state_->groups.embedding->all_reduce(tied->main_grad, ReduceOp::sum);
 }
 
 }  // namespace ponte

@@ -22,10 +22,10 @@ struct CoreFunction : torch::autograd::Function<CoreFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv_SW, const SelfAttention* layer, const Sequence& sequence) {
     const QkvInputs in = qkv_inputs(*layer, sequence);
     const QkvResult heads = split_qkv(qkv_SW, in);
-    const KeyRanges ranges = causal_ranges(in.B, in.T, 0, layer->window, sequence.document_starts_BT);
-    const AttentionResult result = attention(heads.q_BNTD, heads.k_BGTD, heads.v_BGTD, ranges, layer->scale);
+    const TokenView tokens{in.B, in.T, sequence.document_starts_BT, layer->window};
+    const AttentionResult result = layer->attend->forward(heads.q_BNTD, heads.k_BGTD, heads.v_BGTD, tokens, layer->scale);
     context->save_for_backward({qkv_SW, heads.q_BNTD, heads.k_BGTD, heads.v_BGTD, heads.rstd, result.out_BTND, result.log_sum_BNT, in.cos_SR, in.sin_SR,
-                                ranges.first_BT, ranges.last_BT});
+                                sequence.document_starts_BT});
     context->saved_data["layer"] = reinterpret_cast<int64_t>(layer);
     return result.out_BTND.view({in.B * in.T, -1});
   }
@@ -33,7 +33,7 @@ struct CoreFunction : torch::autograd::Function<CoreFunction> {
     const auto s = context->get_saved_variables();
     const auto& layer = *reinterpret_cast<const SelfAttention*>(context->saved_data["layer"].toInt());
     const int64_t B = s[1].size(0), T = s[1].size(2);
-    const auto d = attention_backward(dout[0].reshape(s[5].sizes()), s[1], s[2], s[3], {s[5], s[6]}, {s[9], s[10]}, layer.scale);
+    const auto d = layer.attend->backward(dout[0].reshape(s[5].sizes()), s[1], s[2], s[3], {s[5], s[6]}, {B, T, s[9], layer.window}, layer.scale);
     const QkvInputs in = qkv_inputs(layer, {B, T, {s[7], s[8]}, {}});
     const auto gradient = [](Parameter* p) { return p && p->value.requires_grad() ? gradient_of(*p) : at::Tensor(); };
     at::Tensor query_gradient = gradient(layer.q_layernorm), key_gradient = gradient(layer.k_layernorm);

@@ -5,8 +5,8 @@
 
 #include "comm/region.h"
 #include "config/model_config.h"
-#include "kernels/attention.h"
 #include "kernels/split_qkv.h"
+#include "nn/attention_core.h"
 #include "nn/linear.h"
 #include "nn/norm.h"
 #include "nn/rotary.h"
@@ -19,7 +19,7 @@ struct RoutingReport;  // nn/router.h
 struct Sequence {
   int64_t B, T;
   Angles angles;              // [B*T, R]
-  at::Tensor document_starts_BT;  // undefined: one document per row
+  at::Tensor document_starts_BT;  // places in the whole row, which context parallelism may have spread; undefined: one document per row
   std::shared_ptr<RoutingReport> routing;  // sparse layers write theirs; null: nobody asks
 };
 
@@ -34,6 +34,7 @@ struct SelfAttention {
   double scale;
   std::optional<int64_t> window;
   TensorRegion region;
+  std::shared_ptr<const AttentionCore> attend = local_attention();
 
   // x_SH (normed) -> the layer's contribution to the residual stream.
   at::Tensor operator()(const at::Tensor& x_SH, const Sequence& sequence) const;

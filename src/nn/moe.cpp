@@ -62,16 +62,23 @@ at::Tensor SharedExpert::operator()(const at::Tensor& x_SH) const {
 
 at::Tensor MoeMlp::operator()(const at::Tensor& x_SH, RoutingReport* report) const {
   const Routing routing = router(x_SH, report);
-  const DispatchedTokens tokens = dispatcher->dispatch(x_SH, routing, static_cast<int64_t>(experts.linear_fc1.size()));
-  const at::Tensor y_SH = dispatcher->combine(experts(tokens.x_PH, tokens.weights_P, tokens.permutation.first), tokens);
+  const DispatchedTokens tokens = dispatcher->dispatch(x_SH, routing, router.options.experts);
+  const at::Tensor y_SH = dispatcher->combine(experts(tokens.x_PH, tokens.weights_P, tokens.first), tokens);
   return shared ? at::add(y_SH, (*shared)(x_SH)) : y_SH;
 }
 
-MoeMlp make_moe_mlp(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region) {
+ExpertRange local_experts(int64_t experts, const ExpertGroups& groups) {
+  const int64_t count = experts / groups.expert->size();
+  return {groups.expert->rank() * count, count};
+}
+
+MoeMlp make_moe_mlp(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region,
+                    const ExpertGroups& groups) {
   MoeMlp out;
   out.router = {&parameters.get(prefix + "router.weight"), parameters.get_if_present(prefix + "router.expert_bias"), router_options(config), layer};
   if (out.router.expert_bias) out.router.expert_bias->value.set_requires_grad(false);
-  for (int64_t e = 0; e < config.num_moe_experts; ++e) {
+  const ExpertRange own = local_experts(config.num_moe_experts, groups);
+  for (int64_t e = own.first; e < own.first + own.count; ++e) {
     out.experts.linear_fc1.push_back(&parameters.get(format("{}experts.linear_fc1.weight{}", prefix, e)));
     out.experts.linear_fc2.push_back(&parameters.get(format("{}experts.linear_fc2.weight{}", prefix, e)));
   }
@@ -80,7 +87,7 @@ MoeMlp make_moe_mlp(const ModelConfig& config, int64_t layer, const std::string&
     shared.mlp = {{fc1, nullptr}, {&parameters.get(prefix + "shared_experts.linear_fc2.weight"), nullptr}, region};
     shared.gate = parameters.get_if_present(prefix + "shared_experts.gate_weight");
   }
-  out.dispatcher = local_dispatcher();
+  out.dispatcher = token_dispatcher(config, groups, region);
   return out;
 }
 

@@ -31,7 +31,14 @@ struct MoeMlp {
   at::Tensor operator()(const at::Tensor& x_SH, RoutingReport* report) const;
 };
 
+// Experts of a layer that one of several ranks holds: a stretch of them.
+struct ExpertRange {
+  int64_t first = 0, count = 0;
+};
+ExpertRange local_experts(int64_t experts, const ExpertGroups& groups);
+
 // prefix: "decoder.layers.3.mlp."
-MoeMlp make_moe_mlp(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region);
+MoeMlp make_moe_mlp(const ModelConfig& config, int64_t layer, const std::string& prefix, Parameters& parameters, const TensorRegion& region,
+                    const ExpertGroups& groups);
 
 }  // namespace ponte

@@ -19,6 +19,8 @@ struct Parameter {
   at::Tensor value;                    // slice.shape; a leaf; requires_grad() says whether it is trained
   at::Tensor main_grad;                // fp32 (fp64 for fp64 values), value's shape; undefined until Model::zero_gradients()
   DecayClass decay = DecayClass::decayed;
+  // The word embeddings a last pipeline stage keeps for a tied output layer: equal to the first stage's, which counts in norms and is written to files.
+  bool is_copy = false;
 };
 
 }  // namespace ponte

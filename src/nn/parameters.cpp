@@ -16,8 +16,7 @@ DecayClass decay_class(const Rule& rule) {
 
 }  // namespace
 
-Parameters::Parameters(const RuleTable& table, const TensorParallel& tensor_parallel, const c10::TensorOptions& options)
-    : table_(table), tensor_parallel_(tensor_parallel), options_(options) {
+Parameters::Parameters(const RuleTable& table, const Shards& shards, const c10::TensorOptions& options) : table_(table), shards_(shards), options_(options) {
   for (const Rule& rule : table.rules) rules_.emplace(rule.name(), &rule);
 }
 
@@ -35,7 +34,7 @@ Parameter* Parameters::get_if_present(const std::string& name) {
   Parameter& p = parameters_.emplace_back();
   p.name = name;
   p.rule = rule->second;
-  p.slice = slice_of(*p.rule, tensor_parallel_);
+  p.slice = slice_of(*p.rule, p.rule->expert >= 0 ? shards_.expert_tensor : shards_.tensor);
   const bool widen = p.rule->precision == Precision::fp32 && options_.dtype() != caffe2::TypeMeta::Make<double>();
   p.value = at::zeros(p.slice.shape, widen ? options_.dtype(at::kFloat) : options_).set_requires_grad(true);
   p.decay = decay_class(*p.rule);
@@ -43,9 +42,9 @@ Parameter* Parameters::get_if_present(const std::string& name) {
   return &p;
 }
 
-void Parameters::check_complete() const {
+void Parameters::check_complete(const std::function<bool(const Rule&)>& elsewhere) const {
   for (const auto& [name, rule] : rules_)
-    if (!made_.contains(name)) throw_internal_error(("no layer holds the parameter " + name).c_str(), __FILE__, __LINE__);
+    if (!made_.contains(name) && !elsewhere(*rule)) throw_internal_error(("no layer holds the parameter " + name).c_str(), __FILE__, __LINE__);
 }
 
 at::Tensor& gradient_of(Parameter& parameter) {

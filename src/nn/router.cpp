@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/errors.h"
 #include "kernels/dispatch.h"
@@ -88,6 +89,17 @@ at::Tensor count(const at::Tensor& experts, int64_t E) {
   return at::bincount(experts.reshape({-1}) + 1, {}, E + 1).narrow(0, 1, E).to(at::kFloat);
 }
 
+// Summed over the ranks that route the micro-batch together.
+at::Tensor over_sharers(at::Tensor counts, const RoutingReport& report) {
+  if (report.sharers) report.sharers->all_reduce(counts = counts.contiguous(), ReduceOp::sum);
+  return counts;
+}
+
+double real_tokens(const RoutingReport& report, int64_t S) {
+  if (!report.real_tokens_B.empty()) return std::accumulate(report.real_tokens_B.begin(), report.real_tokens_B.end(), 0.0);
+  return report.real_S.defined() ? report.real_S.sum().item<double>() : static_cast<double>(S);
+}
+
 // Choices beyond an expert's capacity are unsent: the last ones, or those with the smallest weights.
 void drop_over_capacity(Routing& routing, const RouterOptions& o, double tokens) {
   const auto capacity = static_cast<size_t>(std::ceil(tokens * static_cast<double>(o.choices) / static_cast<double>(o.experts) * *o.capacity_factor));
@@ -106,6 +118,16 @@ void drop_over_capacity(Routing& routing, const RouterOptions& o, double tokens)
   routing.experts_SK = experts.to(routing.experts_SK.device());
 }
 
+// The same for a micro-batch that several ranks route: everybody sees all choices, in the order of their places, and keeps its own.
+void drop_over_shared_capacity(Routing& routing, const RouterOptions& o, double tokens, const RoutingReport& report) {
+  if (!report.sharers) return drop_over_capacity(routing, o, tokens);
+  const at::Tensor order = report.sharers->all_gather(report.place_S).argsort();
+  Routing whole{report.sharers->all_gather(routing.weights_SK.detach().contiguous()).index_select(0, order),
+                report.sharers->all_gather(routing.experts_SK.contiguous()).index_select(0, order)};
+  drop_over_capacity(whole, o, tokens);
+  routing.experts_SK = whole.experts_SK.index_select(0, at::searchsorted(std::get<0>(report.sharers->all_gather(report.place_S).sort()), report.place_S));
+}
+
 // The scores the balancing loss looks at, and the choices they alone would make: group limits and the bias stay out of it, as in Megatron.
 struct BalancingView {
   at::Tensor probabilities_SE, experts_SK;
@@ -117,29 +139,58 @@ BalancingView balancing_view(const at::Tensor& logits_SE, const at::Tensor& expe
   return {p, same ? experts_SK : std::get<1>(p.detach().topk(o.choices, 1))};
 }
 
+// Tokens of one row among those this rank routes: [begin, end).
+std::pair<int64_t, int64_t> tokens_of_row(const RoutingReport& report, int64_t row) {
+  if (!report.place_S.defined()) return {row * report.T, (row + 1) * report.T};
+  const at::Tensor bounds = at::searchsorted(report.place_S.to(at::kCPU), at::tensor({row * report.T, (row + 1) * report.T}, at::kLong));
+  return {bounds[0].item<int64_t>(), bounds[1].item<int64_t>()};
+}
+
 // One loss per sequence, their mean over the sequences that hold a real token.
 at::Tensor sequence_loss(const BalancingView& view, const RoutingReport& report, const RouterOptions& o) {
   at::Tensor sum;
+  std::vector<at::Tensor> counts;
+  for (int64_t b = 0; b < report.B; ++b) {
+    const auto [begin, end] = tokens_of_row(report, b);
+    counts.push_back(count(view.experts_SK.narrow(0, begin, end - begin), o.experts));
+  }
+  const at::Tensor counts_BE = over_sharers(at::stack(counts), report);
   int64_t sequences = 0;
   for (int64_t b = 0; b < report.B; ++b) {
-    const at::Tensor experts = view.experts_SK.narrow(0, b * report.T, report.T);
-    const double tokens = report.real_S.defined() ? report.real_S.narrow(0, b * report.T, report.T).sum().item<double>() : static_cast<double>(report.T);
+    const auto [begin, end] = tokens_of_row(report, b);
+    const double tokens = !report.real_tokens_B.empty() ? report.real_tokens_B[b]
+                          : report.real_S.defined()     ? report.real_S.narrow(0, begin, end - begin).sum().item<double>()
+                                                        : static_cast<double>(report.T);
     if (tokens == 0) continue;
-    const at::Tensor loss = balancing_loss(view.probabilities_SE.narrow(0, b * report.T, report.T), count(experts, o.experts), tokens, o.choices);
+    const at::Tensor loss = balancing_loss(view.probabilities_SE.narrow(0, begin, end - begin), counts_BE[b], tokens, o.choices);
     sum = sum.defined() ? sum + loss : loss;
     ++sequences;
   }
   return sequences ? sum / static_cast<double>(sequences) : at::zeros({}, view.probabilities_SE.options());
 }
 
+// What the step has seen before this micro-batch: earlier ones, and those of lower replicas at the same moment.
+ExpertLoad seen_before(const RoutingReport& report, int64_t layer, const at::Tensor& counted_E, double tokens) {
+  ExpertLoad out;
+  if (layer < static_cast<int64_t>(report.before.size())) out = report.before[layer];
+  if (!report.replicas) return out;
+  const at::Tensor mine = at::cat({counted_E.to(at::kDouble), at::full({1}, tokens, counted_E.options().dtype(at::kDouble))}).unsqueeze(0);
+  const at::Tensor lower = report.replicas->all_gather(mine).narrow(0, 0, report.replicas->rank()).sum(0);
+  const at::Tensor tokens_E = lower.narrow(0, 0, counted_E.size(0)).to(counted_E.scalar_type());
+  out.tokens_E = out.tokens_E.defined() ? out.tokens_E + tokens_E : tokens_E;
+  out.tokens += lower[counted_E.size(0)].item<double>();
+  return out;
+}
+
+// This rank's part of the loss: probabilities of its own tokens, shares of everybody's.
 at::Tensor loss_of(const BalancingView& view, const RoutingReport& report, const ExpertLoad& now, int64_t layer, const RouterOptions& o) {
   if (o.balancing == Balancing::sequence) return sequence_loss(view, report, o);
-  at::Tensor counted = count(view.experts_SK, o.experts);
-  double tokens = now.tokens;
-  const bool earlier = o.balancing == Balancing::global && layer < static_cast<int64_t>(report.before.size()) && report.before[layer].tokens > 0;
-  if (!earlier) return balancing_loss(view.probabilities_SE, counted, tokens, o.choices);
+  const at::Tensor counted = over_sharers(count(view.experts_SK, o.experts), report);
+  const double tokens = now.tokens;
+  if (o.balancing != Balancing::global) return balancing_loss(view.probabilities_SE, counted, tokens, o.choices);
   // Shares over the whole step so far, probabilities of this micro-batch.
-  const ExpertLoad& before = report.before[layer];
+  const ExpertLoad before = seen_before(report, layer, counted, tokens);
+  if (before.tokens == 0) return balancing_loss(view.probabilities_SE, counted, tokens, o.choices);
   const at::Tensor shares = (counted + before.tokens_E) / (tokens + before.tokens);
   return balancing_loss(view.probabilities_SE, shares * tokens, tokens, o.choices);
 }
@@ -148,7 +199,11 @@ at::Tensor loss_of(const BalancingView& view, const RoutingReport& report, const
 at::Tensor router_losses(const at::Tensor& logits_SE, BalancingView view, RoutingReport& report, int64_t layer, const RouterOptions& o) {
   ExpertLoad& load = report.loads[layer];
   at::Tensor objective = at::zeros({}, logits_SE.options());
-  if (load.tokens == 0) return objective;
+  if (load.tokens == 0) {
+    // Other replicas may have tokens and count ours.
+    if (o.balancing == Balancing::global) seen_before(report, layer, at::zeros({o.experts}, logits_SE.options().dtype(at::kFloat).requires_grad(false)), 0);
+    return objective;
+  }
   at::Tensor z_S = o.z_coefficient != 0 ? at::square(at::logsumexp(logits_SE, -1)) : at::Tensor();
   if (report.real_S.defined()) {
     const at::Tensor padding = report.real_S.logical_not();
@@ -158,12 +213,12 @@ at::Tensor router_losses(const at::Tensor& logits_SE, BalancingView view, Routin
   }
   if (o.balancing != Balancing::none) {
     const at::Tensor loss = loss_of(view, report, load, layer, o);
-    load.balancing = loss.item<double>();
+    load.balancing = over_sharers(loss.detach().clone(), report).item<double>();
     objective = objective + loss * o.balancing_coefficient;
   }
   if (z_S.defined()) {
     const at::Tensor z = z_S.sum() / load.tokens;
-    load.z = z.item<double>();
+    load.z = over_sharers(z.detach().clone(), report).item<double>();
     objective = objective + z * o.z_coefficient;
   }
   return objective;
@@ -228,7 +283,7 @@ Routing Router::operator()(const at::Tensor& x_SH, RoutingReport* report) const 
   out.experts_SK = chosen_experts(logits_SE, expert_bias, options);
   if (report) {
     ExpertLoad& load = report->loads[layer];
-    load.tokens = report->real_S.defined() ? report->real_S.sum().item<double>() : static_cast<double>(x_SH.size(0));
+    load.tokens = real_tokens(*report, x_SH.size(0));
     if (options.balancing != Balancing::none || options.z_coefficient != 0) {
       const bool learning = report->objective_scale != 0 && at::GradMode::is_enabled();
       const at::Tensor seen_SE = learning ? logits_SE : logits_SE.detach();
@@ -239,8 +294,8 @@ Routing Router::operator()(const at::Tensor& x_SH, RoutingReport* report) const 
   out.weights_SK = weights_of(logits_SE, out.experts_SK, options);
   if (!report) return out;
   if (report->real_S.defined()) out.experts_SK = out.experts_SK.masked_fill(report->real_S.logical_not().unsqueeze(1), -1);
-  report->loads[layer].tokens_E = count(out.experts_SK, options.experts);
-  if (options.capacity_factor) drop_over_capacity(out, options, report->loads[layer].tokens);
+  report->loads[layer].tokens_E = over_sharers(count(out.experts_SK, options.experts), *report);
+  if (options.capacity_factor) drop_over_shared_capacity(out, options, report->loads[layer].tokens, *report);
   return out;
 }
 

@@ -6,12 +6,13 @@
 #include <optional>
 #include <vector>
 
+#include "comm/group.h"
 #include "config/model_config.h"
 #include "nn/parameter.h"
 
 namespace ponte {
 
-// How the tokens of one layer were spread; of one micro-batch, or summed over several.
+// How the tokens of one layer were spread; of one whole micro-batch, or summed over several.
 struct ExpertLoad {
   at::Tensor tokens_E;             // fp32; how many (token, choice) pairs each expert got, padding left out
   double tokens = 0;               // real tokens routed
@@ -20,10 +21,16 @@ struct ExpertLoad {
 
 // What routers need to know of a micro-batch, and what they report of it. Running a layer again (recompute) writes the same report again.
 struct RoutingReport {
-  int64_t B = 1, T = 0;
-  at::Tensor real_S;               // bool: tokens that are not padding; undefined: all
+  int64_t B = 1, T = 0;            // of the whole micro-batch
+  at::Tensor real_S;               // bool: tokens that are not padding, of those this rank routes; undefined: all
+  // The ranks that route the rest of the micro-batch (sequence and context parallelism), and what stands where; null: this rank routes it all, in order.
+  std::shared_ptr<Group> sharers;
+  at::Tensor place_S;              // int64: row x T + place in the row, of the tokens this rank routes; ascending
+  std::vector<double> real_tokens_B;  // by row, of the whole micro-batch; empty: count real_S
+  // Replicas that see the other micro-batches of the same moment (global_aux_loss counts those of lower ranks as earlier ones); null: none.
+  std::shared_ptr<Group> replicas;
   double objective_scale = 0;      // factor of the balancing losses in the step's objective; 0: they have no gradient
-  std::vector<ExpertLoad> before;  // per layer: earlier micro-batches of the step (what global_aux_loss counts besides this one)
+  std::vector<ExpertLoad> before;  // per layer: earlier micro-batches of the step, of all replicas (what global_aux_loss counts besides this one)
   std::vector<ExpertLoad> loads;   // per layer; a dense layer's is left undefined
 };
 

@@ -1,0 +1,220 @@
+#include "equal/training_runs.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <mutex>
+
+#include "base/format.h"
+#include "base/hash.h"
+#include "comm/thread_group.h"
+#include "families/rule.h"
+#include "parallel/pipeline.h"
+
+namespace ponte::equality {
+namespace {
+
+constexpr int64_t kRows = 2, kTokens = 24, kVocabulary = 53;
+constexpr int64_t kSteps = 3;
+constexpr double kLearningRate = 0.05;
+
+// Calls body(part of the whole, part of the shard) for every stretch this rank holds.
+template <class Body>
+void for_pieces(const Parameter& p, const at::Tensor& whole, const at::Tensor& local, Body body) {
+  int64_t first_row = 0;
+  for (size_t s = 0; s < p.slice.segments.size(); ++s) {
+    const Segment& segment = p.rule->segments[s];
+    const int64_t dim = std::max<int64_t>(segment.shard_dim, 0);
+    int64_t at = dim == 0 ? p.slice.segments[s].offset : 0;
+    for (const Interval& i : p.slice.segments[s].intervals) {
+      const int64_t rows = i.end - i.begin;
+      body(whole.narrow(0, first_row, segment.shape[0]).narrow(dim, i.begin, rows), local.narrow(dim, at, rows));
+      at += rows;
+    }
+    first_row += segment.shape[0];
+  }
+}
+
+at::Tensor random_whole(const Parameter& p) {
+  const at::Generator generator = at::detail::createCPUGenerator(xxh3_64(std::as_bytes(std::span(p.name))));
+  const at::Tensor noise = at::normal(0.0, 0.3, p.rule->shape, generator, at::kDouble, at::kStrided, at::kCPU, false);
+  return p.rule->shape.size() == 1 && p.name.find("bias") == std::string::npos ? noise + 1 : noise;
+}
+
+Batch batch_of(const Data& data, int64_t step, int64_t micro_batch) {
+  const at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(100 * step + micro_batch + 1));
+  const auto random = [&](int64_t end) { return at::randint(0, end, {kRows, kTokens}, generator, at::kLong); };
+  Batch out;
+  out.tokens_BT = random(kVocabulary);
+  out.labels_BT = random(kVocabulary);
+  if (data.uneven) {
+    out.loss_mask_BT = at::ge(random(5), 1 + micro_batch % 3).to(at::kFloat) * 0.5;
+    if (micro_batch == 1) out.loss_mask_BT[0].zero_();
+  }
+  if (data.packed) {
+    const int64_t length = 5 + 3 * (micro_batch % 3);
+    out.document_starts_BT = at::arange(kTokens).div(length, "floor").mul(length).unsqueeze(0).expand({kRows, kTokens}).contiguous();
+    out.document_starts_BT[1].zero_();  // a row of one document beside a packed one
+    out.position_ids_BT = at::arange(kTokens) - out.document_starts_BT;
+  }
+  if (data.padded) {
+    out.padding_BT = at::zeros({kRows, kTokens}, at::kBool);
+    out.padding_BT[1].narrow(0, kTokens - 7, 7).fill_(true);
+    if (!out.loss_mask_BT.defined()) out.loss_mask_BT = at::ones({kRows, kTokens});
+    out.loss_mask_BT.masked_fill_(out.padding_BT, 0);
+  }
+  return out;
+}
+
+// The ranks that see other tokens of what this parameter works on.
+Group& replicas_of(const Parameter& p, const Groups& groups) { return p.rule->expert >= 0 ? *groups.expert_data : *groups.data_context; }
+
+// The squares of what this rank counts.
+double own_squares(const std::vector<Parameter*>& parameters, const Groups& groups) {
+  double sum = 0;
+  for (const Parameter* p : parameters) {
+    if (p->is_copy || !p->value.requires_grad() || replicas_of(*p, groups).rank() != 0) continue;
+    for (size_t s = 0; s < p->slice.segments.size(); ++s) {
+      const int64_t dim = std::max<int64_t>(p->rule->segments[s].shard_dim, 0);
+      int64_t at = dim == 0 ? p->slice.segments[s].offset : 0;
+      for (const Interval& i : p->slice.segments[s].intervals) {
+        if (i.first_sharer == p->slice.rank) sum += p->main_grad.narrow(dim, at, i.end - i.begin).to(at::kDouble).square().sum().item<double>();
+        at += i.end - i.begin;
+      }
+    }
+  }
+  return sum;
+}
+
+struct Rank {
+  std::vector<std::unique_ptr<Model>> models;
+  std::vector<Model*> chunks;
+  std::vector<Parameter*> parameters;
+
+  Rank(const ModelConfig& config, const Groups& groups, at::ScalarType type) {
+    ModelOptions options;
+    options.dtype = type;
+    const int64_t stages = groups.pipeline->size() == 1 ? 1 : pipeline_split(config).chunks;
+    for (int64_t chunk = 0; chunk < stages; ++chunk) {
+      models.push_back(std::make_unique<Model>(config, groups, options, chunk));
+      chunks.push_back(models.back().get());
+      for (Parameter* p : chunks.back()->parameters()) parameters.push_back(p);
+    }
+    at::NoGradGuard off;
+    for (Parameter* p : parameters)
+      for_pieces(*p, random_whole(*p), p->value, [](const at::Tensor& from, const at::Tensor& to) { to.copy_(from); });
+  }
+};
+
+enum class Part { gradients, weights };
+
+void collect(const std::vector<Parameter*>& parameters, Part part, Outcome& out) {
+  const bool gradients = part == Part::gradients;
+  for (const Parameter* p : parameters) {
+    at::Tensor& whole = (gradients ? out.gradients : out.weights)[p->name];
+    if (!whole.defined()) whole = at::full(p->rule->shape, NAN, at::kDouble);
+    for_pieces(*p, whole, gradients ? p->main_grad : p->value.detach(), [&](const at::Tensor& to, const at::Tensor& from) {
+      const at::Tensor value = from.to(at::kDouble);
+      if (to.isnan().logical_not().any().item<bool>() && !at::equal(to, value))
+        out.disagreements.push_back((gradients ? "gradient of " : "weights of ") + p->name);
+      to.copy_(value);
+    });
+  }
+}
+
+void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::ScalarType type, const Groups& groups, Outcome& out, std::mutex& mutex) {
+  at::set_num_threads(1);
+  Rank rank(layout.config, groups, type);
+  const Coordinates at = mesh.coordinates(groups.world->rank());
+  for (int64_t step = 0; step < kSteps; ++step) {
+    std::vector<Batch> batches;
+    for (int64_t m = at.data; m < data.micro_batches; m += mesh.sizes().data) batches.push_back(batch_of(data, step, m));
+    for (Model* model : rank.chunks) model->zero_gradients();
+    const StepLoss loss = run_micro_batches(rank.chunks, batches);
+    for (Model* model : rank.chunks) model->reduce_gradients();
+    for (Parameter* p : rank.parameters)
+      if (p->value.requires_grad()) replicas_of(*p, groups).all_reduce(p->main_grad, ReduceOp::sum);
+    at::Tensor squares = at::full({1}, own_squares(rank.parameters, groups), at::kDouble);
+    groups.world->all_reduce(squares, ReduceOp::sum);
+    {
+      std::lock_guard lock(mutex);
+      if (out.losses.size() == static_cast<size_t>(step)) {
+        out.losses.push_back(loss.sum);
+        out.valid_tokens.push_back(loss.valid_tokens);
+        out.norms.push_back(std::sqrt(squares.item<double>()));
+      }
+      if (out.losses[step] != loss.sum) out.disagreements.push_back("loss");
+      if (step == 0) collect(rank.parameters, Part::gradients, out);
+    }
+    at::NoGradGuard off;
+    for (Parameter* p : rank.parameters)
+      if (p->value.requires_grad()) p->value.sub_(p->main_grad.to(p->value.scalar_type()), kLearningRate);
+    for (Model* model : rank.chunks) {
+      model->reduce_expert_loads();
+      model->update_expert_biases();
+    }
+    groups.world->barrier();  // nobody adds the next step's loss before everybody has compared this one's
+  }
+  std::lock_guard lock(mutex);
+  collect(rank.parameters, Part::weights, out);
+}
+
+double distance(const at::Tensor& a, const at::Tensor& b) { return ((a - b).norm() / (b.norm() + 1e-300)).item<double>(); }
+
+}  // namespace
+
+ModelConfig tiny(Kind kind) {
+  ModelConfig c;
+  c.model_type = kind == Kind::experts ? "qwen3_moe" : "qwen3";
+  c.hf_architecture = kind == Kind::experts ? "Qwen3MoeForCausalLM" : "Qwen3ForCausalLM";
+  c.num_layers = 4;
+  c.hidden_size = 24;
+  c.ffn_hidden_size = 24;
+  c.num_attention_heads = 8;
+  c.num_query_groups = 4;
+  c.kv_channels = 8;
+  c.vocab_size = kVocabulary;
+  c.max_position_embeddings = 128;
+  c.qk_layernorm = true;
+  c.share_embeddings_and_output_weights = kind == Kind::dense_tied;
+  if (kind != Kind::experts) return c;
+  c.num_moe_experts = 4;
+  c.moe_router_topk = 2;
+  c.moe_ffn_hidden_size = 12;
+  c.moe_aux_loss_coeff = 0.02;
+  c.moe_z_loss_coeff = 0.01;
+  return c;
+}
+
+Outcome train(const Layout& layout, const Data& data, at::ScalarType type, const std::function<void(Groups&)>& alter) {
+  const Mesh mesh(layout.mesh);
+  Outcome out;
+  std::mutex mutex;
+  run_ranks(mesh, [&](Groups groups) {
+    if (alter) alter(groups);
+    run_rank(layout, mesh, data, type, groups, out, mutex);
+  });
+  return out;
+}
+
+std::vector<std::string> differences(const Outcome& many, const Outcome& one, double tolerance) {
+  std::vector<std::string> out = many.disagreements;
+  const auto check = [&](const std::string& what, double relative) {
+    if (!(relative <= tolerance)) out.push_back(format("{}: {:.3g}", what, relative));
+  };
+  const auto numbers = [&](const char* what, const std::vector<double>& a, const std::vector<double>& b) {
+    for (size_t step = 0; step < b.size(); ++step) check(format("{} of step {}", what, step), std::abs(a.at(step) - b[step]) / (std::abs(b[step]) + 1e-300));
+  };
+  numbers("loss", many.losses, one.losses);
+  numbers("valid tokens", many.valid_tokens, one.valid_tokens);
+  numbers("gradient norm", many.norms, one.norms);
+  const auto tensors = [&](const char* what, const auto& a, const auto& b) {
+    for (const auto& [name, tensor] : b) check(format("{} of {}", what, name), a.contains(name) ? distance(a.at(name), tensor) : INFINITY);
+    for (const auto& [name, tensor] : a) check(format("{} of {}", what, name), b.contains(name) ? 0 : INFINITY);
+  };
+  tensors("gradient", many.gradients, one.gradients);
+  tensors("weights", many.weights, one.weights);
+  return out;
+}
+
+}  // namespace ponte::equality
