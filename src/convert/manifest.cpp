@@ -24,7 +24,9 @@ ManifestTensor read_tensor(const Json& value, const std::string& origin) {
   tensor.shape = read_shape(value["shape"], origin);
   for (const Json& chunk : value["chunks"]) {
     require(chunk.is_object() && chunk.contains("offsets") && chunk.contains("sizes"), "{}: a chunk without offsets or sizes", origin);
-    tensor.chunks.push_back({read_shape(chunk["offsets"], origin), read_shape(chunk["sizes"], origin), json_get<std::string>(chunk, "xxh3_128", origin)});
+    const std::string hash = json_get<std::string>(chunk, "xxh3_128", origin);
+    require(hash.find_first_not_of("0123456789abcdef") == std::string::npos, "{}: '{}' is not a hash in hexadecimal", origin, hash);
+    tensor.chunks.push_back({read_shape(chunk["offsets"], origin), read_shape(chunk["sizes"], origin), hash});
   }
   return tensor;
 }

@@ -34,7 +34,9 @@ TEST(Manifest, OtherDocumentsAreErrors) {
                            R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": {"dtype": "B16", "shape": [], "chunks": []}}})",
                            R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": {"dtype": "F32", "shape": ["1"], "chunks": []}}})",
                            R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": {"dtype": "F32", "shape": [1], "chunks": [1]}}})",
-                           R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": {"dtype": "F32", "shape": [1], "chunks": [{"offsets": [0]}]}}})"}) {
+                           R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": {"dtype": "F32", "shape": [1], "chunks": [{"offsets": [0]}]}}})",
+                           R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": {"dtype": "F32", "shape": [1], "chunks": [{"offsets": [0],
+                               "sizes": [1], "xxh3_128": "4e\b0"}]}}})"}) {
     write_file_atomically(kFile, text);
     EXPECT_THROW(read_manifest(kFile), UserError) << text;
   }
