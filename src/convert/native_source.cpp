@@ -58,6 +58,18 @@ int64_t stored_prediction_depths(const TorchDistReader& reader) {
   return depths;
 }
 
+// mcore-bridge keeps gated delta nets and gated attention in an order of its own: the nets' projections packed by key head (whole, or as in_proj_qkvz and
+// in_proj_ba), each query head beside its gate. Where names show it, say so rather than count what is missing.
+void refuse_other_layout(const TorchDistReader& reader, const fs::path& directory) {
+  for (const TorchDistTensor& tensor : reader.tensors())
+    for (std::string_view leaf : {".in_proj.weight", ".in_proj_qkvz.weight", ".in_proj_ba.weight"})
+      require(!tensor.name.ends_with("self_attention" + std::string(leaf)),
+              "{}: '{}' is how mcore-bridge (ms-swift) stores gated delta nets: packed by key head, and the queries of gated attention interleaved with their "
+              "gates. Megatron keeps both in another order, so these weights would be taken for others. Export the model to Hugging Face with ms-swift and import "
+              "that",
+              directory, tensor.name);
+}
+
 }  // namespace
 
 fs::path iteration_directory(const fs::path& path) {
@@ -110,6 +122,7 @@ void NativeSource::choose_dialect() {
 }
 
 void NativeSource::bind() {
+  if (!config_.experimental_attention_variant.empty() && dialect_.container == Container::torch_dist) refuse_other_layout(reader_, directory_);
   Accounting accounting(directory_.string());
   std::set<std::string> used;
   std::map<const TorchDistChunk*, int64_t> numbers;
