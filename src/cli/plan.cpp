@@ -73,7 +73,7 @@ int run_plan(const Arguments& arguments) {
   ResolvedRun run = resolve_run(train.request);
   require(run.config.model.num_layers > 0, "ponte plan: which model? give --recipe, --hf-model, or the sizes under model");
   leave_out_files(run.config);
-  const ModelLayers layers(run.config.model);
+  const ModelLayers layers(run.config.model, run.config.peft);
   const PlanTitle title{train.request.recipe.empty() ? train.request.hf_model.empty() ? run.config.model.model_type : train.request.hf_model : train.request.recipe, flags.gpu};
   if (flags.search) {
     const SearchResult result = search_layouts(layers, run.config, flags.gpus, machine, said_by_user(run.origins), static_cast<size_t>(flags.top));

@@ -98,7 +98,7 @@ double volume_seconds(const Volume& volume, const CostContext& context, double c
 static double filled(double rows, const Efficiencies& e) { return rows / (rows + e.half_rows); }
 
 LayerSeconds layer_seconds(const LocalLayer& layer, const ActivationSizes& sizes, const Tape& tape, const LayerVolume& volume, const CostContext& context,
-                           bool again) {
+                           bool again, bool trained) {
   const Machine& machine = context.machine;
   const Efficiencies& e = machine.efficiency;
   const auto S = static_cast<double>(sizes.tokens()), R = static_cast<double>(sizes.residual_tokens());
@@ -110,7 +110,7 @@ LayerSeconds layer_seconds(const LocalLayer& layer, const ActivationSizes& sizes
   const double moved = static_cast<double>(kept_bytes(tape)) / (machine.gpu.memory_tb_per_s * 1e12 * e.memory);
   LayerSeconds out;
   out.forward = {dense + experts + core, 2 * moved, volume_seconds(volume.forward, context, core)};
-  out.backward = {2 * (dense + experts) + 2.5 * core, 4 * moved, volume_seconds(volume.backward, context, 2.5 * core)};
+  out.backward = {(trained ? 2 : 1) * (dense + experts) + 2.5 * core, 4 * moved, volume_seconds(volume.backward, context, 2.5 * core)};
   if (again) out.backward = out.backward + out.forward;
   if (context.recompute.core_attention) out.backward.compute += core;
   if (layer.experts > 0 ? context.recompute.moe : context.recompute.mlp) out.backward.compute += layer.experts > 0 ? experts : dense;

@@ -81,9 +81,9 @@ struct CostContext {
   Overlaps overlaps;
   Recompute recompute;
 };
-// `again`: the layer's forward pass is run again before its backward pass.
+// `again`: the layer's forward pass is run again before its backward pass. `trained` false: its weights' gradients are not computed.
 LayerSeconds layer_seconds(const LocalLayer& layer, const ActivationSizes& sizes, const Tape& tape, const LayerVolume& volume, const CostContext& context,
-                           bool again);
+                           bool again, bool trained = true);
 double matrix_seconds(double flops, int64_t element, double efficiency, const Machine& machine);
 // All of a volume, one after the other, less what hides behind computation.
 double volume_seconds(const Volume& volume, const CostContext& context, double core_seconds = 0);

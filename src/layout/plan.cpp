@@ -67,6 +67,10 @@ struct ChunkBuilder {
     out.flops += static_cast<double>(at.sizes().tokens()) * local.flops.total() + static_cast<double>(at.sizes().residual_tokens()) * local.replicated_flops.total() +
                  at.sizes().expert_rows * local.expert_flops;
   }
+  // A parameter outside the layers.
+  void outside(const Rule& rule) {
+    (at.layers.all_trained() ? out.weights.dense : out.weights.base) += local_elements(rule, at.shards.tensor);
+  }
   void exchange(const LayerVolume& volume) {
     out.volume.add(volume.forward);
     out.volume.add(volume.backward);
@@ -82,7 +86,7 @@ struct ChunkBuilder {
       if (twice) volume.backward.add(volume.forward);
       out.volume.add(volume.forward);
       out.volume.add(volume.backward);
-      const LayerSeconds time = layer_seconds(*locals[i], at.sizes(), tapes[i], volumes[i], at.cost, twice);
+      const LayerSeconds time = layer_seconds(*locals[i], at.sizes(), tapes[i], volumes[i], at.cost, twice, at.layers.all_trained());
       out.forward = out.forward + time.forward;
       out.backward = out.backward + time.backward;
     }
@@ -100,7 +104,7 @@ struct ChunkBuilder {
     out.flops += flops;
     const double once = matrix_seconds(flops, e, at.machine.efficiency.matrix, at.machine);
     // Loss and its gradient, the weight's included, are computed in the forward pass.
-    out.forward.compute += 3 * once;
+    out.forward.compute += (m.all_trained() ? 3 : 2) * once;
     out.logits = std::max(out.logits, tape.back().forward - tape.back().kept);
   }
 };
@@ -112,8 +116,8 @@ ChunkPlan plan_chunk(const Layout& at, const Stage& stage, const std::function<c
   if (stage.embedding) {
     b.append(embedding_tape(H, static_cast<int64_t>(static_cast<double>(m.config.kv_channels) * m.config.rotary_percent), at.sizes()));
     b.exchange(embedding_volume(H, at.volumes));
-    b.out.weights.dense += local_elements(*m.embedding, at.shards.tensor);
-    if (!m.output && !stage.loss) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
+    b.outside(*m.embedding);
+    if (m.all_trained() && !m.output && !stage.loss) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
   }
   for (int64_t i = 0; i < stage.layers; ++i) b.layer(local(m.decoder[static_cast<size_t>(stage.first_layer + i)]));
   int64_t again = 0;
@@ -131,12 +135,12 @@ ChunkPlan plan_chunk(const Layout& at, const Stage& stage, const std::function<c
   if (!stage.loss) b.append({{output, output, output}});
   if (stage.loss) {
     b.head();
-    b.out.weights.dense += local_elements(*m.final_norm, at.shards.tensor);
-    if (at.shards.tensor.sequence_parallel) b.out.weights.summed += local_elements(*m.final_norm, at.shards.tensor);
-    if (!m.output && !stage.embedding) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
+    b.outside(*m.final_norm);
+    if (m.all_trained() && at.shards.tensor.sequence_parallel) b.out.weights.summed += local_elements(*m.final_norm, at.shards.tensor);
+    if (m.all_trained() && !m.output && !stage.embedding) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
     // A tied head on another stage than the embedding is a copy of it; predictions look words up there too.
-    if (m.output) b.out.weights.dense += local_elements(*m.output, at.shards.tensor);
-    if (!stage.embedding && (!m.output || stage.prediction_layers > 0)) b.out.weights.dense += local_elements(*m.embedding, at.shards.tensor);
+    if (m.output) b.outside(*m.output);
+    if (!stage.embedding && (!m.output || stage.prediction_layers > 0)) b.outside(*m.embedding);
   }
   return std::move(b.out);
 }
@@ -170,7 +174,7 @@ void add_states(StagePlan& out, const Config& config, const MeshSizes& mesh, int
   const int64_t e = element_bytes(config.model), narrow = e < 4;
   const WeightCount& w = out.weights;
   MemoryPlan& m = out.memory;
-  m.parameters = (w.dense + w.expert) * e + (w.fp32 + w.frozen) * 4;
+  m.parameters = (w.dense + w.expert + w.base) * e + (w.fp32 + w.frozen) * 4;
   m.gradients = (w.dense + w.expert + w.fp32) * 4;
   const bool shared = config.ddp.use_distributed_optimizer;
   const int64_t replicas = shared ? mesh.data * mesh.context : 1, expert_replicas = shared ? expert_data : 1;

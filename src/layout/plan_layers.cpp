@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/errors.h"
+#include "base/format.h"
 #include "families/registry.h"
 
 namespace ponte {
@@ -42,6 +43,17 @@ double token_share(const Rule& rule, const ModelConfig& config) {
   return rule.expert >= 0 ? static_cast<double>(config.moe_router_topk) / static_cast<double>(config.num_moe_experts) : 1.0;
 }
 
+// Two matrices of rank `dim` beside a targeted one of this shape; canonical LoRA has one pair for each of its segments; DoRA a magnitude for each row.
+int64_t adapter_elements(const Rule& rule, const Shape& shape, const PeftConfig& peft) {
+  if (shape.size() != 2) return 0;
+  const std::vector<std::string> parts = split(rule.leaf, '.');
+  const std::string& module = parts.size() > 1 ? parts[parts.size() - 2] : parts[0];
+  const auto named = [&](const std::vector<std::string>& list) { return std::find(list.begin(), list.end(), module) != list.end(); };
+  if (!named(peft.target_modules) || named(peft.exclude_modules)) return 0;
+  const int64_t pairs = peft.scheme == "canonical_lora" ? (module == "linear_qkv" ? 3 : static_cast<int64_t>(rule.segments.size())) : 1;
+  return peft.dim * (pairs * shape[1] + shape[0]) + (peft.scheme == "dora" ? shape[0] : 0);
+}
+
 // The class's widths, read off the shapes of its slices.
 void read_widths(LocalLayer& out, const LayerClass& layer, const LayerShards& shards, const ModelConfig& config) {
   const auto shape = [&](std::string_view leaf) {
@@ -76,7 +88,7 @@ const Rule* LayerClass::find(std::string_view leaf) const {
   return nullptr;
 }
 
-ModelLayers::ModelLayers(const ModelConfig& model) : config(model), table(rule_table(model)) {
+ModelLayers::ModelLayers(const ModelConfig& model, const PeftConfig& adapters) : config(model), peft(adapters), table(rule_table(model)) {
   std::map<std::string, size_t> known;
   for (size_t at = 0; at < table.rules.size();) {
     const Rule& rule = table.rules[at];
@@ -106,7 +118,7 @@ LayerShards layer_shards(const ModelConfig& c) {
 }
 
 WeightCount operator+(const WeightCount& a, const WeightCount& b) {
-  return {a.dense + b.dense, a.fp32 + b.fp32, a.expert + b.expert, a.frozen + b.frozen, a.summed + b.summed, a.tied + b.tied,
+  return {a.dense + b.dense, a.fp32 + b.fp32, a.expert + b.expert, a.frozen + b.frozen, a.base + b.base, a.summed + b.summed, a.tied + b.tied,
           a.with_sharers + b.with_sharers};
 }
 
@@ -123,18 +135,25 @@ LocalLayer local_layer(const ModelLayers& layers, size_t layer_class, const Laye
     const Slice slice = slice_of(*rule, expert ? shards.expert_tensor : shards.tensor);
     const Shape& shape = slice.shape;
     const int64_t elements = elements_of(shape);
-    if (slice.gradient == GradientReduction::sum_tensor_parallel && !is_frozen(*rule)) out.weights.summed += elements;
-    if (slice.gradient == GradientReduction::sum_sharers) out.weights.with_sharers += elements;
+    if (layers.all_trained() && slice.gradient == GradientReduction::sum_tensor_parallel && !is_frozen(*rule)) out.weights.summed += elements;
+    if (layers.all_trained() && slice.gradient == GradientReduction::sum_sharers) out.weights.with_sharers += elements;
     const Flops flops = forward_flops(*rule, shape, layers.config, layers.config.seq_length);
     int64_t& largest = expert ? out.largest_expert_matrix : out.largest_matrix;
     if (shape.size() == 2) largest = std::max(largest, elements);
+    const int64_t copies = expert ? out.local_experts : 1;
     if (expert) {
-      out.weights.expert += elements * out.local_experts;
       out.expert_flops += flops.matrix;
     } else {
-      (is_frozen(*rule) ? out.weights.frozen : rule->precision == Precision::fp32 ? out.weights.fp32 : out.weights.dense) += elements;
       Flops& sum = rule->segments[0].shard_dim == kReplicated ? out.replicated_flops : out.flops;
       sum = sum + flops;
+    }
+    if (!layers.all_trained()) {
+      out.weights.base += elements * copies;
+      (expert ? out.weights.expert : out.weights.dense) += adapter_elements(*rule, shape, layers.peft) * copies;
+    } else if (expert) {
+      out.weights.expert += elements * copies;
+    } else {
+      (is_frozen(*rule) ? out.weights.frozen : rule->precision == Precision::fp32 ? out.weights.fp32 : out.weights.dense) += elements;
     }
   }
   return out;

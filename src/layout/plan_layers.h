@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "config/model_config.h"
+#include "config/config.h"
 #include "families/rule.h"
 #include "layout/flops.h"
 #include "layout/placement.h"
@@ -21,6 +21,7 @@ struct LayerClass {
 
 struct ModelLayers {
   ModelConfig config;              // the parallel sizes in it are not used
+  PeftConfig peft;                 // with a scheme: adapters are trained, and nothing else
   RuleTable table;
   std::vector<LayerClass> classes;
   std::vector<size_t> decoder, prediction;  // class of each layer; of each multi-token prediction layer
@@ -31,7 +32,8 @@ struct ModelLayers {
   int64_t active_parameters = 0;   // that one token meets
   double training_flops_per_token = 0;
 
-  explicit ModelLayers(const ModelConfig& config);
+  explicit ModelLayers(const ModelConfig& config, const PeftConfig& peft = {});
+  bool all_trained() const { return peft.scheme.empty(); }
   ModelLayers(const ModelLayers&) = delete;
 };
 
@@ -49,11 +51,12 @@ struct WeightCount {
   int64_t fp32 = 0;    // as dense, kept in fp32 whatever the parameters' type
   int64_t expert = 0;  // gradients summed over the ranks that hold the same experts
   int64_t frozen = 0;  // fp32, without a gradient: balancing biases
+  int64_t base = 0;    // under adapters: in the parameters' type, without a gradient
   // Of these, elements whose gradient tensor-parallel ranks sum, and those of word embeddings that two stages hold.
   int64_t summed = 0, tied = 0;
   // And of weights some of whose rows several of them hold (more tensor-parallel ranks than query groups).
   int64_t with_sharers = 0;
-  int64_t total() const { return dense + fp32 + expert + frozen; }
+  int64_t total() const { return dense + fp32 + expert + frozen + base; }
 };
 WeightCount operator+(const WeightCount& a, const WeightCount& b);
 

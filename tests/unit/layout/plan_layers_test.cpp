@@ -86,6 +86,21 @@ TEST(PlanLayers, TrainingFlops) {
   EXPECT_DOUBLE_EQ(ModelLayers(one).training_flops_per_token, 6 * (mixer + feed_forward + head));
 }
 
+// Beside each targeted matrix one of rank x its columns and one of its rows x rank; nothing else is trained.
+TEST(PlanLayers, AdaptersAreTrainedAlone) {
+  PeftConfig lora;
+  lora.scheme = "lora";
+  lora.dim = 8;
+  lora.target_modules = {"linear_qkv", "linear_proj"};
+  const ModelLayers plain(qwen3_8b()), adapted(qwen3_8b(), lora);
+  const LayerShards shards{{0, 2, false}, {0, 1, false}, 1};
+  const WeightCount all = local_layer(plain, 0, shards).weights, with = local_layer(adapted, 0, shards).weights;
+  EXPECT_EQ(with.base, all.dense);
+  const int64_t qkv_rows = (32 + 2 * 8) * 128 / 2, heads = 32 * 128 / 2;
+  EXPECT_EQ(with.dense, 8 * (4096 + qkv_rows) + 8 * (heads + 4096));
+  EXPECT_EQ(with.expert + with.fp32 + with.summed, 0);
+}
+
 TEST(PlanLayers, IndivisibleShardsAreErrors) {
   const ModelLayers layers(qwen3_8b());
   EXPECT_THROW(local_layer(layers, 0, {{0, 5, false}, {0, 1, false}, 1}), UserError);
