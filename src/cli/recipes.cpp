@@ -5,6 +5,7 @@
 #include "base/errors.h"
 #include "cli/commands.h"
 #include "config/reference.h"
+#include "families/registry.h"
 #include "recipes/recipes.h"
 #include "recipes/resolve.h"
 
@@ -31,7 +32,7 @@ int list_recipes(const Arguments& arguments) {
 }
 
 int show_recipe(const Arguments& arguments) {
-  CLI::App app("A recipe resolved, as YAML that --config-file reads.", "ponte recipes show");
+  CLI::App app("A recipe resolved, as YAML that --config-file reads, headed by the number of its parameters.", "ponte recipes show");
   RunRequest request;
   app.add_option("NAME", request.recipe, "name of the recipe")->required();
   app.add_option("OVERRIDES", request.overrides, "section.key=value ...");
@@ -40,6 +41,12 @@ int show_recipe(const Arguments& arguments) {
   app.add_flag("--origins", origins, "with the origin of every value");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   const ResolvedRun run = resolve_run(request);
+  const ParameterCount count = count_parameters(run.config.model);
+  const auto billions = [](int64_t n) { return format("{:.2f} billion", static_cast<double>(n) / 1e9); };
+  print(format("# {}: {} parameters", request.recipe, billions(count.total)));
+  if (count.active != count.total) print(format(", {} of them active for each token", billions(count.active)));
+  if (count.prediction) print(format("; {} more in multi-token prediction layers", billions(count.prediction)));
+  print("\n");
   print(origins ? effective_config(run) : config_yaml(run.config));
   return 0;
 }

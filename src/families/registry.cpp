@@ -1,5 +1,6 @@
 #include "families/registry.h"
 
+#include "base/checked.h"
 #include "base/errors.h"
 #include "families/facts.h"
 #include "families/hybrid_decoder.h"
@@ -32,6 +33,20 @@ const Family& family_of(std::string_view architecture) {
 }
 
 RuleTable rule_table(const ModelConfig& config, const HfTensors& present) { return family_of(config.hf_architecture).rules(config, present); }
+
+ParameterCount count_parameters(const ModelConfig& config) {
+  ParameterCount out;
+  int64_t routed = 0;
+  for (const Rule& rule : rule_table(config).rules) {
+    const int64_t elements = checked_numel(rule.shape, rule.leaf);
+    if (rule.stack.starts_with("mtp")) out.prediction += elements;
+    else if (rule.expert >= 0) routed += elements;
+    else out.total += elements;
+  }
+  out.active = out.total + (config.num_moe_experts ? routed / config.num_moe_experts * config.moe_router_topk : 0);
+  out.total += routed;
+  return out;
+}
 
 HfTensors hf_tensors(const std::filesystem::path& model_folder) {
   HfTensors out;

@@ -35,6 +35,13 @@ Json hf_config_from_model(const ModelConfig& config);
 
 RuleTable rule_table(const ModelConfig& config, const HfTensors& present = {});
 
+// Parameters of a model, counted from its rules: all of them, those a token meets (of the routed experts only the chosen ones), and those of prediction
+// layers, which neither of the two includes.
+struct ParameterCount {
+  int64_t total = 0, active = 0, prediction = 0;
+};
+ParameterCount count_parameters(const ModelConfig& config);
+
 // Names and shapes of the tensors in an HF model folder. UserError as format/hf_index.h.
 HfTensors hf_tensors(const std::filesystem::path& model_folder);
 // What the names of the tensors decide and a config may not know: mtp_num_layers of a family with multi-token prediction, from the tensors of an HF model.

@@ -18,9 +18,12 @@ const char* mode_suffix(RecipeMode mode) {
 const Recipe& find_recipe(std::string_view given, RecipeMode finetune_mode) {
   std::string name(given);
   std::replace(name.begin(), name.end(), '-', '_');
+  // Models without an adapter recipe are fine-tuned whole.
+  const auto exists = [](const std::string& wanted) { return std::ranges::any_of(recipes(), [&](const Recipe& recipe) { return recipe.name == wanted; }); };
+  const auto in_mode = [&](RecipeMode mode) { return name.substr(0, name.size() - kFinetune.size()) + mode_suffix(mode); };
   std::vector<std::string> names;
   std::string wanted = name;
-  if (name.ends_with(kFinetune)) wanted.replace(name.size() - kFinetune.size(), kFinetune.size(), mode_suffix(finetune_mode));
+  if (name.ends_with(kFinetune)) wanted = in_mode(exists(in_mode(finetune_mode)) ? finetune_mode : RecipeMode::sft);
   for (const Recipe& recipe : recipes()) {
     if (recipe.name == wanted) return recipe;
     names.push_back(recipe.name);

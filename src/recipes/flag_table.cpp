@@ -74,6 +74,8 @@ constexpr FlagAlias kAliases[] = {
     {"no-gradient-accumulation-fusion", "", switched},
     {"wandb-project", "logger.wandb_project={}"},
     {"wandb-exp-name", "logger.wandb_exp_name={}"},
+    // --- the FineWeb guide (NeMo's older names) ---
+    {"activations-checkpoint-num-layers", "model.recompute_granularity=full model.recompute_method=block model.recompute_num_layers={}"},
     // --- ms-swift (S) ---
     {"model", "hf_model={}"},
     {"load-safetensors", "", boolean},  // weights of --model always come from safetensors

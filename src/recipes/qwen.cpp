@@ -1,11 +1,16 @@
 // The Qwen recipes: a table of published sizes and layouts, and per family and mode what differs from the base. Values: Megatron Bridge 0.7,
-// recipes/qwen/h100/qwen2.py, qwen3.py and qwen3_moe.py; sizes: the models' config.json.
+// recipes/qwen/h100/qwen2.py, qwen3.py, qwen3_moe.py and qwen3_next.py; sizes: the models' config.json.
+#include <algorithm>
+
 #include "base/errors.h"
 #include "families/registry.h"
 #include "recipes/recipes.h"
 
 namespace ponte {
 namespace {
+
+constexpr std::string_view kFinewebTokenizer = "Qwen/Qwen2-1.5B";
+bool is_guide(const RecipeModel& model) { return model.name.ends_with("_fineweb"); }
 
 constexpr RecipeModel kModels[] = {
     // name, hub id, family, layers, hidden, ffn, heads, groups, head dim, vocabulary, positions, tied, epsilon,
@@ -28,6 +33,10 @@ constexpr RecipeModel kModels[] = {
     {"qwen3_32b", "Qwen/Qwen3-32B", "qwen3", 64, 5120, 25600, 64, 8, 128, 151936, 40960, false, 1e-6, 8, 2, 1, 4, 2},
     {"qwen3_30b_a3b", "Qwen/Qwen3-30B-A3B", "qwen3_moe", 48, 2048, 6144, 32, 4, 128, 151936, 40960, false, 1e-6, 4, 2, 4, 1, 1, 128, 8, 768, 1, 8},
     {"qwen3_235b_a22b", "Qwen/Qwen3-235B-A22B", "qwen3_moe", 94, 4096, 12288, 64, 4, 128, 151936, 40960, false, 1e-6, 4, 16, 4, 2, 2, 128, 8, 1536, 8, 32},
+    {"qwen3_next_80b_a3b", "Qwen/Qwen3-Next-80B-A3B-Instruct", "qwen3_next", 48, 2048, 5120, 16, 2, 256, 151936, 262144, false, 1e-6, 1, 4, 1, 2, 2, 512, 10, 512, 8, 16, &kNext80b},
+    {"qwen3_next_2b_fineweb", kFinewebTokenizer, "qwen3_next", 20, 1800, 4860, 14, 2, 128, 151936, 4096, true, 1e-6, 2, 1, 2, 2, 2, 32, 4, 400, 1, 1, &kFineweb2b},
+    {"qwen3_next_3b_fineweb", kFinewebTokenizer, "qwen3_next", 24, 2048, 5632, 16, 2, 128, 151936, 4096, true, 1e-6, 2, 1, 2, 2, 2, 32, 4, 448, 1, 1, &kFineweb3b},
+    {"qwen3_next_5b_fineweb", kFinewebTokenizer, "qwen3_next", 30, 2560, 6912, 20, 2, 128, 151936, 4096, true, 1e-6, 2, 1, 2, 2, 2, 32, 4, 480, 1, 1, &kFineweb5b},
 };
 
 // --- what a family changes in a mode ---
@@ -79,6 +88,7 @@ void qwen3_moe_finetune(Config& c) {
 
 void apply_mode(Config& c, std::string_view family, RecipeMode mode) {
   const bool qwen3 = family == "qwen3";
+  if (family == "qwen3_next") return mode == RecipeMode::pretrain ? qwen3_next_pretrain(c) : qwen3_next_finetune(c);
   if (family == "qwen3_moe") return mode == RecipeMode::pretrain ? qwen3_moe_pretrain(c) : qwen3_moe_finetune(c);
   if (mode == RecipeMode::pretrain) {
     if (!qwen3) qwen2_pretrain(c);
@@ -132,6 +142,7 @@ void qwen3_8b_peft(Config& c) {
 // Long contexts: the sequence shared by ranks in pairs, exact loss per token.
 void long_context(Config& c, int64_t length, int64_t context_ranks, int64_t batch) {
   c.model.seq_length = c.dataset.packed_sequence_size = length;
+  c.model.max_position_embeddings = std::max(c.model.max_position_embeddings, length);
   c.model.context_parallel_size = context_ranks;
   c.model.cp_comm_type = "a2a";
   c.model.calculate_per_token_loss = true;
@@ -261,6 +272,7 @@ void set_architecture(ModelConfig& m, const RecipeModel& model) {
   m.moe_router_topk = model.experts_per_token;
   m.moe_ffn_hidden_size = model.expert_ffn;
   m.moe_aux_loss_coeff = 1e-3;
+  if (model.hybrid) set_hybrid_architecture(m, model);
 }
 
 const std::vector<Recipe>& recipes() {
@@ -268,6 +280,11 @@ const std::vector<Recipe>& recipes() {
     std::vector<Recipe> out;
     for (const RecipeModel& model : kModels)
       for (const auto& [mode_name, mode] : kModes) {
+        if (is_guide(model)) {
+          if (mode == RecipeMode::pretrain) out.push_back({std::string(model.name), &model, mode, nullptr});
+          continue;
+        }
+        if (model.hybrid && mode == RecipeMode::peft) continue;
         const std::string stem = std::string(model.name) + "_" + std::string(mode_name) + "_";
         out.push_back({stem + "config", &model, mode, nullptr});
         const size_t plain = out.size() - 1;
@@ -293,6 +310,7 @@ Config recipe_config(const Recipe& recipe, std::string_view layout) {
   c.model.tensor_model_parallel_size = peft ? model.peft_tensor : model.tensor;
   c.model.pipeline_model_parallel_size = peft ? 1 : model.pipeline;
   apply_mode(c, model.family, recipe.mode);
+  if (is_guide(model)) fineweb_pretrain(c, model.name);
   if (recipe.variant) recipe.variant(c);
   if (layout == "documentation") {
     c.model.tensor_model_parallel_size = peft ? model.page_peft_tensor : model.page_tensor;

@@ -1,6 +1,6 @@
 // Recipes: starting points of runs under Megatron Bridge's names (recipes/qwen/*.py), each a delta of a base. `<model>_pretrain_config`,
-// `<model>_sft_config`, `<model>_peft_config`, and the older `<model>_finetune_config`, which is the peft recipe unless peft=null makes it the
-// sft one.
+// `<model>_sft_config`, `<model>_peft_config`, and the older `<model>_finetune_config`, which is the peft recipe (where there is one) unless peft=null
+// makes it the sft one. A guide's model (`qwen3_next_3b_fineweb`) is one recipe of its name.
 #pragma once
 #include <span>
 #include <string>
@@ -12,6 +12,13 @@
 namespace ponte {
 
 enum class RecipeMode { pretrain, sft, peft };
+
+// What a hybrid decoder (families/hybrid_decoder.h) has besides.
+struct HybridSizes {
+  int64_t key_heads, value_heads, linear_head_dim, shared_ffn;
+  std::string_view layers;  // l linear, f full attention; repeated or cut to the model's layers
+  double rotary_base, rotary_percent;
+};
 
 // The sizes of a published model (its config.json) and how its recipes lay it out over ranks.
 struct RecipeModel {
@@ -26,6 +33,7 @@ struct RecipeModel {
   int64_t page_tensor, page_peft_tensor;  // the same in the table of Bridge's Qwen page (layout "documentation")
   int64_t experts = 0, experts_per_token = 0, expert_ffn = 0;
   int64_t page_pipeline = 1, page_expert = 1;
+  const HybridSizes* hybrid = nullptr;
 };
 
 std::span<const RecipeModel> recipe_models();
@@ -52,5 +60,12 @@ Config recipe_config(const Recipe& recipe, std::string_view layout = "");
 void pretrain_base(Config& config);
 void sft_base(Config& config);
 void peft_base(Config& config);
+
+// --- recipes/qwen_next.cpp ---
+extern const HybridSizes kNext80b, kFineweb3b, kFineweb2b, kFineweb5b;
+void set_hybrid_architecture(ModelConfig& config, const RecipeModel& model);
+void qwen3_next_pretrain(Config& config);
+void qwen3_next_finetune(Config& config);
+void fineweb_pretrain(Config& config, std::string_view name);
 
 }  // namespace ponte
