@@ -14,7 +14,7 @@
 namespace ponte::equality {
 namespace {
 
-constexpr int64_t kRows = 2, kTokens = 24, kVocabulary = 53;
+constexpr int64_t kRows = 2, kTokens = 24, kVocabulary = 53, kIds = 48;
 constexpr int64_t kSteps = 3;
 constexpr double kLearningRate = 0.05;
 
@@ -45,8 +45,8 @@ Batch batch_of(const Data& data, int64_t step, int64_t micro_batch) {
   const at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(100 * step + micro_batch + 1));
   const auto random = [&](int64_t end) { return at::randint(0, end, {kRows, kTokens}, generator, at::kLong); };
   Batch out;
-  out.tokens_BT = random(kVocabulary);
-  out.labels_BT = random(kVocabulary);
+  out.tokens_BT = random(kIds);
+  out.labels_BT = random(kIds);
   if (data.uneven) {
     out.loss_mask_BT = at::ge(random(5), 1 + micro_batch % 3).to(at::kFloat) * 0.5;
     if (micro_batch == 1) out.loss_mask_BT[0].zero_();
@@ -111,6 +111,7 @@ enum class Part { gradients, weights };
 void collect(const std::vector<Parameter*>& parameters, Part part, Outcome& out) {
   const bool gradients = part == Part::gradients;
   for (const Parameter* p : parameters) {
+    if (gradients && !p->value.requires_grad()) continue;
     at::Tensor& whole = (gradients ? out.gradients : out.weights)[p->name];
     if (!whole.defined()) whole = at::full(p->rule->shape, NAN, at::kDouble);
     for_pieces(*p, whole, gradients ? p->main_grad : p->value.detach(), [&](const at::Tensor& to, const at::Tensor& from) {
