@@ -54,7 +54,7 @@ void leave_out_files(Config& c) {
 int run_plan(const Arguments& arguments) {
   PlanFlags flags;
   CLI::App app(kAbout, "ponte plan");
-  app.add_option("--gpus", flags.gpus, "number of GPUs (ranks)")->required()->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app.add_option("--gpus", flags.gpus, "number of GPUs (ranks)")->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   app.add_option("--gpu-memory", flags.memory_gb, "GB of one GPU; default: the model's own")->check(CLI::Range(0.001, 1e6));
   app.add_option("--gpu", flags.gpu, "a100, a800, h100, h800, h200, b200, b300, gb200, gb300, l40s")->capture_default_str();
   app.add_option("--network", flags.network, "between nodes: Gbit/s for each GPU, or ndr400, hdr200, xdr800, ethernet100, ...");
@@ -66,6 +66,7 @@ int run_plan(const Arguments& arguments) {
   app.allow_extras();
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
 
+  require(flags.gpus > 0, "ponte plan: on how many GPUs? give --gpus N; see ponte plan --help");
   TrainArguments train = parse_train_arguments(app.remaining());
   train.request.world_size = flags.gpus;
   train.request.hf_files = HubFiles::tokenizer;

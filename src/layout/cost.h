@@ -31,8 +31,8 @@ double network_gb_per_s(std::string_view text);
 
 // Shares of the rates above.
 struct Efficiencies {
-  double matrix = 0.72;        // dense products of many rows
-  double experts = 0.60;       // products of experts with many rows each
+  double matrix = 0.70;        // dense products of many rows
+  double experts = 0.45;       // products of experts with many rows each
   double half_rows = 128;      // a product of so few rows gets half of that
   double core = 0.50;          // attention, recurrence
   double memory = 0.80;        // everything else, bound by memory
