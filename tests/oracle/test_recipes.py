@@ -1,5 +1,7 @@
 """The `recipes` command and the dry run, as a user meets them; that recipes equal Megatron Bridge's is tests/unit/recipes."""
+import json
 import pathlib
+import shutil
 
 import pytest
 import yaml
@@ -107,3 +109,18 @@ def test_doctor_is_one_screen(ponte):
     assert len(result.out.splitlines()) <= 24
     for subject in ("processor", "memory", "torch", "NVIDIA driver", "NCCL", "hub cache"):
         assert subject in result.out
+
+
+@pytest.mark.fast
+def test_hf_model_overrules_the_recipes_prediction_head(ponte, golden, tmp_path):
+    """The recipe trains one depth; what the model's tensors have counts, whatever its config says, and the command line has the last word."""
+    for name, depths in (("qwen3_next", None), ("qwen3_next_mtp", 1)):
+        shutil.copytree(golden / name / "hf", tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        config["num_nextn_predict_layers"] = 0 if depths else 1
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        words = ("train", "--recipe", "qwen3_next_80b_a3b_pretrain_config", "--hf-model", tmp_path / name, "--dry-run", "model.pipeline_model_parallel_size=1",
+                 "model.expert_model_parallel_size=1", "model.seq_length=256")
+        model = yaml.safe_load(ponte(*words).out)["model"]
+        assert (model["mtp_num_layers"], model["num_layers"]) == (depths, 4)
+        assert yaml.safe_load(ponte(*words, "model.mtp_num_layers=0").out)["model"]["mtp_num_layers"] is None
