@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/errors.h"
 
@@ -17,6 +18,12 @@ void fill_document_starts(std::span<const int32_t> starts, std::span<int64_t> ou
   }
 }
 
+// Copied to another device from pinned memory: the copy then runs beside the caller's work, in the order of the device's stream.
+void move_to(const at::Device& device, Batch& batch) {
+  for (at::Tensor* tensor : {&batch.tokens_BT, &batch.labels_BT, &batch.loss_mask_BT, &batch.position_ids_BT, &batch.document_starts_BT, &batch.padding_BT})
+    if (tensor->defined()) *tensor = tensor->to(device, /*non_blocking=*/true);
+}
+
 std::span<int64_t> row(const at::Tensor& tensor_BT, int64_t b) {
   const int64_t columns = tensor_BT.size(1);
   return {tensor_BT.data_ptr<int64_t>() + b * columns, static_cast<size_t>(columns)};
@@ -25,8 +32,8 @@ std::span<int64_t> row(const at::Tensor& tensor_BT, int64_t b) {
 }  // namespace
 
 BatchLoader::BatchLoader(const SampleSource& source, const Settings& settings)
-    : source_(source), settings_(settings), consumed_(settings.first_sample) {
-  PONTE_ASSERT(settings.micro_batch_size > 0 && settings.micro_batches_per_step > 0 && settings.steps_ahead > 0);
+    : source_(source), settings_(settings), consumed_(settings.first_sample), next_(settings.first_sample) {
+  PONTE_ASSERT(settings.micro_batch_size > 0 && settings.micro_batches_per_step > 0 && settings.steps_ahead > 0 && settings.workers > 0);
   PONTE_ASSERT(settings.data_parallel_rank >= 0 && settings.data_parallel_rank < settings.data_parallel_size);
   require(!(settings.reset_position_ids || settings.reset_attention_mask) || settings.eod_id >= 0,
           "dataset.reset_position_ids and dataset.reset_attention_mask need a tokenizer with an end-of-document token, found none");
@@ -38,7 +45,7 @@ BatchLoader::~BatchLoader() {
     stopping_ = true;
   }
   changed_.notify_all();
-  if (worker_.joinable()) worker_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 int64_t BatchLoader::samples_per_step() const {
@@ -47,13 +54,14 @@ int64_t BatchLoader::samples_per_step() const {
 
 MicroBatch BatchLoader::make_micro_batch(int64_t first_sample) const {
   const int64_t rows = settings_.micro_batch_size, length = source_.seq_length();
+  const auto empty = [&](at::ScalarType type) { return at::empty({rows, length}, at::TensorOptions(type).pinned_memory(settings_.device.is_cuda())); };
   MicroBatch out;
   Batch& batch = out.batch;
-  batch.tokens_BT = at::empty({rows, length}, at::kLong);
-  batch.labels_BT = at::empty({rows, length}, at::kLong);
-  batch.loss_mask_BT = at::empty({rows, length}, at::kFloat);
-  if (settings_.reset_position_ids) batch.position_ids_BT = at::empty({rows, length}, at::kLong);
-  if (settings_.reset_attention_mask) batch.document_starts_BT = at::empty({rows, length}, at::kLong);
+  batch.tokens_BT = empty(at::kLong);
+  batch.labels_BT = empty(at::kLong);
+  batch.loss_mask_BT = empty(at::kFloat);
+  if (settings_.reset_position_ids) batch.position_ids_BT = empty(at::kLong);
+  if (settings_.reset_attention_mask) batch.document_starts_BT = empty(at::kLong);
   std::vector<int32_t> tokens(static_cast<size_t>(length + 1)), positions(static_cast<size_t>(length));
   const std::span<const int32_t> inputs(tokens.data(), static_cast<size_t>(length));
   for (int64_t b = 0; b < rows; ++b) {
@@ -66,6 +74,10 @@ MicroBatch BatchLoader::make_micro_batch(int64_t first_sample) const {
       std::copy(positions.begin(), positions.end(), row(batch.position_ids_BT, b).begin());
     }
     if (settings_.reset_attention_mask) fill_document_starts(segment_starts(inputs, settings_.eod_id), row(batch.document_starts_BT, b));
+    if (const int64_t text = source_.text_tokens(first_sample + b); text < length) {
+      if (!batch.padding_BT.defined()) batch.padding_BT = empty(at::kBool).zero_();
+      batch.padding_BT[b].slice(0, text).fill_(true);
+    }
     for (float m : mask) out.valid_tokens += m;
     out.sample_ids.push_back(first_sample + b);
   }
@@ -81,42 +93,44 @@ std::vector<MicroBatch> BatchLoader::make_step(int64_t first_sample) const {
 }
 
 void BatchLoader::prepare() {
-  int64_t first = consumed_;  // read before any step is handed out; from here on the thread counts for itself
-  try {
-    for (;; first += samples_per_step()) {
-      const bool enough = first + samples_per_step() <= source_.size();
-      std::vector<MicroBatch> step;
-      if (enough) step = make_step(first);
-      std::unique_lock lock(mutex_);
-      if (!enough) {
-        exhausted_ = true;
-        break;
-      }
-      changed_.wait(lock, [&] { return stopping_ || static_cast<int64_t>(ready_.size()) < settings_.steps_ahead; });
-      if (stopping_) return;
-      ready_.push_back(std::move(step));
-      changed_.notify_all();
+  const int64_t stride = samples_per_step();
+  for (std::unique_lock lock(mutex_);;) {
+    changed_.wait(lock, [&] { return stopping_ || next_ < consumed_ + settings_.steps_ahead * stride; });
+    if (stopping_ || next_ + stride > source_.size()) return;
+    const int64_t first = next_;
+    next_ += stride;
+    lock.unlock();
+    Slot slot;
+    try {
+      slot.step = make_step(first);
+    } catch (...) {
+      slot.error = std::current_exception();
     }
-  } catch (...) {
-    std::lock_guard lock(mutex_);
-    failure_ = std::current_exception();
+    lock.lock();
+    ready_.emplace(first, std::move(slot));
+    changed_.notify_all();
   }
-  changed_.notify_all();
 }
 
 std::vector<MicroBatch> BatchLoader::next_step() {
-  if (!worker_.joinable()) worker_ = std::thread([this] { prepare(); });
+  const auto start = std::chrono::steady_clock::now();
+  if (threads_.empty())
+    for (int64_t i = 0; i < std::min(settings_.workers, settings_.steps_ahead); ++i) threads_.emplace_back([this] { prepare(); });
+  require(consumed_ + samples_per_step() <= source_.size(), "the data set ends at sample {}: a step from sample {} wants {} more", source_.size(), consumed_,
+          samples_per_step());
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return !ready_.empty() || failure_ || exhausted_; });
-  if (ready_.empty()) {
-    if (failure_) std::rethrow_exception(failure_);
-    fail("the data set ends at sample {}: a step from sample {} wants {} more", source_.size(), consumed_, samples_per_step());
-  }
-  std::vector<MicroBatch> out = std::move(ready_.front());
-  ready_.pop_front();
+  changed_.wait(lock, [&] { return ready_.contains(consumed_); });
+  const auto it = ready_.find(consumed_);
+  if (it->second.error) std::rethrow_exception(it->second.error);  // and again, should it be asked for again
+  std::vector<MicroBatch> step = std::move(it->second.step);
+  ready_.erase(it);
   consumed_ += samples_per_step();
+  lock.unlock();
   changed_.notify_all();
-  return out;
+  if (settings_.device != at::Device(at::kCPU))
+    for (MicroBatch& micro : step) move_to(settings_.device, micro.batch);
+  last_wait_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return step;
 }
 
 }  // namespace ponte

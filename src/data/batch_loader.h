@@ -1,10 +1,10 @@
-// Micro-batches in Megatron's order, made ahead of time by one background thread. The position is the number of samples consumed and nothing
-// else, so a loader started at that number continues exactly. Source: Megatron's MegatronPretrainingSampler.
+// Micro-batches in Megatron's order, made ahead of time by background threads. The position is the number of samples consumed over all ranks and nothing
+// else, so a loader started at that number continues exactly, whatever the number of ranks and of threads. Source: Megatron's MegatronPretrainingSampler.
 #pragma once
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <exception>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -32,31 +32,40 @@ class BatchLoader {
     bool reset_attention_mask = false;  // attention stays inside a document
     int32_t eod_id = -1;
     int64_t steps_ahead = 2;          // prepared before they are asked for
+    int64_t workers = 1;              // threads that prepare them, each a whole step; more than steps_ahead are never started
+    at::Device device = at::kCPU;     // where batches are handed out; on CUDA they travel from pinned memory without holding up the caller
   };
   // `source` must outlive the loader. Nothing is read before the first next_step().
   BatchLoader(const SampleSource& source, const Settings& settings);
   ~BatchLoader();
   BatchLoader(const BatchLoader&) = delete;
 
-  // The micro-batches of this rank's next step, in order. UserError when the source has no further whole step, naming what it has and what was asked.
+  // The micro-batches of this rank's next step, in order. UserError when the source has no further whole step, naming what it has and what was asked;
+  // what a thread threw, at the step it was making.
   std::vector<MicroBatch> next_step();
+  double last_wait_seconds() const { return last_wait_seconds_; }  // how long the last next_step() waited for data
   int64_t consumed_samples() const { return consumed_; }  // over all ranks, steps handed out so far included
   int64_t samples_per_step() const;
 
  private:
+  struct Slot {
+    std::vector<MicroBatch> step;
+    std::exception_ptr error;
+  };
   MicroBatch make_micro_batch(int64_t first_sample) const;
   std::vector<MicroBatch> make_step(int64_t first_sample) const;
-  void prepare();
+  void prepare();  // of each thread
 
   const SampleSource& source_;
   Settings settings_;
-  int64_t consumed_;
+  int64_t consumed_;               // also the first sample of the step the caller wants next
+  double last_wait_seconds_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::vector<MicroBatch>> ready_;
-  std::exception_ptr failure_;
-  bool stopping_ = false, exhausted_ = false;
-  std::thread worker_;
+  std::map<int64_t, Slot> ready_;  // by first sample; at most steps_ahead and those being made
+  int64_t next_;                   // first sample of the next step to make
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace ponte
