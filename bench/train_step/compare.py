@@ -1,9 +1,10 @@
 """Training step and greedy decoding beside transformers, in turn and in one run: prints seconds, processor seconds and ratios.
 
-    python bench/train_step/compare.py [--bin build/release/bench] [--model qwen3|qwen3_moe] [--types fp32 bf16] [--steps 5] [--compile] [--decode]
+    python bench/train_step/compare.py [--bin build/release/bench] [--model qwen3|qwen3_moe|qwen3_next] [--types fp32 bf16] [--steps 5] [--compile] [--decode]
 
 The model: Qwen3, hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000 (57.9 M parameters); batch 4 x 512; fused AdamW and clipping
-in both. qwen3_moe: 32 experts of 384 in place of the ffn, four for each token (190 M), with the balancing loss. Decoding: 128 prompt tokens, 128 new, batch 1, key/value cache. --compile adds torch.compile (minutes of warm-up).
+in both. qwen3_moe: 32 experts of 384 in place of the ffn, four for each token (190 M), with the balancing loss. qwen3_next: those experts and a shared one, three layers of
+four with linear attention of 8 key and 16 value heads of 64, gated attention in the rest (204 M). Decoding: 128 prompt tokens, 128 new, batch 1, key/value cache. --compile adds torch.compile (minutes of warm-up).
 """
 import argparse
 import pathlib
@@ -22,11 +23,15 @@ SHAPE = dict(vocab_size=32000, hidden_size=512, num_hidden_layers=8, num_attenti
 EXPERTS = dict(num_experts=32, num_experts_per_tok=4, moe_intermediate_size=384, norm_topk_prob=True, output_router_logits=True)
 
 
+LINEAR = dict(shared_expert_intermediate_size=384, linear_num_key_heads=8, linear_num_value_heads=16, linear_key_head_dim=64, linear_value_head_dim=64,
+              full_attention_interval=4, partial_rotary_factor=0.25)
+PEERS = {"qwen3": ("Qwen3", {}), "qwen3_moe": ("Qwen3Moe", EXPERTS), "qwen3_next": ("Qwen3Next", {**EXPERTS, **LINEAR})}
+
+
 def peer(kind, name):
     torch.manual_seed(0)
-    sparse = name == "qwen3_moe"
-    config = transformers.Qwen3MoeConfig(**SHAPE, **EXPERTS) if sparse else transformers.Qwen3Config(**SHAPE)
-    model = transformers.Qwen3MoeForCausalLM(config) if sparse else transformers.Qwen3ForCausalLM(config)
+    family, more = PEERS[name]
+    model = getattr(transformers, family + "ForCausalLM")(getattr(transformers, family + "Config")(**SHAPE, **more))
     return model.to({"fp32": torch.float32, "bf16": torch.bfloat16}[kind])
 
 
@@ -75,7 +80,7 @@ def ours(binary, kind, name, repeats, what):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", default="build/release/bench", type=pathlib.Path)
-    parser.add_argument("--model", default="qwen3", choices=["qwen3", "qwen3_moe"])
+    parser.add_argument("--model", default="qwen3", choices=list(PEERS))
     parser.add_argument("--types", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--steps", default=5, type=int)
     parser.add_argument("--compile", action="store_true")

@@ -1,6 +1,7 @@
-// train_step_bench [fp32|bf16] [steps] [train|decode] [qwen3|qwen3_moe]: time of a training step (forward, backward, clipping, AdamW), or of greedy decoding, on the
+// train_step_bench [fp32|bf16] [steps] [train|decode] [qwen3|qwen3_moe|qwen3_next]: time of a training step (forward, backward, clipping, AdamW), or of greedy decoding, on the
 // model of bench/train_step/compare.py: Qwen3 with hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000; batch 4 x 512. qwen3_moe: 32
-// experts of 384 in place of the ffn, four for each token.
+// experts of 384 in place of the ffn, four for each token. qwen3_next: those and a shared one, three layers of four with linear attention of 8 key and 16
+// value heads of 64.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -40,6 +41,19 @@ ModelConfig bench_config(const std::string& kind) {
   c.moe_router_topk = 4;
   c.moe_ffn_hidden_size = 384;
   c.moe_aux_loss_coeff = 0.001;
+  if (kind == "qwen3_moe") return c;
+  c.model_type = "qwen3_next";
+  c.hf_architecture = "Qwen3NextForCausalLM";
+  c.moe_shared_expert_intermediate_size = 384;
+  c.moe_shared_expert_gate = true;
+  c.layernorm_zero_centered_gamma = c.attention_output_gate = true;
+  c.rotary_percent = 0.25;
+  c.experimental_attention_variant = "gated_delta_net";
+  for (int64_t i = 0; i < c.num_layers; ++i) c.layer_types.push_back(i % 4 == 3 ? "full_attention" : "linear_attention");
+  c.linear_conv_kernel_dim = 4;
+  c.linear_key_head_dim = c.linear_value_head_dim = 64;
+  c.linear_num_key_heads = 8;
+  c.linear_num_value_heads = 16;
   return c;
 }
 

@@ -121,7 +121,7 @@ Completion Conversation::reply(const std::vector<int32_t>& context, const Genera
   require(room > 0, "conversation: {} tokens so far, room for {}; start a new one", context.size(), cache_.max_tokens());
   size_t same = 0;
   while (same < cached_.size() && same + 1 < context.size() && cached_[same] == context[same]) ++same;  // the last token is always computed
-  cache_.truncate(0, static_cast<int64_t>(same));
+  same = static_cast<size_t>(cache_.truncate(0, static_cast<int64_t>(same)));
   cached_ = context;
   Writer writer(tokenizer_, context, options, [&listener](std::string_view text) {
     if (listener) listener(0, text);

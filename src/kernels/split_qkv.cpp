@@ -94,24 +94,29 @@ QkvResult split_qkv(const at::Tensor& qkv_SW, const QkvInputs& in) {
   return out;
 }
 
-at::Tensor split_qkv_backward(const at::Tensor& qkv_SW, const QkvInputs& in, const at::Tensor& dq_BNTD, const at::Tensor& dk_BGTD, const at::Tensor& dv_BGTD,
-                              const at::Tensor& rstd, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D) {
-  if (!vector_path(qkv_SW, in)) return split_qkv_backward_reference(qkv_SW, in, dq_BNTD, dk_BGTD, dv_BGTD, rstd, query_gradient_D, key_gradient_D);
-  const at::Tensor qkv = qkv_SW.contiguous(), dq = dq_BNTD.contiguous(), dk = dk_BGTD.contiguous(), dv = dv_BGTD.contiguous();
-  at::Tensor dqkv = at::empty_like(qkv);
+void split_qkv_backward(const at::Tensor& qkv_SW, const QkvInputs& in, const at::Tensor& dq_BNTD, const at::Tensor& dk_BGTD, const at::Tensor& dv_BGTD,
+                        const at::Tensor& rstd, at::Tensor& dqkv_SW, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D) {
   const int64_t D = in.layout.head_dim;
+  if (!vector_path(qkv_SW, in)) {
+    const at::Tensor all = split_qkv_backward_reference(qkv_SW, in, dq_BNTD, dk_BGTD, dv_BGTD, rstd, query_gradient_D, key_gradient_D);
+    const auto by_group = [&](const at::Tensor& t) { return t.view({in.B * in.T, in.layout.groups, in.layout.group_heads(), D}); };
+    const int64_t queries = in.layout.queries_per_group, key = queries + in.layout.gates();
+    by_group(dqkv_SW).narrow(2, 0, queries).copy_(by_group(all).narrow(2, 0, queries));
+    by_group(dqkv_SW).narrow(2, key, 2).copy_(by_group(all).narrow(2, key, 2));
+    return;
+  }
+  const at::Tensor qkv = qkv_SW.contiguous(), dq = dq_BNTD.contiguous(), dk = dk_BGTD.contiguous(), dv = dv_BGTD.contiguous();
   at::Tensor partial = at::zeros({kRanges, 2, D}, qkv.options().dtype(at::kFloat));
   with_vector_type(qkv, [&]<class T>(T) {
     for_ranges(in.B * in.T, [&](int64_t range, int64_t begin, int64_t end) {
       float* sums = pointer<float>(partial) + range * 2 * D;
       vector_kernels<T>().split_qkv_backward(begin, end, shape_of(in), pointer<T>(qkv), norms_of<T>(in), pointer<float>(in.cos_SR), pointer<float>(in.sin_SR),
-                                             pointer<T>(dq), pointer<T>(dk), pointer<T>(dv), pointer<float>(rstd), pointer<T>(dqkv), sums, sums + D);
+                                             pointer<T>(dq), pointer<T>(dk), pointer<T>(dv), pointer<float>(rstd), pointer<T>(dqkv_SW), sums, sums + D);
     });
   });
   const at::Tensor sums = partial.sum(0);
   if (query_gradient_D.defined()) query_gradient_D.add_(sums[0]);
   if (key_gradient_D.defined()) key_gradient_D.add_(sums[1]);
-  return dqkv;
 }
 
 }  // namespace ponte

@@ -29,11 +29,12 @@ struct QkvResult {
   at::Tensor rstd;                      // fp32 [S, groups * (queries_per_group + 1)]; undefined without norms
 };
 QkvResult split_qkv(const at::Tensor& qkv_SW, const QkvInputs& inputs);
-// Returns dqkv (gates' part unwritten); adds the norm weights' gradients (fp32) where given.
-at::Tensor split_qkv_backward(const at::Tensor& qkv_SW, const QkvInputs& inputs, const at::Tensor& dq_BNTD, const at::Tensor& dk_BGTD,
-                              const at::Tensor& dv_BGTD, const at::Tensor& rstd, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D);
+// Writes dqkv_SW, all but the gates' part; adds the norm weights' gradients (fp32) where given.
+void split_qkv_backward(const at::Tensor& qkv_SW, const QkvInputs& inputs, const at::Tensor& dq_BNTD, const at::Tensor& dk_BGTD, const at::Tensor& dv_BGTD,
+                        const at::Tensor& rstd, at::Tensor& dqkv_SW, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D);
 
 QkvResult split_qkv_reference(const at::Tensor& qkv_SW, const QkvInputs& inputs);
+// Returns dqkv, zeros in the gates' part.
 at::Tensor split_qkv_backward_reference(const at::Tensor& qkv_SW, const QkvInputs& inputs, const at::Tensor& dq_BNTD, const at::Tensor& dk_BGTD,
                                         const at::Tensor& dv_BGTD, const at::Tensor& rstd, at::Tensor& query_gradient_D, at::Tensor& key_gradient_D);
 

@@ -1,9 +1,10 @@
-// One pre-norm decoder layer: x + attention(norm(x)), then x + mlp(norm(x)).
+// One pre-norm decoder layer: x + mixer(norm(x)), then x + mlp(norm(x)).
 #pragma once
 #include <string>
 #include <variant>
 
 #include "nn/attention.h"
+#include "nn/gated_delta_net.h"
 #include "nn/mlp.h"
 #include "nn/moe.h"
 #include "nn/parameters.h"
@@ -15,9 +16,17 @@ struct FeedForward : std::variant<GatedMlp, MoeMlp> {
   at::Tensor operator()(const at::Tensor& x_SH, RoutingReport* report) const;
 };
 
+// Full or linear attention.
+struct SequenceMixer : std::variant<SelfAttention, GatedDeltaNet> {
+  using variant::variant;
+  at::Tensor project(const at::Tensor& x_SH) const;
+  at::Tensor core(const at::Tensor& projected_SW, const Sequence& sequence) const;
+  at::Tensor finish(const at::Tensor& core_SV) const;
+};
+
 struct DecoderLayer {
-  RmsNorm attention_norm, mlp_norm;
-  SelfAttention attention;
+  RmsNorm mixer_norm, mlp_norm;
+  SequenceMixer mixer;
   FeedForward mlp;
   // Selective recompute: run these parts again in backward instead of keeping what they need.
   bool recompute_core_attention = false, recompute_mlp = false, recompute_norms = false;

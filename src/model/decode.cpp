@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -55,8 +56,9 @@ class Decoding {
 
   void layer(int64_t index, std::vector<float>& x, std::vector<float>& normed) {
     const DecoderLayer& layer = state_.decoder.layers[index];
-    norm(layer.attention_norm, x, normed);
-    attention(layer.attention, index, normed, x);
+    norm(layer.mixer_norm, x, normed);
+    if (const auto* linear = std::get_if<GatedDeltaNet>(&layer.mixer)) linear_attention(*linear, index, normed, x);
+    else attention(std::get<SelfAttention>(layer.mixer), index, normed, x);
     norm(layer.mlp_norm, x, normed);
     if (const auto* sparse = std::get_if<MoeMlp>(&layer.mlp)) return experts(*sparse, normed, x);
     const GatedMlp& mlp = std::get<GatedMlp>(layer.mlp);
@@ -100,7 +102,7 @@ class Decoding {
   void attention(const SelfAttention& a, int64_t index, const std::vector<float>& normed, std::vector<float>& x) {
     const HeadLayout& l = a.layout;
     const int64_t D = l.head_dim, N = l.heads(), G = l.groups;
-    const QkvShape shape{1, G, l.queries_per_group, D, 2 * angles_.cos_SR.size(1)};
+    const QkvShape shape{1, G, l.queries_per_group, D, 2 * angles_.cos_SR.size(1), l.gates()};
     std::vector<float> qkv(B_ * shape.width()), q(B_ * N * D), k(B_ * G * D), v(B_ * G * D), rstd(B_ * (N + G)), out(B_ * N * D);
     product(*a.linear_qkv.weight, normed.data(), qkv.data(), false);
     if (a.linear_qkv.bias) {
@@ -127,7 +129,57 @@ class Decoding {
         typed_.attend_one(last - first, D, q.data() + i * D, keys + at, values + at, static_cast<float>(a.scale), scores.data(), out.data() + i * D);
       }
     });
+    if (l.gate != OutputGate::none) plain_.gate_heads(0, B_, shape, qkv.data(), out.data(), out.data());
     product(*a.linear_proj.weight, out.data(), x.data(), true);
+  }
+
+  // x += projection of this token's linear attention.
+  void linear_attention(const GatedDeltaNet& net, int64_t index, const std::vector<float>& normed, std::vector<float>& x) {
+    const GatedDeltaLayout& l = net.layout;
+    const int64_t C = l.channels(), width = l.width(), V = l.value_width(), N = l.value_heads;
+    std::vector<float> projected(B_ * width), convolved(B_ * C), out(B_ * V), rstd(B_ * N);
+    product(*net.in_proj.weight, normed.data(), projected.data(), false);
+    GatedDeltaMemory& memory = cache_.memory(index);
+    convolve(net, memory, projected, convolved);
+    const auto& kernels = delta_kernels<float>();
+    const int64_t R = N / l.key_heads, size = l.key_dim * l.value_dim;
+    at::parallel_for(0, B_ * l.key_heads, 4, [&](int64_t begin, int64_t end) {
+      std::vector<float> scratch(delta_scratch(R, l.key_dim, l.value_dim));
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t b = i / l.key_heads, h = i % l.key_heads;
+        if (counts_[b] == 0) continue;
+        const float *row = convolved.data() + b * C, *gates = projected.data() + b * width + C + V + h * R;
+        float* state = pointer<float>(memory.state_BNDV) + (b * N + h * R) * size;
+        if (cache_.length(b) == 0) std::fill_n(state, R * size, 0.0f);
+        const DeltaHead<float, float> head{row + h * l.key_dim, row + (l.key_heads + h) * l.key_dim, row + 2 * l.key_heads * l.key_dim + h * R * l.value_dim, C,
+                                           gates, gates + N, width, pointer<float>(net.A_log->value) + h * R, pointer<float>(net.dt_bias->value) + h * R, 1, R,
+                                           l.key_dim, l.value_dim, nullptr, true};
+        kernels.step(head, scratch.data(), out.data() + b * V + h * R * l.value_dim, V, state);
+      }
+    });
+    plain_.gated_rms_norm(B_, N, l.value_dim, out.data(), projected.data() + C, width, widened(net.out_norm).data(), static_cast<float>(net.norm.epsilon),
+                          static_cast<float>(net.norm.offset), out.data(), rstd.data());
+    product(*net.out_proj.weight, out.data(), x.data(), true);
+  }
+
+  // Each row's inputs join its history, and the oldest leave it.
+  void convolve(const GatedDeltaNet& net, GatedDeltaMemory& memory, const std::vector<float>& projected, std::vector<float>& convolved) const {
+    const int64_t C = net.layout.channels(), W = net.conv1d->value.size(2);
+    const auto weight_CW = widened(net.conv1d);
+    std::vector<float> weight_WC(weight_CW.size());
+    for (int64_t i = 0; i < C * W; ++i) weight_WC[i % W * C + i / W] = weight_CW[i];
+    for (int64_t b = 0; b < B_; ++b) {
+      if (counts_[b] == 0) continue;
+      float* history = pointer<float>(memory.history_BHC) + b * (W - 1) * C;
+      if (cache_.length(b) == 0) std::fill_n(history, (W - 1) * C, 0.0f);
+      const float* input = projected.data() + b * net.layout.width();
+      std::vector<const float*> rows;
+      for (int64_t w = 0; w + 1 < W; ++w) rows.push_back(history + w * C);
+      rows.push_back(input);
+      plain_.convolve(C, W, rows.data(), weight_WC.data(), convolved.data() + b * C);
+      std::copy_n(history + std::min<int64_t>(1, W - 1) * C, std::max<int64_t>(W - 2, 0) * C, history);
+      if (W > 1) std::copy_n(input, C, history + (W - 2) * C);
+    }
   }
 
   const Model::State& state_;

@@ -52,13 +52,30 @@ at::Tensor attend(const SelfAttention& layer, const QkvResult& heads, at::Tensor
   return out.view({step.B * step.T, -1});
 }
 
-at::Tensor run_layer(const DecoderLayer& layer, const at::Tensor& x_SH, at::Tensor& keys, at::Tensor& values, const KvCache& cache, const Step& step) {
-  const SelfAttention& a = layer.attention;
+at::Tensor mix(const SelfAttention& a, const at::Tensor& qkv_SW, int64_t layer, KvCache& cache, const Step& step) {
   const auto value = [](const Parameter* p) { return p ? p->value : at::Tensor(); };
-  const QkvResult heads = split_qkv(a.linear_qkv(layer.attention_norm(x_SH)),
-                                    {a.layout, step.B, step.T, value(a.q_layernorm), value(a.k_layernorm), a.norm.epsilon, a.norm.offset, step.angles.cos_SR,
-                                     step.angles.sin_SR});
-  const at::Tensor y_SH = x_SH + a.region.leave(a.linear_proj(attend(a, heads, keys, values, cache, step)));
+  const QkvResult heads = split_qkv(qkv_SW, {a.layout, step.B, step.T, value(a.q_layernorm), value(a.k_layernorm), a.norm.epsilon, a.norm.offset,
+                                             step.angles.cos_SR, step.angles.sin_SR});
+  const at::Tensor out_SV = attend(a, heads, cache.keys(layer), cache.values(layer), cache, step);
+  return a.layout.gate == OutputGate::none ? out_SV : gate_heads(out_SV, qkv_SW, a.layout);
+}
+
+// Row by row, so that padding never enters a state.
+at::Tensor mix(const GatedDeltaNet& net, const at::Tensor& projected_SW, int64_t layer, KvCache& cache, const Step& step) {
+  at::Tensor out_SV = at::zeros({step.B * step.T, net.layout.value_width()}, projected_SW.options());
+  for (int64_t b = 0; b < step.B; ++b) {
+    if (step.counts[b] == 0) continue;
+    const auto start = cache.length(b) == 0 ? GatedDeltaNet::Start::fresh : GatedDeltaNet::Start::continued;
+    const auto tokens = [&](const at::Tensor& t) { return t.narrow(0, b * step.T, step.counts[b]); };
+    tokens(out_SV).copy_(net.core_from(tokens(projected_SW), cache.memory(layer), b, start));
+  }
+  return out_SV;
+}
+
+at::Tensor run_layer(const DecoderLayer& layer, const at::Tensor& x_SH, int64_t index, KvCache& cache, const Step& step) {
+  const at::Tensor projected_SW = layer.mixer.project(layer.mixer_norm(x_SH));
+  const auto& either = static_cast<const SequenceMixer::variant&>(layer.mixer);
+  const at::Tensor y_SH = x_SH + layer.mixer.finish(std::visit([&](const auto& mixer) { return mix(mixer, projected_SW, index, cache, step); }, either));
   return y_SH + layer.mlp(layer.mlp_norm(y_SH), nullptr);
 }
 
@@ -86,8 +103,7 @@ at::Tensor Model::forward(const at::Tensor& tokens_BT, KvCache& cache, std::span
     if (wanted == Logits::every_token) logits = logits.unsqueeze(1);
   } else {
     at::Tensor x_SH = s.embedding(tokens_BT.reshape({-1}).to(s.options.device));
-    for (size_t i = 0; i < s.decoder.layers.size(); ++i)
-      x_SH = run_layer(s.decoder.layers[i], x_SH, cache.keys(static_cast<int64_t>(i)), cache.values(static_cast<int64_t>(i)), cache, step);
+    for (size_t i = 0; i < s.decoder.layers.size(); ++i) x_SH = run_layer(s.decoder.layers[i], x_SH, static_cast<int64_t>(i), cache, step);
     logits = s.loss_head.logits(s.final_norm(wanted_rows(x_SH, step, wanted)));
     if (wanted == Logits::every_token) logits = logits.view({step.B, step.T, -1});
   }

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "base/errors.h"
 #include "model/state.h"
 
@@ -10,14 +12,19 @@ namespace ponte {
 KvCache::KvCache(const Model& model, int64_t rows, int64_t max_tokens) : max_tokens_(max_tokens), lengths_(rows, 0) {
   require(rows >= 1 && max_tokens >= 1, "generation: a cache of {} rows of {} tokens", rows, max_tokens);
   const auto options = at::TensorOptions(model.options().device).dtype(model.options().dtype);
-  for (const DecoderLayer& layer : model.state_->decoder.layers)
+  for (const DecoderLayer& layer : model.state_->decoder.layers) {
+    const auto* full = std::get_if<SelfAttention>(&layer.mixer);
     for (auto* tensors : {&keys_, &values_})
-      tensors->push_back(at::empty({rows, layer.attention.layout.groups, max_tokens, layer.attention.layout.head_dim}, options));
+      tensors->push_back(full ? at::empty({rows, full->layout.groups, max_tokens, full->layout.head_dim}, options) : at::Tensor());
+    memories_.push_back(full ? GatedDeltaMemory() : make_memory(std::get<GatedDeltaNet>(layer.mixer), rows));
+  }
 }
 
-void KvCache::truncate(int64_t row, int64_t length) {
+int64_t KvCache::truncate(int64_t row, int64_t length) {
   PONTE_ASSERT(length >= 0 && length <= lengths_.at(row));
-  lengths_[row] = length;
+  const bool way_back = std::none_of(memories_.begin(), memories_.end(), [](const GatedDeltaMemory& m) { return m.state_BNDV.defined(); });
+  if (length != lengths_[row]) lengths_[row] = way_back ? length : 0;
+  return lengths_[row];
 }
 
 void KvCache::clear() { std::fill(lengths_.begin(), lengths_.end(), 0); }
@@ -29,8 +36,12 @@ void KvCache::select_rows(const std::vector<int64_t>& rows) {
   std::vector<int64_t> lengths;
   for (const int64_t row : rows) lengths.push_back(lengths_.at(row));
   const at::Tensor index = at::tensor(rows, at::kLong);
+  const auto select = [&index](at::Tensor& t) {
+    if (t.defined()) t = t.index_select(0, index.to(t.device()));
+  };
   for (auto* tensors : {&keys_, &values_})
-    for (at::Tensor& t : *tensors) t = t.index_select(0, index.to(t.device()));
+    for (at::Tensor& t : *tensors) select(t);
+  for (GatedDeltaMemory& m : memories_) select(m.history_BHC), select(m.state_BNDV);
   lengths_ = std::move(lengths);
 }
 

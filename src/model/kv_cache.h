@@ -1,9 +1,12 @@
-// Keys and values of the tokens a generation has seen, preallocated; one row per sequence, each with its own length.
+// What a generation remembers of the tokens it has seen, preallocated; one row per sequence, each with its own length: keys and values of full
+// attention, the state of linear attention.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <vector>
+
+#include "nn/gated_delta_net.h"
 
 namespace ponte {
 
@@ -18,20 +21,24 @@ class KvCache {
   int64_t max_tokens() const { return max_tokens_; }
   int64_t length(int64_t row) const { return lengths_[row]; }  // tokens seen
   const std::vector<int64_t>& lengths() const { return lengths_; }
-  void truncate(int64_t row, int64_t length);  // forget the tokens from `length` on (speculation, multi-turn prompts)
+  // Forgets the tokens from `length` on and returns how many are left: `length`, or 0 where linear attention has no way back (multi-turn prompts).
+  int64_t truncate(int64_t row, int64_t length);
   void clear();
   // Keeps these rows in this order (finished sequences leave a batch; a prompt is fanned out to several samples).
   void select_rows(const std::vector<int64_t>& rows);
 
-  // Per layer: key and value, [rows, key/value heads of this rank, max_tokens, head dimension].
+  // Per layer of full attention: key and value, [rows, key/value heads of this rank, max_tokens, head dimension].
   at::Tensor& keys(int64_t layer) { return keys_[layer]; }
   at::Tensor& values(int64_t layer) { return values_[layer]; }
+  // Per layer of linear attention; contents mean nothing while a row's length is 0.
+  GatedDeltaMemory& memory(int64_t layer) { return memories_[layer]; }
   void advance(int64_t row, int64_t tokens);
 
  private:
   int64_t max_tokens_;
   std::vector<int64_t> lengths_;
-  std::vector<at::Tensor> keys_, values_;
+  std::vector<at::Tensor> keys_, values_;  // undefined in layers of linear attention
+  std::vector<GatedDeltaMemory> memories_; // undefined in layers of full attention
 };
 
 }  // namespace ponte

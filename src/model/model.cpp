@@ -12,8 +12,8 @@ namespace ponte {
 namespace {
 
 void check_supported(const ModelConfig& c) {
-  require(c.experimental_attention_variant.empty() && !c.attention_output_gate, "model: {} attention is not part of this build",
-          c.experimental_attention_variant.empty() ? "gated" : c.experimental_attention_variant);
+  require(c.experimental_attention_variant.empty() || c.experimental_attention_variant == "gated_delta_net",
+          "model.experimental_attention_variant: '{}', wanted gated_delta_net", c.experimental_attention_variant);
   require(c.mtp_num_layers == 0, "model.mtp_num_layers: {}: multi-token prediction is not part of this build", c.mtp_num_layers);
   require(c.normalization == "RMSNorm", "model.normalization: '{}', wanted RMSNorm", c.normalization);
   require(c.gated_linear_unit && c.activation_func == "silu", "model.activation_func: '{}', wanted silu with gated_linear_unit", c.activation_func);

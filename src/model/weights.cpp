@@ -43,14 +43,19 @@ at::Tensor cut(const Parameter& p, const at::Tensor& whole) {
 
 bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
-// Megatron's defaults (transformer_config.py: init_method_normal, scaled_init_method_normal).
+// Megatron's defaults (transformer_config.py: init_method_normal, scaled_init_method_normal; gated_delta_net: decay rates of 1 to 16, steps of one, the
+// convolution as torch.nn.Conv1d).
 at::Tensor whole_initial(const Parameter& p, const ModelConfig& c, uint64_t seed) {
-  const bool norm = contains(p.name, "layer_norm_weight") || contains(p.name, "layernorm.weight");
+  const bool norm = contains(p.name, "layer_norm_weight") || contains(p.name, "layernorm.weight") || contains(p.name, "out_norm.weight");
   if (norm) return at::full(p.rule->shape, c.layernorm_zero_centered_gamma ? 0.0 : 1.0);
-  if (p.rule->shape.size() == 1) return at::zeros(p.rule->shape);
-  const bool residual = contains(p.name, "linear_proj.weight") || contains(p.name, "linear_fc2.weight");
-  const double deviation = residual ? c.init_method_std / std::sqrt(2.0 * static_cast<double>(c.num_layers)) : c.init_method_std;
   const at::Generator generator = at::detail::createCPUGenerator(xxh3_64(std::as_bytes(std::span(p.name))) ^ seed);
+  const auto uniform = [&](double from, double to) { return at::empty(p.rule->shape, at::kFloat).uniform_(from, to, generator); };
+  if (contains(p.name, "self_attention.A_log")) return at::log(uniform(1, 16));
+  if (contains(p.name, "self_attention.dt_bias")) return at::ones(p.rule->shape);
+  if (contains(p.name, "conv1d.weight")) return uniform(-1 / std::sqrt(static_cast<double>(p.rule->shape[2])), 1 / std::sqrt(static_cast<double>(p.rule->shape[2])));
+  if (p.rule->shape.size() == 1) return at::zeros(p.rule->shape);
+  const bool residual = contains(p.name, "linear_proj.weight") || contains(p.name, "linear_fc2.weight") || contains(p.name, "out_proj.weight");
+  const double deviation = residual ? c.init_method_std / std::sqrt(2.0 * static_cast<double>(c.num_layers)) : c.init_method_std;
   return at::normal(0.0, deviation, p.rule->shape, generator, at::kFloat, at::kStrided, at::kCPU, false);
 }
 

@@ -27,17 +27,22 @@ struct CoreFunction : torch::autograd::Function<CoreFunction> {
     context->save_for_backward({qkv_SW, heads.q_BNTD, heads.k_BGTD, heads.v_BGTD, heads.rstd, result.out_BTND, result.log_sum_BNT, in.cos_SR, in.sin_SR,
                                 sequence.document_starts_BT});
     context->saved_data["layer"] = reinterpret_cast<int64_t>(layer);
-    return result.out_BTND.view({in.B * in.T, -1});
+    const at::Tensor out_SV = result.out_BTND.view({in.B * in.T, -1});
+    return layer->layout.gate == OutputGate::none ? out_SV : gate_heads(out_SV, qkv_SW, layer->layout);
   }
   static variable_list backward(AutogradContext* context, variable_list dout) {
     const auto s = context->get_saved_variables();
     const auto& layer = *reinterpret_cast<const SelfAttention*>(context->saved_data["layer"].toInt());
     const int64_t B = s[1].size(0), T = s[1].size(2);
+    const bool gated = layer.layout.gate != OutputGate::none;
+    at::Tensor dqkv_SW = at::empty_like(s[0], at::MemoryFormat::Contiguous);
+    if (gated) dout[0] = gate_heads_backward(dout[0], s[5].view({B * T, -1}), s[0], layer.layout, dqkv_SW);
     const auto d = layer.attend->backward(dout[0].reshape(s[5].sizes()), s[1], s[2], s[3], {s[5], s[6]}, {B, T, s[9], layer.window}, layer.scale);
     const QkvInputs in = qkv_inputs(layer, {B, T, {s[7], s[8]}, {}});
     const auto gradient = [](Parameter* p) { return p && p->value.requires_grad() ? gradient_of(*p) : at::Tensor(); };
     at::Tensor query_gradient = gradient(layer.q_layernorm), key_gradient = gradient(layer.k_layernorm);
-    return {split_qkv_backward(s[0], in, d.dq_BNTD, d.dk_BGSD, d.dv_BGSD, s[4], query_gradient, key_gradient), at::Tensor(), at::Tensor()};
+    split_qkv_backward(s[0], in, d.dq_BNTD, d.dk_BGSD, d.dv_BGSD, s[4], dqkv_SW, query_gradient, key_gradient);
+    return {dqkv_SW, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -45,17 +50,17 @@ struct CoreFunction : torch::autograd::Function<CoreFunction> {
 
 HeadLayout head_layout(const Parameter& packed_projection, const ModelConfig& config) {
   const int64_t D = config.kv_channels, per_group = config.num_attention_heads / config.num_query_groups;
-  const int64_t heads = packed_projection.slice.shape[0] / D;
+  const int64_t heads = packed_projection.slice.shape[0] / D, kinds = config.attention_output_gate ? 2 : 1;  // a gate beside each query
+  const OutputGate gate = config.attention_output_gate ? OutputGate::per_head : OutputGate::none;
   PONTE_ASSERT(packed_projection.slice.shape[0] % D == 0 && packed_projection.slice.segments.size() == 1);
   // More ranks than query groups: some of one group's queries, and its whole key and value.
-  if (packed_projection.slice.segments[0].intervals.size() > 1) return {1, heads - 2, D};
-  return {heads / (per_group + 2), per_group, D};
+  if (packed_projection.slice.segments[0].intervals.size() > 1) return {1, (heads - 2) / kinds, D, gate};
+  return {heads / (kinds * per_group + 2), per_group, D, gate};
 }
 
 at::Tensor SelfAttention::core(const at::Tensor& qkv_SW, const Sequence& sequence) const { return CoreFunction::apply(qkv_SW, this, sequence); }
 
-at::Tensor SelfAttention::operator()(const at::Tensor& x_SH, const Sequence& sequence) const {
-  return region.leave(linear_proj(core(linear_qkv(region.enter(x_SH)), sequence)));
-}
+at::Tensor SelfAttention::project(const at::Tensor& x_SH) const { return linear_qkv(region.enter(x_SH)); }
+at::Tensor SelfAttention::finish(const at::Tensor& core_SV) const { return region.leave(linear_proj(core_SV)); }
 
 }  // namespace ponte

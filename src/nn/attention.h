@@ -5,6 +5,7 @@
 
 #include "comm/region.h"
 #include "config/model_config.h"
+#include "kernels/gate_heads.h"
 #include "kernels/split_qkv.h"
 #include "nn/attention_core.h"
 #include "nn/linear.h"
@@ -36,10 +37,12 @@ struct SelfAttention {
   TensorRegion region;
   std::shared_ptr<const AttentionCore> attend = local_attention();
 
-  // x_SH (normed) -> the layer's contribution to the residual stream.
-  at::Tensor operator()(const at::Tensor& x_SH, const Sequence& sequence) const;
-  // Head norms, rotation and the mixer core: qkv_SW -> [S, heads * head_dim]. What selective recompute repeats.
+  // Normed x_SH -> the packed projection, inside the region.
+  at::Tensor project(const at::Tensor& x_SH) const;
+  // Head norms, rotation, the mixer core and the output gate: qkv_SW -> [S, heads * head_dim]. What selective recompute repeats.
   at::Tensor core(const at::Tensor& qkv_SW, const Sequence& sequence) const;
+  // Out of the region: the layer's contribution to the residual stream.
+  at::Tensor finish(const at::Tensor& core_SV) const;
 };
 
 }  // namespace ponte

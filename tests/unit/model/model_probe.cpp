@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "convert/weight_sink.h"
 #include "convert/weight_source.h"
+#include "families/rule.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
 
@@ -52,15 +53,17 @@ void apply_recompute(ModelConfig& config, const std::string& how) {
 }
 
 void write_gradients(Model& model, const fs::path& folder) {
+  RuleTable rules = model.rules();
+  for (Rule& rule : rules.rules) rule.arithmetic = Arithmetic::copy;  // a gradient has no offset
   std::vector<LiveShard> shards;
   std::vector<at::Tensor> kept;
   for (Parameter* p : model.parameters()) {
     kept.push_back(p->main_grad.to(at::kFloat).contiguous());
     const at::Tensor g = kept.back();
-    shards.push_back({"", p->rule, p->slice, DType::f32, [g] { return std::span(static_cast<const std::byte*>(g.const_data_ptr()), g.nbytes()); }});
+    shards.push_back({"", &rules.find(p->name), p->slice, DType::f32, [g] { return std::span(static_cast<const std::byte*>(g.const_data_ptr()), g.nbytes()); }});
   }
   fs::create_directories(folder);
-  save_hf(folder, model.config(), model.rules(), shards, int64_t{5} << 30);
+  save_hf(folder, model.config(), rules, shards, int64_t{5} << 30);
 }
 
 void greedy(Model& model, const Batch& batch, int64_t count, const fs::path& file) {

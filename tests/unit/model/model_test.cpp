@@ -27,6 +27,23 @@ ModelConfig tiny() {
   return c;
 }
 
+// Qwen3-Next's layers: linear, gated full, linear attention.
+ModelConfig hybrid() {
+  ModelConfig c = tiny();
+  c.model_type = "qwen3_next";
+  c.hf_architecture = "Qwen3NextForCausalLM";
+  c.layer_types = {"linear_attention", "full_attention", "linear_attention"};
+  c.layernorm_zero_centered_gamma = c.attention_output_gate = true;
+  c.rotary_percent = 0.5;
+  c.experimental_attention_variant = "gated_delta_net";
+  c.linear_conv_kernel_dim = 4;
+  c.linear_key_head_dim = 8;
+  c.linear_value_head_dim = 12;
+  c.linear_num_key_heads = 2;
+  c.linear_num_value_heads = 4;
+  return c;
+}
+
 Model model_of(const ModelConfig& config, at::ScalarType type = at::kFloat) {
   ModelOptions options;
   options.dtype = type;
@@ -51,15 +68,18 @@ struct CacheCase {
   at::ScalarType type;
   double tolerance;
   std::optional<int64_t> window;
+  bool linear = false;
 };
 
 TEST(CachedForward, InAnyCutEqualsThePlainPass) {
   const CacheCase cases[] = {{"one row", 1, at::kFloat, 1e-5, {}},
                              {"several rows", 3, at::kFloat, 1e-5, {}},
                              {"more rows than one token at a time takes", 11, at::kFloat, 1e-5, {}},
-                             {"window", 2, at::kFloat, 1e-5, 7},         {"bf16", 2, at::kBFloat16, 2e-2, {}},      {"fp64", 2, at::kDouble, 1e-6, {}}};
+                             {"window", 2, at::kFloat, 1e-5, 7},         {"bf16", 2, at::kBFloat16, 2e-2, {}},      {"fp64", 2, at::kDouble, 1e-6, {}},
+                             {"linear attention", 2, at::kFloat, 1e-5, {}, true}, {"linear attention, many rows", 11, at::kFloat, 1e-5, {}, true},
+                             {"linear attention, bf16", 2, at::kBFloat16, 4e-2, {}, true}, {"linear attention, fp64", 2, at::kDouble, 1e-6, {}, true}};
   for (const CacheCase& c : cases) {
-    ModelConfig config = tiny();
+    ModelConfig config = c.linear ? hybrid() : tiny();
     if (c.window) config.window_size = c.window, config.layer_types = {"full_attention", "sliding_attention", "sliding_attention"};
     Model model = model_of(config, c.type);
     const Batch batch = batch_of(c.rows, 30);
@@ -73,8 +93,11 @@ TEST(CachedForward, InAnyCutEqualsThePlainPass) {
   }
 }
 
-TEST(CachedForward, RowsOfDifferentLengths) {
-  Model model = model_of(tiny());
+class OfEachKind : public testing::TestWithParam<ModelConfig (*)()> {};
+INSTANTIATE_TEST_SUITE_P(CachedForward, OfEachKind, testing::Values(tiny, hybrid));
+
+TEST_P(OfEachKind, RowsOfDifferentLengths) {
+  Model model = model_of(GetParam()());
   const Batch batch = batch_of(3, 12);
   const std::vector<int64_t> counts = {12, 5, 8};
   KvCache cache(model, 3, 20);
@@ -104,8 +127,57 @@ TEST(CachedForward, RowsCanBeForgottenKeptAndFannedOut) {
   EXPECT_LT(distance(got, wanted.index_select(0, at::tensor({1, 0, 1}, at::kLong))), 1e-6);
 }
 
-TEST(CachedForward, AFinishedRowMayBeFull) {
-  Model model = model_of(tiny());
+TEST_P(OfEachKind, ACacheIsUsedAgain) {
+  Model model = model_of(GetParam()());
+  const Batch batch = batch_of(2, 9);
+  const at::Tensor token = at::full({2, 1}, 5, at::kLong);
+  KvCache cache(model, 2, 16);
+  model.forward(batch.tokens_BT, cache);
+  const at::Tensor wanted = model.forward(token, cache);
+  cache.clear();
+  model.forward(token, cache);
+  EXPECT_EQ(cache.truncate(0, 0), 0);
+  cache.truncate(1, 0);
+  model.forward(batch.tokens_BT, cache);
+  cache.select_rows({1, 0, 1});
+  const at::Tensor got = model.forward(at::full({3, 1}, 5, at::kLong), cache);
+  EXPECT_LT(distance(got, wanted.index_select(0, at::tensor({1, 0, 1}, at::kLong))), 1e-6);
+}
+
+TEST(CachedForward, LinearAttentionForgetsAllOrNothing) {
+  Model model = model_of(hybrid());
+  KvCache cache(model, 2, 16);
+  model.forward(batch_of(2, 9).tokens_BT, cache);
+  EXPECT_EQ(cache.truncate(0, 9), 9);
+  EXPECT_EQ(cache.truncate(1, 8), 0);
+  EXPECT_EQ(cache.length(1), 0);
+}
+
+// Two documents packed into a row give what each gives alone, forward and backward.
+TEST_P(OfEachKind, PackedDocumentsDoNotSeeEachOther) {
+  Model model = model_of(GetParam()(), at::kDouble);
+  const Batch whole = batch_of(1, 90);
+  Batch packed = whole;
+  packed.document_starts_BT = at::cat({at::zeros({1, 70}, at::kLong), at::full({1, 20}, 70, at::kLong)}, 1);
+  packed.position_ids_BT = at::arange(90).unsqueeze(0) - packed.document_starts_BT;
+  std::vector<at::Tensor> alone;
+  model.zero_gradients();
+  for (const auto& [from, count] : std::vector<std::pair<int64_t, int64_t>>{{0, 70}, {70, 20}}) {
+    Batch document;
+    document.tokens_BT = whole.tokens_BT.narrow(1, from, count), document.labels_BT = whole.labels_BT.narrow(1, from, count);
+    alone.push_back(model.logits(document));
+    model.forward_loss(document).scaled.backward();
+  }
+  EXPECT_LT(distance(model.logits(packed), at::cat(alone, 1)), 1e-6);
+  std::vector<at::Tensor> wanted;
+  for (Parameter* p : model.parameters()) wanted.push_back(p->main_grad.clone());
+  model.zero_gradients();
+  model.forward_loss(packed).scaled.backward();
+  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_LT(distance(model.parameters()[i]->main_grad, wanted[i]), 1e-6) << model.parameters()[i]->name;
+}
+
+TEST_P(OfEachKind, AFinishedRowMayBeFull) {
+  Model model = model_of(GetParam()());
   const Batch batch = batch_of(2, 8);
   KvCache cache(model, 2, 8), alone(model, 1, 8);
   model.forward(batch.tokens_BT, cache, std::vector<int64_t>{8, 5});

@@ -1,0 +1,185 @@
+"""Qwen3-Next against transformers: logits, loss, every gradient, greedy tokens; gated delta nets with every head ratio, gated attention, partial rotation.
+
+transformers computes its gated delta rule and its norms in fp32 whatever the model's type. As the oracle in fp64 they are replaced here by the recurrence and the
+norms' formulas in the tensors' own type."""
+import contextlib
+
+import numpy
+import pytest
+import torch
+import transformers
+from test_generate import PROMPTS, generate_json, greedy_of_transformers, tokenizer_of
+from test_model_parity import batch, expect_same_bits_recomputed, probe, relative, write_input
+from test_moe_parity import assert_near, balancing_loss, gradients_in, one_by_one
+from transformers.models.qwen3_next import modeling_qwen3_next as theirs
+
+LINEAR, FULL = "linear_attention", "full_attention"
+VARIANTS = {
+    "qwen3-next": {},
+    "one value head for each key head": dict(linear_num_value_heads=2),
+    "four value heads for each key head": dict(linear_num_value_heads=8),
+    "odd sizes": dict(vocab_size=8191, hidden_size=72, moe_intermediate_size=20, num_experts=7, num_experts_per_tok=3, num_attention_heads=6, num_key_value_heads=3,
+                      head_dim=40, linear_num_key_heads=3, linear_num_value_heads=6, linear_key_head_dim=12, linear_value_head_dim=20, eos_token_id=None,
+                      pad_token_id=None),
+    "tied": dict(tie_word_embeddings=True),
+    "whole heads rotate": dict(partial_rotary_factor=1.0),
+    "a list of layer types": dict(layer_types=[FULL, LINEAR, FULL, LINEAR]),
+    "short convolution": dict(linear_conv_kernel_dim=2),
+    "dense layers among them": dict(mlp_only_layers=[1]),
+    "linear attention alone": dict(layer_types=[LINEAR] * 4),
+}
+
+
+def recurrence(query, key, value, g, beta, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False, **_):
+    """The gated delta rule token by token; q, k, v [B, T, heads, dim], g and beta [B, T, heads]."""
+    query, key = theirs.l2norm(query), theirs.l2norm(key)
+    query = query * query.shape[-1] ** -0.5
+    state = torch.zeros(value.shape[0], value.shape[2], key.shape[-1], value.shape[-1], dtype=value.dtype) if initial_state is None else initial_state
+    out = []
+    for t in range(value.shape[1]):
+        k = key[:, t].unsqueeze(-1)
+        state = state * g[:, t].exp()[..., None, None]
+        state = state + k * ((value[:, t] - (state * k).sum(-2)) * beta[:, t].unsqueeze(-1)).unsqueeze(-2)
+        out.append((state * query[:, t].unsqueeze(-1)).sum(-2))
+    return torch.stack(out, 1), state
+
+
+@contextlib.contextmanager
+def in_their_own_type(model):
+    """Norms, router scores and the gated delta rule without casts to fp32."""
+    def norm(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * (1 + self.weight)
+
+    def gated_norm(self, x, gate):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)) * torch.nn.functional.silu(gate)
+
+    patched = [(theirs.Qwen3NextRMSNorm, norm), (theirs.Qwen3NextRMSNormGated, gated_norm)]
+    before = [kind.forward for kind, _ in patched]
+    tensor_float, softmax = torch.Tensor.float, torch.nn.functional.softmax
+    for kind, forward in patched:
+        kind.forward = forward
+    for module in model.modules():
+        if isinstance(module, theirs.Qwen3NextGatedDeltaNet):
+            module.chunk_gated_delta_rule = recurrence
+    torch.Tensor.float = lambda self: self if self.dtype == torch.float64 else tensor_float(self)  # A_log and the step sizes
+    torch.nn.functional.softmax = lambda x, dim=None, dtype=None, **_: softmax(x, dim=dim)
+    try:
+        yield
+    finally:
+        for (kind, _), forward in zip(patched, before):
+            kind.forward = forward
+        torch.Tensor.float, torch.nn.functional.softmax = tensor_float, softmax
+
+
+def reference(folder, tokens, labels, mask, dtype=torch.float32, exact=False):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager").train()
+    with in_their_own_type(model) if exact else contextlib.nullcontext():
+        out = model(input_ids=tokens, use_cache=False, output_router_logits=True)
+    losses = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), labels.flatten(), reduction="none")
+    total = (losses * mask.flatten().to(losses.dtype)).sum()
+    balance = balancing_loss(out.router_logits, model.config.num_experts_per_tok)
+    (total / mask.sum() + model.config.router_aux_loss_coef * balance).backward()
+    return out.logits.detach(), total.item(), one_by_one({name: p.grad for name, p in model.named_parameters()})
+
+
+def assert_gradients_near(found, wanted, bound, bound_of_sums):
+    """A_log's and dt_bias's are sums over all tokens of terms of either sign, which fp32 gets less exactly than their terms."""
+    is_sum = {name: name.endswith(("A_log", "dt_bias")) for name in wanted}
+    assert_near({n: g for n, g in found.items() if not is_sum.get(n)}, {n: g for n, g in wanted.items() if not is_sum[n]}, bound)
+    sums = {n: relative(found[n], g) for n, g in wanted.items() if is_sum[n]}
+    assert max(sums.values()) <= bound_of_sums, sums
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.fast
+def test_logits_loss_and_gradients(variant, tiny, tmp_path):
+    folder, _ = tiny("qwen3_next", **VARIANTS[variant])
+    tokens, labels, mask = batch(transformers.AutoConfig.from_pretrained(folder).vocab_size, length=100)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    logits, total, gradients = reference(folder, tokens, labels, mask, torch.float64, exact=True)
+    probe(folder, tmp_path / "input", tmp_path / "out")
+    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(logits.shape)
+    assert (ours - logits).abs().max() <= 1e-5 * logits.abs().max()
+    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-5 * abs(total)
+    assert_gradients_near(gradients_in(tmp_path / "out"), gradients, 1e-5, 3e-5)
+
+
+def test_sums_over_tokens_are_nearer_to_exact_than_those_of_transformers(tiny, tmp_path):
+    folder, _ = tiny("qwen3_next")
+    tokens, labels, mask = batch(8192, length=100)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    exact = reference(folder, tokens, labels, mask, torch.float64, exact=True)[2]
+    theirs_in_fp32 = reference(folder, tokens, labels, mask)[2]
+    probe(folder, tmp_path / "input", tmp_path / "out")
+    ours = gradients_in(tmp_path / "out")
+    for leaf in ("A_log", "dt_bias"):
+        names = [name for name in exact if name.endswith(leaf)]
+        assert len(names) == 3
+        assert sum(relative(ours[n], exact[n]) for n in names) <= sum(relative(theirs_in_fp32[n], exact[n]) for n in names), leaf
+
+
+def test_against_transformers_as_it_is(tiny, tmp_path):
+    folder, _ = tiny("qwen3_next")
+    tokens, labels, mask = batch(8192, length=100)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    logits, total, gradients = reference(folder, tokens, labels, mask)
+    probe(folder, tmp_path / "input", tmp_path / "out")
+    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(logits.shape)
+    assert (ours - logits).abs().max() <= 1e-5 * logits.abs().max()
+    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-5 * abs(total)
+    assert_gradients_near(gradients_in(tmp_path / "out"), gradients, 1e-5, 2e-4)
+
+
+def test_double_precision(tiny, tmp_path):
+    folder, _ = tiny("qwen3_next")
+    tokens, labels, mask = batch(8192)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    _, total, gradients = reference(folder, tokens, labels, mask, torch.float64, exact=True)
+    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=fp64")
+    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-9 * abs(total)
+    assert_near(gradients_in(tmp_path / "out"), gradients, 1e-6)  # the files of gradients are fp32; angles are fp32 in both
+
+
+def test_bf16_is_as_near_to_fp32_as_transformers_is(tiny, tmp_path):
+    """Where every expert is chosen, so that no rounding changes a choice."""
+    folder, _ = tiny("qwen3_next", dtype="bfloat16", num_experts=4, num_experts_per_tok=4)
+    tokens, labels, mask = batch(8192)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    exact, _, exact_gradients = reference(folder, tokens, labels, mask)
+    peer, _, peer_gradients = reference(folder, tokens, labels, mask, torch.bfloat16)
+    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=bf16")
+    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(exact.shape)
+    assert relative(ours, exact) <= 1.05 * relative(peer.float(), exact)
+    found = gradients_in(tmp_path / "out")
+    for name, wanted in exact_gradients.items():
+        factor = 4 if name.endswith(("A_log", "dt_bias")) else 1.3  # sums over tokens: see assert_gradients_near
+        assert relative(found[name], wanted) <= factor * relative(peer_gradients[name].float(), wanted) + 1e-3, name
+
+
+@pytest.mark.parametrize("how", ["uniform:2", "core_attn", "moe", "layernorm"])
+def test_recompute_changes_no_bit(how, tiny, tmp_path):
+    folder, _ = tiny("qwen3_next")
+    expect_same_bits_recomputed(folder, how, tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["qwen3-next", "odd sizes", "a list of layer types", "short convolution", "four value heads for each key head"])
+@pytest.mark.fast
+def test_cached_greedy_tokens(variant, tiny, tmp_path):
+    folder, _ = tiny("qwen3_next", **VARIANTS[variant])
+    tokens, labels, mask = batch(8191, rows=4, length=70)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    probe(folder, tmp_path / "input", tmp_path / "out", "generate=64")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
+    with torch.no_grad():
+        wanted = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=64, do_sample=False, eos_token_id=8192, pad_token_id=0)[:, 70:]
+    assert torch.equal(torch.from_numpy(numpy.fromfile(tmp_path / "out/tokens.i64", "<i8")).view(4, 64), wanted)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(tie_word_embeddings=True, linear_num_value_heads=8)])
+def test_twenty_prompts_in_batches(changes, ponte, tiny):
+    """Prompts of different lengths share a batch; each gives what it gives alone in transformers."""
+    folder, model = tiny("qwen3_next", **changes)
+    tokenizer = tokenizer_of(folder)
+    ours = generate_json(ponte, folder, PROMPTS, "--max-new-tokens", 64, "--ignore-eos", "--batch-size", 7)
+    for prompt, line in zip(PROMPTS, ours, strict=True):
+        assert line["tokens"] == greedy_of_transformers(model, tokenizer, prompt, 64), prompt
