@@ -71,18 +71,19 @@ Reporter::~Reporter() {
   if (json_ >= 0) ::close(json_);
 }
 
-void Reporter::step(const Run& run, const StepResult& result, double seconds) {
+void Reporter::step(const Run& run, const StepResult& result, const StepTime& time) {
   pending_ = true;
   last_ = result;
-  last_seconds_ = seconds;
+  last_time_ = time;
   validation_loss_.reset();
   if (run.config.logger.log_params_norm) parameter_norm_ = run.optimizer->parameter_norm();
   ++interval_.steps;
-  interval_.seconds += seconds;
+  interval_.seconds += time.seconds;
+  interval_.data_wait_seconds += time.data_wait_seconds;
   if (result.skipped) ++interval_.skipped;
   else interval_.loss += result.loss;
   if (!std::isfinite(result.loss)) ++interval_.nan;
-  progress_.set_note(printed("loss %.4f, %.0f tokens/s", result.loss, tokens_per_step_ / seconds));
+  progress_.set_note(printed("loss %.4f, %.0f tokens/s", result.loss, tokens_per_step_ / time.seconds));
   progress_.advance(1);
   if (run.state.train.step % std::max<int64_t>(run.config.logger.log_interval, 1) == 0) log_step(run);
   if (events_ && run.state.train.step % std::max<int64_t>(run.config.logger.tensorboard_log_interval, 1) == 0) write_events(run);
@@ -96,6 +97,7 @@ void Reporter::log_step(const Run& run) {
   line += printed(" consumed samples: %12lld |", static_cast<long long>(state.consumed_train_samples));
   if (state.skipped_train_samples > 0) line += printed(" skipped samples: %12lld |", static_cast<long long>(state.skipped_train_samples));
   line += printed(" elapsed time per iteration (ms): %.1f |", seconds * 1000);
+  line += printed(" batch-generator (ms): %.2f |", interval_.data_wait_seconds / steps * 1000);
   line += printed(" throughput per GPU (TFLOP/s/GPU): %.3g |", flops_per_step_ / seconds / 1e12);
   line += printed(" tokens/s: %.0f |", tokens_per_step_ / seconds);
   line += printed(" learning rate: %.6E |", learning_rate(run));
@@ -128,9 +130,10 @@ void Reporter::write_events(const Run& run) {
   add(c.log_world_size_to_tensorboard, "world-size", "world-size vs samples", 1);
   add(run.config.optimizer.log_num_zeros_in_grad, "num-zeros", "num-zeros vs samples", static_cast<double>(last_.zeros));
   add(c.log_params_norm, "params-norm", "params-norm vs samples", parameter_norm_);
-  const double teraflops = flops_per_step_ / last_seconds_ / 1e12;
+  const double teraflops = flops_per_step_ / last_time_.seconds / 1e12;
   by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops}, {"throughput/tflops", teraflops},
-                                 {"throughput/tokens_per_sec", tokens_per_step_ / last_seconds_}, {"iteration-time", last_seconds_}});
+                                 {"throughput/tokens_per_sec", tokens_per_step_ / last_time_.seconds}, {"iteration-time", last_time_.seconds},
+                                 {"batch-generator-time", last_time_.data_wait_seconds}});
   const ExpertSummary experts = summarize_experts(*run.model);
   for (const auto& [tag, value] : experts.losses) by_step.push_back({tag, value});
   for (const auto& [tag, value] : experts.extremes) by_step.push_back({tag, value});
@@ -156,8 +159,8 @@ void Reporter::end_step(const Run& run) {
 
 void Reporter::write_json(const Run& run) {
   Json entry{{"iteration", run.state.train.step}, {"lm_loss", last_.loss}, {"grad_norm", last_.grad_norm}, {"learning_rate", learning_rate(run)},
-             {"consumed_samples", run.state.train.consumed_train_samples}, {"tokens_per_second", tokens_per_step_ / last_seconds_},
-             {"ms_per_iteration", last_seconds_ * 1000}};
+             {"consumed_samples", run.state.train.consumed_train_samples}, {"tokens_per_second", tokens_per_step_ / last_time_.seconds},
+             {"ms_per_iteration", last_time_.seconds * 1000}, {"data_wait_ms", last_time_.data_wait_seconds * 1000}};
   if (run.loss_scaler.is_dynamic()) entry.update({{"loss_scale", run.loss_scaler.scale()}, {"skipped", last_.skipped}});
   if (run.config.optimizer.log_num_zeros_in_grad) entry["num_zeros"] = last_.zeros;
   if (run.config.logger.log_params_norm) entry["params_norm"] = parameter_norm_;

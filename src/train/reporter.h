@@ -9,14 +9,19 @@
 
 namespace ponte {
 
+struct StepTime {
+  double seconds = 0;            // of the whole iteration
+  double data_wait_seconds = 0;  // of these, until its batches were there
+};
+
 class Reporter {
  public:
   // Lines of an earlier run beyond the iteration this one continues from are taken out of the JSON file.
   explicit Reporter(const Run& run);
   ~Reporter();
 
-  // After the update of iteration run.state.train.step; `seconds` it took, data included.
-  void step(const Run& run, const StepResult& result, double seconds);
+  // After the update of iteration run.state.train.step.
+  void step(const Run& run, const StepResult& result, const StepTime& time);
   void validation(const Run& run, double loss);
   // Writes what is known of the iteration; its validation, if any, has been given.
   void end_step(const Run& run);
@@ -24,7 +29,7 @@ class Reporter {
  private:
   struct Interval {  // since the last log line
     int64_t steps = 0, skipped = 0, nan = 0;
-    double loss = 0, seconds = 0;
+    double loss = 0, seconds = 0, data_wait_seconds = 0;
   };
   void log_step(const Run& run);
   void write_events(const Run& run);
@@ -33,7 +38,8 @@ class Reporter {
   double tokens_per_step_, flops_per_step_;
   Interval interval_;
   StepResult last_;
-  double last_seconds_ = 0, parameter_norm_ = 0;
+  StepTime last_time_;
+  double parameter_norm_ = 0;
   std::optional<double> validation_loss_;
   bool pending_ = false;  // a step is not in the JSON file yet
   std::unique_ptr<EventFile> events_;

@@ -52,7 +52,7 @@ class Trainer {
   BatchLoader::Settings loader_settings(int64_t micro_batch_size, int64_t global_batch_size, int64_t first_sample) const {
     return {.micro_batch_size = micro_batch_size, .micro_batches_per_step = global_batch_size / micro_batch_size, .first_sample = first_sample,
             .reset_position_ids = run_.config.dataset.reset_position_ids, .reset_attention_mask = run_.config.dataset.reset_attention_mask,
-            .eod_id = run_.eod_id};
+            .eod_id = run_.eod_id, .workers = std::clamp<int64_t>(run_.config.dataset.num_workers, 1, 2), .device = run_.model->options().device};
   }
 
   void do_step() {
@@ -63,7 +63,7 @@ class Trainer {
     const bool skip = std::find(skips.begin(), skips.end(), run_.state.train.step + 1) != skips.end();
     if (!skip) result = train_step(run_, micro_batches);
     advance(result, skip);
-    if (!skip) reporter_.step(run_, result, seconds_since(start));
+    if (!skip) reporter_.step(run_, result, {.seconds = seconds_since(start), .data_wait_seconds = train_loader_.last_wait_seconds()});
   }
 
   void advance(const StepResult& result, bool skip) {
