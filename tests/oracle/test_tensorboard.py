@@ -26,7 +26,7 @@ def test_tags_and_values(training, tmp_path):
     steps, _ = training.run()
     found = curves(tmp_path / "tensorboard")
     wanted = {"lm loss", "lm loss vs samples", "learning-rate", "learning-rate vs samples", "grad-norm", "grad-norm vs samples", "batch-size",
-              "batch-size vs samples", "loss-scale", "loss-scale vs samples", "params-norm", "params-norm vs samples", "iteration-time",
+              "batch-size vs samples", "loss-scale", "loss-scale vs samples", "params-norm", "params-norm vs samples", "iteration-time", "batch-generator-time",
               "throughput/tflops/device", "throughput/tflops", "lm loss validation", "lm loss validation vs samples", "lm loss validation ppl"}
     assert wanted <= found.keys(), wanted - found.keys()
     for tag, key in (("lm loss", "lm_loss"), ("learning-rate", "learning_rate"), ("grad-norm", "grad_norm"), ("params-norm", "params_norm")):

@@ -51,7 +51,7 @@ def test_a_finished_run_stays_as_it_is(training, tmp_path):
 def test_log_line(training):
     _, result = training.run("logger.log_interval=4", "optimizer.log_num_zeros_in_grad=true", "logger.log_params_norm=true")
     lines = [line for line in result.err.splitlines() if " iteration " in line and "consumed samples" in line]
-    pattern = (r" \[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] iteration +\d+/ +8 \| consumed samples: +\d+ \| elapsed time per iteration \(ms\): [\d.]+ \| "
+    pattern = (r" \[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] iteration +\d+/ +8 \| consumed samples: +\d+ \| elapsed time per iteration \(ms\): [\d.]+ \| batch-generator \(ms\): [\d.]+ \| "
                r"throughput per GPU \(TFLOP/s/GPU\): [\d.e+-]+ \| tokens/s: \d+ \| learning rate: 1\.000000E-03 \| global batch size: +4 \| "
                r"lm loss: \d\.\d{6}E[+-]\d\d \| loss scale: 1\.0 \| grad norm: [\d.]+ \| num zeros: \d+ \| params norm: [\d.]+ \| "
                r"number of skipped iterations: +0 \| number of nan iterations: +0 \|")

@@ -1,0 +1,34 @@
+"""What a run sees of its data: the time it waited for batches, and faults of the threads that prepare them."""
+import numpy as np
+import pytest
+
+from training import Training, write_corpus
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus", documents=60)
+
+
+@pytest.fixture
+def training(ponte, tmp_path, tiny, corpus):
+    folder, _ = tiny("qwen3")
+    return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='1,0,0'", "dataset.order=permutation",
+                    "train.train_iters=12", "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "validation.eval_interval=0",
+                    "validation.eval_iters=0")
+
+
+def test_the_wait_for_data_is_part_of_the_iteration(training):
+    steps, _ = training.run()
+    assert len(steps) == 12
+    assert all(0 <= s["data_wait_ms"] <= s["ms_per_iteration"] for s in steps), steps
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_a_fault_in_the_loader_stops_the_run_with_its_message(training, corpus, workers):
+    ids = np.fromfile(f"{corpus}.bin", dtype=np.int32)
+    ids[len(ids) // 2] = 600000  # drawn somewhere in the first epoch
+    ids.tofile(f"{corpus}.bin")
+    steps, result = training.run(f"dataset.num_workers={workers}", "train.train_iters=100", code=1)
+    assert f"{corpus}: sample " in result.err and "holds id 600000, but the vocabulary has 8192" in result.err, result.err
+    assert len(steps) < 20  # an epoch of some 2,800 tokens has 22 steps
