@@ -8,7 +8,6 @@
 namespace ponte {
 namespace {
 
-constexpr int64_t kBucketElements = 40'000'000;  // parallel/data_parallel.h
 constexpr double kOptimizerBytes = 30;           // read and written per element: gradient, main parameter, two moments, the value
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -181,7 +180,14 @@ void add_states(StagePlan& out, const Config& config, const MeshSizes& mesh, int
   // Two moments, and an fp32 main parameter where the value is narrower.
   const auto state = [&](int64_t elements, int64_t shares, bool has_main) { return ceil_divide(elements, shares) * (has_main ? 12 : 8); };
   m.optimizer = state(w.dense, replicas, narrow) + state(w.fp32, replicas, false) + state(w.expert, expert_replicas, narrow);
-  const auto bucket = [&](int64_t elements, int64_t ranks) { return ranks > 1 ? std::min(elements, kBucketElements) * 4 : 0; };
+  // A bucket's parameters on their way back, or its gradients in another type or whole (train/set_up.cpp says how many there are in one).
+  const auto bucket = [&](int64_t elements, int64_t ranks) {
+    const int64_t most = config.ddp.bucket_size > 0 ? config.ddp.bucket_size : std::max<int64_t>(40'000'000, 1'000'000 * mesh.data * mesh.context);
+    const int64_t together = std::min(elements, most);
+    if (ranks == 1) return int64_t{0};
+    if (!shared) return together * 4;
+    return together * (narrow && !config.ddp.grad_reduce_in_fp32 ? 2 * e : e) + ceil_divide(together, ranks) * 4;
+  };
   m.communication = std::max(bucket(w.dense, mesh.data * mesh.context), bucket(w.expert, expert_data));
   m.reserved = static_cast<int64_t>(machine.efficiency.reserved_gb * 1e9);
   m.reserved += static_cast<int64_t>(machine.efficiency.fragmentation * static_cast<double>(m.total() - m.reserved));

@@ -1,0 +1,357 @@
+// What a plan says of memory against what a model allocates: an allocator that counts live bytes stands in for the process's own.
+#include <ATen/ATen.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <map>
+
+#include "comm/thread_group.h"
+#include "layout/memory_activations.h"
+#include "layout/plan.h"
+#include "model/model.h"
+#include "optim/adamw.h"
+#include "parallel/data_parallel.h"
+#include "parallel/pipeline.h"
+
+namespace ponte {
+namespace {
+
+// Counts bytes as asked for; each block's size lies in front of it.
+class CountingAllocator : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    auto* block = static_cast<std::byte*>(c10::alloc_cpu(bytes + kFront));
+    std::memcpy(block, &bytes, sizeof bytes);
+    const int64_t now = live_ += static_cast<int64_t>(bytes);
+    for (int64_t top = peak_; now > top && !peak_.compare_exchange_weak(top, now);) {
+    }
+    return {block + kFront, block + kFront, &release, at::kCPU};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+  int64_t live() const { return live_; }
+  int64_t peak() const { return peak_; }
+  void restart() { peak_ = live_.load(); }
+
+ private:
+  static constexpr size_t kFront = 64;
+  static void release(void* data);
+  std::atomic<int64_t> live_{0}, peak_{0};
+};
+
+CountingAllocator& counter() {
+  static auto* allocator = [] {
+    auto* made = new CountingAllocator;  // tensors may outlive every scope
+    c10::SetCPUAllocator(made, 255);
+    return made;
+  }();
+  return *allocator;
+}
+
+void CountingAllocator::release(void* data) {
+  if (!data) return;
+  std::byte* block = static_cast<std::byte*>(data) - kFront;
+  size_t bytes = 0;
+  std::memcpy(&bytes, block, sizeof bytes);
+  counter().live_ -= static_cast<int64_t>(bytes);
+  c10::free_cpu(block);
+}
+
+ModelConfig dense() {
+  ModelConfig c;
+  c.model_type = "qwen3";
+  c.hf_architecture = "Qwen3ForCausalLM";
+  c.num_layers = 6;
+  c.hidden_size = 128;
+  c.ffn_hidden_size = 352;
+  c.num_attention_heads = 8;
+  c.num_query_groups = 2;
+  c.kv_channels = 32;
+  c.vocab_size = 300;
+  c.seq_length = 256;
+  c.max_position_embeddings = 256;
+  c.qk_layernorm = true;
+  return c;
+}
+
+ModelConfig sparse() {
+  ModelConfig c = dense();
+  c.model_type = "qwen3_moe";
+  c.hf_architecture = "Qwen3MoeForCausalLM";
+  c.num_moe_experts = 16;
+  c.moe_ffn_hidden_size = 96;
+  c.moe_router_topk = 4;
+  c.moe_aux_loss_coeff = 1e-3;
+  return c;
+}
+
+ModelConfig with(ModelConfig c, const std::function<void(ModelConfig&)>& change) {
+  change(c);
+  return c;
+}
+
+int64_t predicted_peak(const ModelConfig& config, int64_t B, int64_t element) {
+  const ModelLayers layers(config);
+  ActivationSizes sizes{.sequences = B, .length = config.seq_length, .element = element, .tensor = config.tensor_model_parallel_size,
+                        .sequence_parallel = config.sequence_parallel};
+  sizes.expert_rows = static_cast<double>(sizes.residual_tokens() * config.moe_router_topk);
+  const Recompute recompute = recompute_of(config);
+  std::vector<Tape> tapes;
+  for (const size_t c : layers.decoder) tapes.push_back(layer_tape(local_layer(layers, c, layer_shards(config)), sizes, recompute));
+  Tape tape = embedding_tape(config.hidden_size, config.kv_channels, sizes);
+  const Tape middle = chunk_tape(tapes, recompute, config.hidden_size, sizes);
+  const int64_t columns = local_elements(layers.output ? *layers.output : *layers.embedding, layer_shards(config).tensor) / config.hidden_size;
+  const Tape head = head_tape(config.hidden_size, columns, sizes);
+  tape.insert(tape.end(), middle.begin(), middle.end());
+  tape.insert(tape.end(), head.begin(), head.end());
+  return std::max(forward_peak(tape), backward_peak(tape));
+}
+
+int64_t measured_peak(Model& model, int64_t B) {
+  const int64_t T = model.config().seq_length;
+  const auto step = [&] {
+    Batch batch;
+    batch.tokens_BT = at::randint(0, model.config().vocab_size, {B, T}, at::kLong);
+    batch.labels_BT = batch.tokens_BT.roll(-1, 1);
+    model.forward_loss(batch, 1.0).scaled.backward();
+  };
+  model.zero_gradients();
+  step();
+  const int64_t before = counter().live();
+  counter().restart();
+  step();
+  return counter().peak() - before;
+}
+
+struct Case {
+  const char* name;
+  ModelConfig config;
+  at::ScalarType type = at::kFloat;
+};
+
+void selective(ModelConfig& c, std::vector<std::string> modules) {
+  c.recompute_granularity = "selective";
+  c.recompute_modules = std::move(modules);
+}
+void full(ModelConfig& c, const char* method, int64_t layers) {
+  c.recompute_granularity = "full";
+  c.recompute_method = method;
+  c.recompute_num_layers = layers;
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> out;
+  for (const auto& [name, base] : {std::pair("dense", dense()), std::pair("sparse", sparse())})
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      out.push_back({name, base, type});
+      out.push_back({"core_attn", with(base, [](ModelConfig& c) { selective(c, {"core_attn"}); }), type});
+      out.push_back({"mlp and norms", with(base, [](ModelConfig& c) { selective(c, {"mlp", "moe", "layernorm"}); }), type});
+      out.push_back({"uniform 1", with(base, [](ModelConfig& c) { full(c, "uniform", 1); }), type});
+      out.push_back({"uniform 2", with(base, [](ModelConfig& c) { full(c, "uniform", 2); }), type});
+      out.push_back({"block 4", with(base, [](ModelConfig& c) { full(c, "block", 4); }), type});
+    }
+  return out;
+}
+
+TEST(PlanMeasured, ActivationsWithinFivePercent) {
+  for (const Case& c : cases()) {
+    counter();
+    Model model(c.config, single_groups(), {.dtype = c.type});
+    model.initialize(3);
+    const int64_t measured = measured_peak(model, 2), predicted = predicted_peak(c.config, 2, c.type == at::kFloat ? 4 : 2);
+    RecordProperty(std::string(c.name) + (c.config.num_moe_experts ? " sparse " : " dense ") + c10::toString(c.type), std::to_string(static_cast<double>(predicted) / static_cast<double>(measured)));
+    EXPECT_NEAR(static_cast<double>(predicted) / static_cast<double>(measured), 1.0, 0.05)
+        << c.name << (c.config.num_moe_experts ? " (sparse) " : " (dense) ") << c.type << ": " << predicted << " for " << measured;
+  }
+}
+
+Config run_of(ModelConfig model, const MeshSizes& mesh, int64_t chunks, at::ScalarType type) {
+  Config c;
+  model.tensor_model_parallel_size = mesh.tensor;
+  model.pipeline_model_parallel_size = mesh.pipeline;
+  model.virtual_pipeline_model_parallel_size = chunks > 1 ? chunks : 0;
+  model.context_parallel_size = mesh.context;
+  model.expert_model_parallel_size = mesh.expert;
+  model.expert_tensor_parallel_size = model.num_moe_experts ? mesh.expert_tensor : 0;
+  model.moe_router_force_load_balancing = model.num_moe_experts > 0;
+  c.model = model;
+  if (type == at::kBFloat16) c.model.bf16 = true, c.model.params_dtype = DType::bf16;
+  c.train.micro_batch_size = 2;
+  c.train.global_batch_size = 2 * mesh.data * (mesh.pipeline > 1 ? 2 * mesh.pipeline : 1);
+  c.optimizer.lr = 1e-3;
+  c.train.train_iters = 1;
+  const int64_t ranks = mesh.tensor * mesh.context * mesh.data * mesh.pipeline;
+  finalize(c, ranks);
+  validate(c, ranks);
+  return c;
+}
+
+struct MeshCase {
+  const char* name;
+  ModelConfig config;
+  MeshSizes mesh;
+  int64_t chunks = 1;
+  at::ScalarType type = at::kFloat;
+};
+
+std::vector<MeshCase> mesh_cases() {
+  const auto sequence = [](ModelConfig& c) { c.sequence_parallel = true; };
+  const auto tied = [](ModelConfig& c) { c.share_embeddings_and_output_weights = true; };
+  const auto odd = [](ModelConfig& c) { c.vocab_size = 301; };
+  const auto three = [](ModelConfig& c) { c.num_layers = 4; c.num_query_groups = 1; };
+  return {{"tp2", dense(), {.tensor = 2}},
+          {"tp2 bf16", dense(), {.tensor = 2}, 1, at::kBFloat16},
+          {"tp2 sp odd vocabulary", with(with(dense(), sequence), odd), {.tensor = 2}},
+          {"tp2, one query group", with(dense(), three), {.tensor = 2}},
+          {"pp2", dense(), {.pipeline = 2}},
+          {"pp2 tied, interleaved", with(with(dense(), three), tied), {.pipeline = 2}, 2},
+          {"tp2 pp2", with(dense(), sequence), {.tensor = 2, .pipeline = 2}},
+          {"ep2", sparse(), {.data = 2, .expert = 2}},
+          {"ep4 bf16", sparse(), {.data = 4, .expert = 4}, 1, at::kBFloat16},
+          {"tp2 sp ep2", with(sparse(), sequence), {.tensor = 2, .expert = 2}},
+          {"tp2 etp2", with(sparse(), sequence), {.tensor = 2, .expert_tensor = 2}},
+          {"cp2 ring", dense(), {.context = 2}},
+          {"cp2 all-gather", with(dense(), [](ModelConfig& c) { c.cp_comm_type = "all_gather"; }), {.context = 2}},
+          {"cp2 all-to-all", with(dense(), [](ModelConfig& c) { c.cp_comm_type = "a2a"; }), {.context = 2}}};
+}
+
+Machine any_machine() {
+  Machine out;
+  out.gpu = find_accelerator("h100");
+  return out;
+}
+
+std::vector<Model> chunks_of(const MeshCase& c, const Config& config, const Groups& groups) {
+  std::vector<Model> out;
+  for (int64_t chunk = 0; chunk < c.chunks; ++chunk) out.emplace_back(config.model, groups, ModelOptions{.dtype = c.type}, chunk);
+  return out;
+}
+
+TEST(PlanMeasured, StatesAreWhatModelAndOptimizerAllocate) {
+  for (const MeshCase& c : mesh_cases()) {
+    const Config config = run_of(c.config, c.mesh, c.chunks, c.type);
+    const ModelLayers layers(config.model);
+    const Mesh mesh(c.mesh);
+    const Machine machine = any_machine();
+    const Plan plan = Planner(layers, machine).plan(config, mesh.size());
+    run_ranks(mesh, [&](const Groups& groups) {
+      int64_t values = 0, gradients = 0, optimizer = 0;
+      for (Model& model : chunks_of(c, config, groups)) {
+        model.zero_gradients();
+        for (const Parameter* p : model.parameters()) {
+          values += static_cast<int64_t>(p->value.nbytes());
+          gradients += p->main_grad.defined() ? static_cast<int64_t>(p->main_grad.nbytes()) : 0;
+        }
+        optimizer += AdamW(model.parameters(), {}).state_bytes();
+        EXPECT_EQ(model.training_flops_per_token(config.model.seq_length), plan.flops_per_token) << c.name;
+      }
+      const MemoryPlan& want = plan.stages[static_cast<size_t>(groups.pipeline->rank())].memory;
+      EXPECT_EQ(values, want.parameters) << c.name;
+      EXPECT_EQ(gradients, want.gradients) << c.name;
+      EXPECT_EQ(optimizer, want.optimizer) << c.name;
+    });
+  }
+}
+
+// By object: groups of the same ranks are one.
+using Sent = std::map<const Group*, std::array<double, kCollectives>>;
+
+Sent planned(const StagePlan& stage, Groups& groups) {
+  static constexpr std::pair<Movement, Collective> kSame[] = {{Movement::all_reduce, Collective::all_reduce}, {Movement::all_gather, Collective::all_gather},
+                                                              {Movement::reduce_scatter, Collective::reduce_scatter}, {Movement::all_to_all, Collective::all_to_all},
+                                                              {Movement::transfer, Collective::transfer}};
+  Sent out;
+  for (const VolumeEntry& e : stage.volume.entries)
+    for (const auto& [movement, collective] : kSame)
+      // Replicas are not part of these passes.
+      if (movement == e.movement && !(e.at_end && (e.group == GroupKind::data_context || e.group == GroupKind::expert_data)))
+        out[groups[e.group].get()][static_cast<size_t>(collective)] += e.bytes;
+  return out;
+}
+
+TEST(PlanMeasured, VolumeIsWhatGroupsCounted) {
+  for (const MeshCase& c : mesh_cases()) {
+    const Config config = run_of(c.config, c.mesh, c.chunks, c.type);
+    const ModelLayers layers(config.model);
+    const Mesh mesh(c.mesh);
+    const Machine machine = any_machine();
+    const Plan plan = Planner(layers, machine).plan(config, mesh.size());
+    // The loss's own sums and each router's counts are a few numbers that a plan leaves out.
+    const double left_out = 128.0 + static_cast<double>(config.model.num_layers * (2 * config.model.num_moe_experts + 2) * 4 * plan.micro_batches);
+    run_ranks(mesh, [&](const Groups& given) {
+      Groups groups = given;
+      std::vector<Model> chunks = chunks_of(c, config, groups);
+      std::vector<Model*> pointers;
+      for (Model& model : chunks) {
+        model.initialize(1);
+        model.zero_gradients();
+        pointers.push_back(&model);
+      }
+      std::vector<Batch> batches(static_cast<size_t>(plan.micro_batches));
+      for (Batch& batch : batches) {
+        batch.tokens_BT = at::randint(0, 97, {2, config.model.seq_length}, at::kLong);
+        batch.labels_BT = batch.tokens_BT;
+      }
+      run_micro_batches(pointers, batches);
+      for (Model* model : pointers) model->reduce_gradients();
+      Sent sent = planned(plan.stages[static_cast<size_t>(groups.pipeline->rank())], groups);
+      for (int64_t kind = 0; kind < kGroupKinds; ++kind) sent.try_emplace(groups[static_cast<GroupKind>(kind)].get());
+      for (const auto& [group, bytes] : sent)
+        for (size_t i = 0; i < kCollectives && group->size() > 1; ++i)
+          EXPECT_NEAR(static_cast<double>(group->traffic(static_cast<Collective>(i)).bytes), bytes[i], left_out) << c.name << ", " << group->size() << " ranks, collective " << i;
+    });
+  }
+}
+
+struct ReplicaCase {
+  const char* name;
+  MeshCase mesh;
+  bool distributed, narrow;
+};
+
+TEST(PlanMeasured, ReplicasExchangeAndShareWhatIsPlanned) {
+  const MeshSizes two{.data = 2}, experts{.data = 4, .expert = 2};
+  const ReplicaCase cases[] = {{"replicated", {"", dense(), two}, false, false},
+                               {"distributed", {"", dense(), two}, true, false},
+                               {"distributed bf16", {"", dense(), two, 1, at::kBFloat16}, true, false},
+                               {"bf16 gradients", {"", dense(), two, 1, at::kBFloat16}, true, true},
+                               {"experts", {"", sparse(), experts, 1, at::kBFloat16}, true, false}};
+  for (const ReplicaCase& c : cases) {
+    Config config = run_of(c.mesh.config, c.mesh.mesh, 1, c.mesh.type);
+    config.ddp.use_distributed_optimizer = c.distributed;
+    config.ddp.grad_reduce_in_fp32 = !c.narrow;
+    const ModelLayers layers(config.model);
+    const Mesh mesh(c.mesh.mesh);
+    const Machine machine = any_machine();
+    const StagePlan stage = Planner(layers, machine).plan(config, mesh.size()).stages[0];
+    run_ranks(mesh, [&](const Groups& given) {
+      Groups groups = given;
+      Model model(config.model, groups, {.dtype = c.mesh.type});
+      DataParallel replicas(model.parameters(), groups,
+                            {.optimizer = c.distributed ? DataParallel::Optimizer::distributed : DataParallel::Optimizer::replicated,
+                             .reduction = c.narrow ? DataParallel::Reduction::as_parameters : DataParallel::Reduction::as_accumulated});
+      replicas.reduce_gradients();
+      replicas.gather_values();
+      for (const VolumeEntry& e : stage.volume.entries) {
+        if (!e.at_end) continue;
+        static constexpr Collective kSame[] = {Collective::all_reduce, Collective::all_gather, Collective::reduce_scatter, Collective::all_to_all, Collective::transfer};
+        const double counted = static_cast<double>(groups[e.group]->traffic(kSame[static_cast<size_t>(e.movement)]).bytes);
+        // Whole rows: an all-to-all's part may be off by the longest.
+        EXPECT_NEAR(counted, e.bytes, e.movement == Movement::all_to_all ? 4.0 * 352 * 2 : 0) << c.name << " " << name_of(e.group) << " " << name_of(e.movement);
+      }
+      std::vector<AdamW::Part> parts;
+      for (const DataParallel::Share& share : replicas.shares()) parts.push_back({share.parameter, share.rows, {share.own}});
+      const int64_t row = 352 * 12 * static_cast<int64_t>(replicas.bucket_count());
+      EXPECT_NEAR(static_cast<double>(AdamW(parts, {}).state_bytes()), static_cast<double>(stage.memory.optimizer), static_cast<double>(c.distributed ? row : 0)) << c.name;
+    });
+  }
+}
+
+}  // namespace
+}  // namespace ponte
