@@ -1,5 +1,7 @@
 #include "corpus/preprocess.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -291,6 +293,9 @@ class Run {
 }  // namespace
 
 PreprocessSummary preprocess(const PreprocessOptions& options) {
+  // Blocks come and go by the megabyte: memory handed back to the kernel each time would be cleared page by page before its next use.
+  ::mallopt(M_MMAP_THRESHOLD, 16 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 64 << 20);
   auto files = input_files(options);
   check(options, files);
   return Run(options, std::move(files)).run();

@@ -126,7 +126,7 @@ size_t end_of_last_line(std::string_view bytes, size_t from) {
 
 // One past the first terminator at or after `from`, or npos; same rule for a final "\r".
 size_t end_of_line(std::string_view bytes, size_t from, bool at_end) {
-  const size_t at = bytes.find_first_of("\r\n", from);
+  const size_t at = std::min(bytes.find('\n', from), bytes.find('\r', from));
   if (at == bytes.npos || bytes[at] == '\n') return at == bytes.npos ? at : at + 1;
   if (at + 1 == bytes.size()) return at_end ? at + 1 : bytes.npos;
   return at + (bytes[at + 1] == '\n' ? 2 : 1);
@@ -235,15 +235,17 @@ void LineReader::pass_over(LineBlock& block) {
   line_ += 1;
 }
 
+// The next "\n" and the next "\r" are kept, so that each is searched for once, whichever of them ends the lines.
 std::vector<std::string_view> split_lines(std::string_view bytes) {
   std::vector<std::string_view> lines;
+  size_t newline = bytes.find('\n'), carriage_return = bytes.find('\r');
   for (size_t at = 0; at < bytes.size();) {
-    const size_t end = std::min(end_of_line(bytes, at, true), bytes.size());
-    std::string_view line = bytes.substr(at, end - at);
-    if (line.ends_with('\n')) line.remove_suffix(1);
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    lines.push_back(line);
-    at = end;
+    const size_t end = std::min({newline, carriage_return, bytes.size()});
+    lines.push_back(bytes.substr(at, end - at));
+    at = end + 1;
+    if (end == carriage_return && newline == end + 1) ++at;
+    if (newline < at) newline = bytes.find('\n', at);
+    if (carriage_return < at) carriage_return = bytes.find('\r', at);
   }
   return lines;
 }
