@@ -32,6 +32,7 @@ const std::vector<Axis>& axes() {
       {"cp gathering", "context", [](Layout& l) { l.mesh.context = 2, l.config.cp_comm_type = "all_gather"; }},
       {"cp exchanging", "context", [](Layout& l) { l.mesh.context = 2, l.config.cp_comm_type = "a2a"; }},
       {"dp", "data", [](Layout& l) { l.mesh.data *= 2; }},
+      {"distributed optimizer", "data", [](Layout& l) { l.mesh.data *= 2, l.optimizer = DataParallel::Optimizer::distributed; }},
       {"ep", "expert", [](Layout& l) { l.mesh.data *= 2, l.mesh.expert = 2; }, true},
       {"ep4", "expert", [](Layout& l) { l.mesh.data *= 4, l.mesh.expert = 4; }, true},
       {"ep gathering", "expert", [](Layout& l) { l.mesh.data *= 2, l.mesh.expert = 2, l.config.moe_token_dispatcher_type = "allgather"; }, true},

@@ -108,7 +108,11 @@ std::vector<Mutation> mutations() {
   both("stage_loss_left_out", "stage_loss_scaled", Kind::dense_untied, pp, K::pipeline, all_reduce);
   both("tied_embeddings_left_out", "tied_embeddings_scaled", Kind::dense_tied, pp, K::embedding, all_reduce);
   both("valid_tokens_left_out", "valid_tokens_scaled", Kind::dense_untied, dp, K::data, all_reduce);
-  both("replicas_left_out", "replicas_scaled", Kind::dense_untied, dp, K::data_context, all_reduce);
+  const auto distributed = [](Layout& l) { l.mesh.data = 2, l.optimizer = DataParallel::Optimizer::distributed; };
+  both("replicas_sum_left_out", "replicas_sum_scaled", Kind::dense_untied, dp, K::data_context, reduce_scatter);
+  both("replicas_gather_left_out", "replicas_gather_scaled", Kind::dense_untied, dp, K::data_context, all_gather);
+  both("distributed_sum_left_out", "distributed_sum_scaled", Kind::dense_untied, distributed, K::data_context, reduce_scatter);
+  both("distributed_values_left_out", "distributed_values_scaled", Kind::dense_untied, distributed, K::data_context, all_gather);
   both("ring_messages_left_out", "ring_messages_scaled", Kind::dense_untied, cp("p2p"), K::context, transfer);
   both("context_all_gather_left_out", "context_all_gather_scaled", Kind::dense_untied, cp("all_gather"), K::context, all_gather);
   both("context_reduce_scatter_left_out", "context_reduce_scatter_scaled", Kind::dense_untied, cp("all_gather"), K::context, reduce_scatter);
@@ -116,7 +120,7 @@ std::vector<Mutation> mutations() {
   both("balancing_counts_left_out", "balancing_counts_scaled", Kind::experts, cp("p2p"), K::context, all_reduce);
   both("balancing_counts_of_sequence_shards_left_out", "balancing_counts_of_sequence_shards_scaled", Kind::experts, sp, K::tensor_context, all_reduce);
   both("expert_all_to_all_left_out", "expert_all_to_all_scaled", Kind::experts, ep, K::expert, all_to_all);
-  both("expert_replicas_left_out", "expert_replicas_scaled", Kind::experts, ep, K::expert_data, all_reduce);
+  both("expert_replicas_sum_left_out", "expert_replicas_sum_scaled", Kind::experts, ep, K::expert_data, reduce_scatter);
   both("expert_tensor_all_gather_left_out", "expert_tensor_all_gather_scaled", Kind::experts, etp, K::expert_tensor, all_gather);
   both("expert_tensor_reduce_scatter_left_out", "expert_tensor_reduce_scatter_scaled", Kind::experts, etp, K::expert_tensor, reduce_scatter);
   both("experts_all_gather_left_out", "experts_all_gather_scaled", Kind::experts, gathering, K::expert_tensor_expert, all_gather);

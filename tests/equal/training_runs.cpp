@@ -66,22 +66,22 @@ Batch batch_of(const Data& data, int64_t step, int64_t micro_batch) {
   return out;
 }
 
-// The ranks that see other tokens of what this parameter works on.
-Group& replicas_of(const Parameter& p, const Groups& groups) { return p.rule->expert >= 0 ? *groups.expert_data : *groups.data_context; }
-
-// The squares of what this rank counts.
-double own_squares(const std::vector<Parameter*>& parameters, const Groups& groups) {
+// The squares of what this rank counts: its share of the rows that no other rank of the model counts.
+double own_squares(const DataParallel& replicas) {
   double sum = 0;
-  for (const Parameter* p : parameters) {
-    if (p->is_copy || !p->value.requires_grad() || replicas_of(*p, groups).rank() != 0) continue;
-    for (size_t s = 0; s < p->slice.segments.size(); ++s) {
-      const int64_t dim = std::max<int64_t>(p->rule->segments[s].shard_dim, 0);
-      int64_t at = dim == 0 ? p->slice.segments[s].offset : 0;
-      for (const Interval& i : p->slice.segments[s].intervals) {
-        if (i.first_sharer == p->slice.rank) sum += p->main_grad.narrow(dim, at, i.end - i.begin).to(at::kDouble).square().sum().item<double>();
+  for (const DataParallel::Share& share : replicas.shares()) {
+    const Parameter& p = *share.parameter;
+    if (p.is_copy) continue;
+    const at::Tensor counted = at::zeros(p.main_grad.sizes(), at::kDouble);
+    for (size_t s = 0; s < p.slice.segments.size(); ++s) {
+      const int64_t dim = std::max<int64_t>(p.rule->segments[s].shard_dim, 0);
+      int64_t at = dim == 0 ? p.slice.segments[s].offset : 0;
+      for (const Interval& i : p.slice.segments[s].intervals) {
+        if (i.first_sharer == p.slice.rank) counted.narrow(dim, at, i.end - i.begin).fill_(1);
         at += i.end - i.begin;
       }
     }
+    sum += (p.main_grad.to(at::kDouble).square() * counted).narrow(0, share.own.begin, share.own.count()).sum().item<double>();
   }
   return sum;
 }
@@ -108,18 +108,22 @@ struct Rank {
 
 enum class Part { gradients, weights };
 
-void collect(const std::vector<Parameter*>& parameters, Part part, Outcome& out) {
-  const bool gradients = part == Part::gradients;
-  for (const Parameter* p : parameters) {
-    if (gradients && !p->value.requires_grad()) continue;
-    at::Tensor& whole = (gradients ? out.gradients : out.weights)[p->name];
-    if (!whole.defined()) whole = at::full(p->rule->shape, NAN, at::kDouble);
-    for_pieces(*p, whole, gradients ? p->main_grad : p->value.detach(), [&](const at::Tensor& to, const at::Tensor& from) {
-      const at::Tensor value = from.to(at::kDouble);
-      if (to.isnan().logical_not().any().item<bool>() && !at::equal(to, value))
-        out.disagreements.push_back((gradients ? "gradient of " : "weights of ") + p->name);
-      to.copy_(value);
-    });
+// Puts a rank's shard into the whole; NaN is what nobody has brought yet, or this rank does not know.
+void bring(const Parameter& p, const at::Tensor& shard, Part part, Outcome& out) {
+  at::Tensor& whole = (part == Part::gradients ? out.gradients : out.weights)[p.name];
+  if (!whole.defined()) whole = at::full(p.rule->shape, NAN, at::kDouble);
+  for_pieces(p, whole, shard, [&](const at::Tensor& to, const at::Tensor& from) {
+    const at::Tensor both = at::logical_not(at::logical_or(to.isnan(), from.isnan()));
+    if (!at::equal(to.masked_select(both), from.masked_select(both))) out.disagreements.push_back((part == Part::gradients ? "gradient of " : "weights of ") + p.name);
+    to.copy_(at::where(from.isnan(), to, from));
+  });
+}
+
+void collect_gradients(const DataParallel& replicas, Outcome& out) {
+  for (const DataParallel::Share& share : replicas.shares()) {
+    const at::Tensor known = at::full(share.parameter->main_grad.sizes(), NAN, at::kDouble);
+    known.narrow(0, share.rows.begin, share.rows.count()).copy_(share.parameter->main_grad.narrow(0, share.rows.begin, share.rows.count()));
+    bring(*share.parameter, known, Part::gradients, out);
   }
 }
 
@@ -127,15 +131,15 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
   at::set_num_threads(1);
   Rank rank(layout.config, groups, type);
   const Coordinates at = mesh.coordinates(groups.world->rank());
+  DataParallel replicas(rank.parameters, groups, {.optimizer = layout.optimizer, .bucket_elements = 2000});
   for (int64_t step = 0; step < kSteps; ++step) {
     std::vector<Batch> batches;
     for (int64_t m = at.data; m < data.micro_batches; m += mesh.sizes().data) batches.push_back(batch_of(data, step, m));
     for (Model* model : rank.chunks) model->zero_gradients();
     const StepLoss loss = run_micro_batches(rank.chunks, batches);
     for (Model* model : rank.chunks) model->reduce_gradients();
-    for (Parameter* p : rank.parameters)
-      if (p->value.requires_grad()) replicas_of(*p, groups).all_reduce(p->main_grad, ReduceOp::sum);
-    at::Tensor squares = at::full({1}, own_squares(rank.parameters, groups), at::kDouble);
+    replicas.reduce_gradients();
+    at::Tensor squares = at::full({1}, own_squares(replicas), at::kDouble);
     groups.world->all_reduce(squares, ReduceOp::sum);
     {
       std::lock_guard lock(mutex);
@@ -145,11 +149,14 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
         out.norms.push_back(std::sqrt(squares.item<double>()));
       }
       if (out.losses[step] != loss.sum) out.disagreements.push_back("loss");
-      if (step == 0) collect(rank.parameters, Part::gradients, out);
+      if (step == 0) collect_gradients(replicas, out);
     }
     at::NoGradGuard off;
-    for (Parameter* p : rank.parameters)
-      if (p->value.requires_grad()) p->value.sub_(p->main_grad.to(p->value.scalar_type()), kLearningRate);
+    for (const DataParallel::Share& share : replicas.shares()) {
+      const auto own = [&](const at::Tensor& t) { return t.narrow(0, share.rows.begin, share.rows.count()); };
+      own(share.parameter->value).sub_(own(share.parameter->main_grad).to(share.parameter->value.scalar_type()), kLearningRate);
+    }
+    replicas.gather_values();
     for (Model* model : rank.chunks) {
       model->reduce_expert_loads();
       model->update_expert_biases();
@@ -157,7 +164,7 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
     groups.world->barrier();  // nobody adds the next step's loss before everybody has compared this one's
   }
   std::lock_guard lock(mutex);
-  collect(rank.parameters, Part::weights, out);
+  for (const Parameter* p : rank.parameters) bring(*p, p->value.detach().to(at::kDouble), Part::weights, out);
 }
 
 double distance(const at::Tensor& a, const at::Tensor& b) { return ((a - b).norm() / (b.norm() + 1e-300)).item<double>(); }

@@ -11,6 +11,7 @@
 #include "config/model_config.h"
 #include "layout/mesh.h"
 #include "model/model.h"
+#include "parallel/data_parallel.h"
 
 namespace ponte::equality {
 
@@ -27,6 +28,7 @@ struct Data {
 struct Layout {
   MeshSizes mesh;
   ModelConfig config;  // parallel sizes included
+  DataParallel::Optimizer optimizer = DataParallel::Optimizer::replicated;
 };
 
 // A configuration of the kind, on one rank.
