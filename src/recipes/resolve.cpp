@@ -41,11 +41,7 @@ void apply_recipe(ConfigDraft& draft, const RunRequest& request) {
   const Recipe& recipe = find_recipe(request.recipe, finetune_mode(request));
   apply_change(draft, "recipe " + recipe.name, [&](Config& config) { config = recipe_config(recipe); });
   if (!request.layout.empty())
-    apply_change(draft, "layout " + request.layout, [&](Config& config) {
-      const ModelConfig laid_out = recipe_config(recipe, request.layout).model;
-      config.model.tensor_model_parallel_size = laid_out.tensor_model_parallel_size;
-      config.model.pipeline_model_parallel_size = laid_out.pipeline_model_parallel_size;
-    });
+    apply_change(draft, "layout " + request.layout, [&](Config& config) { config = recipe_config(recipe, request.layout); });
 }
 
 bool holds_weights(const fs::path& folder) {

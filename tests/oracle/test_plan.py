@@ -40,6 +40,16 @@ def test_qwen3_next_on_4096_gpus(ponte, tmp_path):
     assert 79e9 < p["parameters"] < 82e9 and p["active_parameters"] < 4.5e9
 
 
+@pytest.mark.parametrize("recipe, gpus, sizes", [
+    ("qwen3_235b_a22b_pretrain_config", 512, {"tensor": 2, "pipeline": 8, "expert": 32}),
+    ("qwen3_next_80b_a3b_pretrain_config", 256, {"tensor": 2, "pipeline": 8, "expert": 16}),
+    ("qwen3_30b_a3b_pretrain_8gpu_h100_bf16_config", 8, {"tensor": 1, "pipeline": 1, "expert": 8, "sequence_parallel": False}),
+])
+def test_layouts_of_the_documentation(ponte, recipe, gpus, sizes):
+    p = plan(ponte, "--recipe", recipe, "--layout", "documentation", "--gpus", gpus, "model.context_parallel_size=1", "train.global_batch_size=1024")
+    assert p["layout"] | sizes == p["layout"]
+
+
 def test_memory_adds_up_and_decides(ponte):
     words = ["--recipe", "qwen3_8b_pretrain_config", "--gpus", 16]
     p = plan(ponte, *words)
