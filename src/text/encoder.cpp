@@ -9,7 +9,7 @@
 namespace ponte {
 namespace {
 
-constexpr size_t kBatch = 128;  // words looked up together, so that their memory accesses overlap
+constexpr size_t kBatch = 256;  // words looked up together, so that their memory accesses overlap
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace ponte {
 
@@ -28,7 +29,8 @@ struct ScanRules {
 };
 
 std::string spelling(const ScanRules& rules);          // the regular expression
-ScanWords find_scanner(std::string_view pattern);      // null when the pattern is none of these
+ScanWords find_scanner(std::string_view pattern);      // null when the pattern is none of these; the fastest this machine can run
+std::vector<ScanWords> find_scanners(std::string_view pattern);  // all it can run, each giving the same words
 extern const char* const kGpt2Pattern;                 // ByteLevel with use_regex
 
 // DeepSeek-V3's three splits, one after the other: numbers, Chinese and kana, the rest.

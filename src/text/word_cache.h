@@ -3,6 +3,7 @@
 // Words of up to 15 bytes are one 32-byte slot, found by comparing 16 bytes, with room for 4 ids; longer words, and more ids, are in an arena.
 // The tables start small and grow with use; at their limit they let go of what is there.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -37,11 +38,8 @@ class WordCache {
       out = {0, 0};
       std::memcpy(&out, word, size);
     }
-    // Keep `size` bytes; shifts by 64 are undefined, hence in two steps.
-    const uint64_t low_mask = size >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * size)) - 1;
-    const uint64_t high_mask = size <= 8 ? 0 : (uint64_t{1} << (8 * (size - 8))) - 1;
-    out.low &= low_mask;
-    out.high = (out.high & high_mask) | static_cast<uint64_t>(size) << 56;
+    out.low &= kKept[size].low;
+    out.high = (out.high & kKept[size].high) | static_cast<uint64_t>(size) << 56;
     return out;
   }
   static uint64_t hash(Key k) {
@@ -71,8 +69,15 @@ class WordCache {
   void insert_long(std::string_view word, uint64_t hash, std::span<const int32_t> ids);
 
  private:
+  // Masks that keep the first `size` bytes.
+  static constexpr std::array<Key, kShort + 1> kKept = [] {
+    std::array<Key, kShort + 1> out{};
+    for (size_t size = 0; size <= kShort; ++size)
+      for (size_t i = 0; i < size; ++i) (i < 8 ? out[size].low : out[size].high) |= uint64_t{0xFF} << (8 * (i % 8));
+    return out;
+  }();
   static constexpr uint64_t kKeyMask = 0x0FFFFFFFFFFFFFFFu;
-  static constexpr size_t kTries = 8;  // slots looked at: one to two cache lines and a little
+  static constexpr size_t kTries = 16;  // slots looked at: with eight, one word in ten found no room in a full cache
   static constexpr size_t kFirst = size_t{1} << 12, kMost = size_t{1} << 20;
   static constexpr size_t kMostArena = size_t{48} << 20;
 
