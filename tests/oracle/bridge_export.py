@@ -7,6 +7,16 @@ import sys
 import torch
 
 
+class NoStream:
+    """Stands for a CUDA stream or event; a mixture of experts makes one when it is built."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __getattr__(self, _):
+        return lambda *_, **__: None
+
+
 def without_cuda():
     def on_cpu(make):
         def call(*arguments, **named):
@@ -17,6 +27,7 @@ def without_cuda():
 
     for name in ("set_device", "synchronize", "empty_cache", "set_rng_state"):
         setattr(torch.cuda, name, lambda *_, **__: None)  # one function each: torch.compile keeps them apart by identity
+    torch.cuda.Stream = torch.cuda.Event = NoStream
     torch.cuda.current_device = lambda: torch.device("cpu")
     torch.cuda.device_count = lambda: 0
     torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
