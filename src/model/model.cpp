@@ -5,6 +5,7 @@
 #include "base/errors.h"
 #include "families/registry.h"
 #include "layout/context_split.h"
+#include "layout/flops.h"
 #include "model/routing.h"
 #include "model/state.h"
 
@@ -194,16 +195,7 @@ int64_t Model::parameter_count() const {
 }
 
 double Model::training_flops_per_token(int64_t seq_length) const {
-  const ModelConfig& c = state_->config;
-  double matrix_weights = static_cast<double>(c.vocab_size * c.hidden_size);  // the output layer; looking a row up costs nothing
-  for (const Rule& rule : state_->rules->rules)
-    if (rule.shape.size() == 2 && !rule.stack.empty()) {
-      const double share = rule.expert >= 0 ? static_cast<double>(c.moe_router_topk) / static_cast<double>(c.num_moe_experts) : 1.0;  // of tokens that use it
-      matrix_weights += share * static_cast<double>(rule.shape[0] * rule.shape[1]);
-    }
-  // Scores and their product with the values: 2 x 2 x keys x width, half of the keys masked, three times that with backward.
-  const double attention = 6.0 * static_cast<double>(c.num_layers * seq_length * c.num_attention_heads * c.kv_channels);
-  return 6.0 * matrix_weights + attention;
+  return ponte::training_flops_per_token(state_->config, state_->rules->rules, seq_length);
 }
 
 }  // namespace ponte
