@@ -72,7 +72,24 @@ uint16_t bf16_from_f32(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-uint16_t f16_from_f32(float value) { return std::bit_cast<uint16_t>(static_cast<_Float16>(value)); }
-float f32_from_f16(uint16_t bits) { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
+// IEEE 754 binary16 by integers: compilers before GCC 12 have no type for it.
+uint16_t f16_from_f32(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffff;
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  const auto with_sign = [sign](uint32_t half) { return static_cast<uint16_t>(sign | half); };
+  if (magnitude > 0x7f800000) return with_sign(0x7e00 | (magnitude >> 13 & 0x1ff));  // NaN, quiet
+  if (magnitude >= 0x477ff000) return with_sign(0x7c00);                               // 65520 and more round to infinity
+  if (magnitude < 0x38800000)  // subnormal: one half's last place is that of a float near 0.5, so the addition rounds
+    return with_sign(std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000);
+  const uint32_t half = (magnitude - 0x38000000) >> 13, rest = magnitude & 0x1fff;
+  return with_sign(half + (rest > 0x1000 || (rest == 0x1000 && (half & 1))));
+}
+
+float f32_from_f16(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, exponent = bits >> 10 & 31, mantissa = bits & 0x3ff;
+  if (exponent == 0) return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(static_cast<float>(mantissa) * 0x1p-24f));
+  if (exponent < 31) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
+  return std::bit_cast<float>(sign | 0x7f800000 | mantissa << 13 | (mantissa ? 0x400000u : 0u));
+}
 
 }  // namespace ponte

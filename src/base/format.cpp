@@ -25,6 +25,7 @@ std::string human_bytes(uint64_t bytes) {
 }
 
 std::string human_seconds(double seconds) {
+  if (seconds < 0.95) return format("{:.2f} s", seconds);
   if (seconds < 60) return format("{:.1f} s", seconds);
   const int64_t total = static_cast<int64_t>(seconds + 0.5);
   if (total < 3600) return format("{} min {:02} s", total / 60, total % 60);

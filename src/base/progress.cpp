@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <mutex>
 
 #include "base/environment.h"
@@ -36,7 +37,36 @@ std::string count(uint64_t value, Progress::Unit unit) {
   return unit == Progress::Unit::bytes ? human_bytes(value) : format("{}", value);
 }
 
+// UTF-8 characters, each one column wide.
+int64_t columns_of(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+}
+
+std::string cut(std::string_view text, int64_t columns) {
+  if (columns_of(text) <= columns) return std::string(text);
+  std::string out;
+  int64_t taken = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool begins = (static_cast<unsigned char>(text[i]) & 0xC0) != 0x80;
+    if (begins && ++taken >= columns) break;
+    out += text[i];
+  }
+  return columns > 0 ? out + "…" : out;
+}
+
 }  // namespace
+
+std::string progress_line(std::string_view label, std::optional<double> share, std::string_view text, int64_t columns) {
+  constexpr int64_t kWidest = 24, kNarrowest = 6;
+  const int64_t room = std::max<int64_t>(columns - 1, 1), others = columns_of(label) + columns_of(text) + (share ? 3 : 2);
+  std::string out = std::string(label) + "  ";
+  if (share) {
+    const int64_t width = std::clamp(room - others, kNarrowest, kWidest), full = static_cast<int64_t>(*share * static_cast<double>(width) + 0.5);
+    for (int64_t i = 0; i < width; ++i) out += i < full ? "━" : "─";
+    out += " ";
+  }
+  return cut(out.append(text), room);
+}
 
 void log_line(std::string_view text) {
   std::lock_guard lock(screen());
@@ -78,23 +108,15 @@ void Progress::draw(bool last) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   const uint64_t done = done_;
   const double rate = static_cast<double>(done) / std::max(seconds, 1e-3);
-  std::string line = label_ + "  ";
-  if (total_) {
-    const double share = std::min(1.0, static_cast<double>(done) / static_cast<double>(total_));
-    if (terminal_) {
-      const int width = 24, full = static_cast<int>(share * width + 0.5);
-      for (int i = 0; i < width; ++i) line += i < full ? "━" : "─";
-    }
-    line += format(" {:3.0f} %  {} of {}", share * 100, count(done, unit_), count(total_, unit_));
-  } else {
-    line += count(done, unit_);
-  }
+  const double share = total_ ? std::min(1.0, static_cast<double>(done) / static_cast<double>(total_)) : 0;
+  std::string line = total_ ? format("{:3.0f} %  {} of {}", share * 100, count(done, unit_), count(total_, unit_)) : count(done, unit_);
   if (!noun_.empty()) line += " " + noun_;
   line += format("  {}/s", amount(rate, unit_));
   if (last) line += format("  in {}", human_seconds(seconds));
   else if (total_ && rate > 0) line += format("  {} left", human_seconds(static_cast<double>(total_ - std::min(done, total_)) / rate));
   if (!note_.empty()) line += "  " + note_;
-  put(terminal_ ? "\r\033[K" + line + (last ? "\n" : "") : line + "\n");
+  if (terminal_) put("\r\033[K" + progress_line(label_, total_ ? std::optional(share) : std::nullopt, line, terminal_columns()) + (last ? "\n" : ""));
+  else put(label_ + "  " + line + "\n");
   bar_on_screen = terminal_ && !last;
 }
 

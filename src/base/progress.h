@@ -4,7 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 namespace ponte {
 
@@ -29,5 +31,9 @@ class Progress {
   std::atomic<int64_t> next_draw_ms_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
+
+// What the bar shows on a terminal of so many columns, the last of which stays free: a line that wraps could not be redrawn. The bar (none without a
+// share) shrinks first, then the end is cut.
+std::string progress_line(std::string_view label, std::optional<double> share, std::string_view text, int64_t columns);
 
 }  // namespace ponte

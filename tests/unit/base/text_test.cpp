@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/dtype.h"
 #include "base/json.h"
+#include "base/progress.h"
 
 namespace ponte {
 namespace {
@@ -18,6 +19,8 @@ TEST(Format, ArgumentsOfEveryKind) {
   EXPECT_EQ(human_bytes(999), "999 B");
   EXPECT_EQ(human_bytes(1234567), "1.23 MB");
   EXPECT_EQ(human_bytes(999999), "1.00 MB");
+  EXPECT_EQ(human_seconds(0.034), "0.03 s");
+  EXPECT_EQ(human_seconds(0.96), "1.0 s");
   EXPECT_EQ(human_seconds(59.94), "59.9 s");
   EXPECT_EQ(human_seconds(245), "4 min 05 s");
 }
@@ -94,6 +97,22 @@ TEST(DType, RoundsToNearestEven) {
     const float half = f32_from_f16(static_cast<uint16_t>(bits));
     if (!std::isnan(half)) { EXPECT_EQ(f16_from_f32(half), bits); }
   }
+}
+
+TEST(Progress, ALineFitsItsTerminal) {
+  const auto bar = [](int full, int empty) {
+    std::string out;
+    for (int i = 0; i < full; ++i) out += "━";
+    for (int i = 0; i < empty; ++i) out += "─";
+    return out;
+  };
+  EXPECT_EQ(progress_line("train", 0.5, "5 of 10", 80), "train  " + bar(12, 12) + " 5 of 10");
+  EXPECT_EQ(progress_line("train", 0.5, "5 of 10", 31), "train  " + bar(8, 7) + " 5 of 10");   // 30 columns are used
+  EXPECT_EQ(progress_line("train", 0.5, "5 of 10", 20), "train  " + bar(3, 3) + " 5 of…");
+  EXPECT_EQ(progress_line("train", std::nullopt, "5 of 10", 80), "train  5 of 10");
+  EXPECT_EQ(progress_line("train", std::nullopt, "5 of 10", 10), "train  5…");
+  EXPECT_EQ(progress_line("train", 1.0, "x", 1), "…");
+  EXPECT_EQ(progress_line("train", 1.0, "x", 0), "…");
 }
 
 }  // namespace
