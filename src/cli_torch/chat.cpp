@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "cli_torch/commands.h"
 #include "cli_torch/language_model.h"
+#include "config/limits.h"
 #include "text/chat_template.h"
 
 namespace ponte {
@@ -33,7 +34,7 @@ Json opening(const Flags& flags) {
 }
 
 void talk(const Flags& flags, LanguageModel& language, const ChatTemplate& chat, const Json& variables) {
-  const int64_t context = flags.max_context > 0 ? flags.max_context : std::min<int64_t>(language.model->config().max_position_embeddings, 8192);
+  const int64_t context = flags.max_context > 0 ? flags.max_context : std::min<int64_t>(longest_sequence(language.model->config()), 8192);
   Conversation conversation(*language.model, *language.tokenizer, context);
   Json messages = opening(flags);
   for (std::string line; read_line(line);) {
@@ -63,8 +64,8 @@ int run_chat(const Arguments& arguments) {
   Flags flags;
   add_model_flags(app, flags.model);
   app.add_option("--system", flags.system, "system message");
-  app.add_option("--max-new-tokens", flags.generation.max_new_tokens, "at most this many tokens in a reply")->capture_default_str();
-  app.add_option("--max-context", flags.max_context, "tokens the conversation may have (0: the model's, up to 8192)")->capture_default_str();
+  within(app.add_option("--max-new-tokens", flags.generation.max_new_tokens, "at most this many tokens in a reply")->capture_default_str(), 1);
+  within(app.add_option("--max-context", flags.max_context, "tokens the conversation may have (0: the model's, up to 8192)")->capture_default_str(), 0);
   app.add_option("--stop", flags.generation.stop_strings, "end a reply before this text")->take_all()->allow_extra_args(false);
   app.add_option("--chat-template-kwargs", flags.template_variables, "JSON object of variables for the template");
   add_sampling_flags(app, flags.generation.sampling);

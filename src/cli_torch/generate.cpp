@@ -35,8 +35,8 @@ void define(CLI::App& app, Flags& flags) {
   add_model_flags(app, flags.model);
   app.add_option("--prompt", flags.prompts, "text to continue; may be given several times")->take_all()->allow_extra_args(false);
   app.add_option("--prompt-file", flags.prompt_file, "one prompt a line; *.jsonl: objects with \"prompt\" or \"messages\"; -: all of stdin is one prompt");
-  app.add_option("--max-new-tokens", flags.generation.max_new_tokens, "at most this many tokens for each prompt")->capture_default_str();
-  app.add_option("--batch-size", flags.generation.batch_size, "prompts that run together")->capture_default_str();
+  within(app.add_option("--max-new-tokens", flags.generation.max_new_tokens, "at most this many tokens for each prompt")->capture_default_str(), 1);
+  within(app.add_option("--batch-size", flags.generation.batch_size, "prompts that run together")->capture_default_str(), 1);
   app.add_flag("--stream", flags.stream, "print text as it is generated");
   app.add_flag("--no-echo", flags.no_echo, "leave the prompt out of the output");
   app.add_flag("--json", flags.json, "one JSON object for each prompt: prompt, text, tokens, finish_reason");
@@ -154,8 +154,6 @@ int run_generate(const Arguments& arguments) {
   define(app, flags);
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   settle_sampling(app, flags.generation.sampling);
-  require(flags.generation.max_new_tokens > 0, "max-new-tokens: {} found, 1 or more wanted", flags.generation.max_new_tokens);
-  require(flags.generation.batch_size > 0, "batch-size: {} found, 1 or more wanted", flags.generation.batch_size);
   require(!(flags.stream && flags.json), "--stream and --json exclude each other");
   LanguageModel language = load_language_model(flags.model);
   const std::vector<Prompt> prompts = PromptReader(flags, language).read();

@@ -10,6 +10,7 @@
 #include "base/errors.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "cli/command.h"
 #include "convert/native_config.h"
 #include "convert/weight_source.h"
 #include "hub/hub.h"
@@ -23,7 +24,7 @@ at::ScalarType scalar_type(DType dtype) {
     case DType::bf16: return at::kBFloat16;
     case DType::f16: return at::kHalf;
     case DType::f64: return at::kDouble;
-    default: fail("torch-dtype: {} found; bfloat16, float16 or float32 wanted", torch_name(dtype));
+    default: fail("--torch-dtype: {} found; auto, bfloat16, float16 or float32 wanted", torch_name(dtype));
   }
 }
 
@@ -61,16 +62,16 @@ void add_model_flags(CLI::App& app, ModelChoice& choice) {
   app.add_option("--adapters", choice.adapters, "PEFT adapter folder");
   app.add_option("--torch-dtype,--dtype", choice.torch_dtype, "auto (as stored), bfloat16, float16 or float32")->capture_default_str();
   app.add_option("--device", choice.device, "auto, cpu or cuda")->capture_default_str();
-  app.add_option("--threads", choice.threads, "CPU threads (0: all cores)")->capture_default_str();
-  app.add_option("--tp,--tensor-model-parallel-size", choice.tp)->group("Layout");
-  app.add_option("--pp,--pipeline-model-parallel-size", choice.pp)->group("Layout");
-  app.add_option("--ep,--expert-model-parallel-size", choice.ep)->group("Layout");
-  app.add_option("--etp,--expert-tensor-parallel-size", choice.etp)->group("Layout");
+  within(app.add_option("--threads", choice.threads, "CPU threads (0: all cores)")->capture_default_str(), 0, kMostThreads);
+  within(app.add_option("--tp,--tensor-model-parallel-size", choice.tp)->group("Layout"), 1);
+  within(app.add_option("--pp,--pipeline-model-parallel-size", choice.pp)->group("Layout"), 1);
+  within(app.add_option("--ep,--expert-model-parallel-size", choice.ep)->group("Layout"), 1);
+  within(app.add_option("--etp,--expert-tensor-parallel-size", choice.etp)->group("Layout"), 1);
 }
 
 void add_sampling_flags(CLI::App& app, SamplingOptions& sampling) {
   app.add_option("--temperature", sampling.temperature, "0: the most likely token, always (the default)")->group("Sampling");
-  app.add_option("--top-k", sampling.top_k, "draw among the k most likely tokens")->group("Sampling");
+  within(app.add_option("--top-k", sampling.top_k, "draw among the k most likely tokens")->group("Sampling"), 0);
   app.add_option("--top-p", sampling.top_p, "draw among the fewest tokens whose probabilities reach this sum")->group("Sampling");
   app.add_option("--min-p", sampling.min_p, "draw among tokens at least this likely relative to the likeliest")->group("Sampling");
   app.add_option("--seed", sampling.seed, "of the draws")->group("Sampling")->capture_default_str();

@@ -10,6 +10,8 @@
 namespace ponte {
 namespace {
 
+constexpr int64_t kFirstRoom = 256;  // new tokens the cache starts with room for; it grows when more come
+
 // [B, T], right-padded with token 0.
 at::Tensor padded_rows(const std::vector<std::span<const int32_t>>& rows) {
   size_t longest = 0;
@@ -40,6 +42,7 @@ void grow(Model& model, KvCache& cache, std::vector<size_t> active, at::Tensor l
     if (staying.empty() || step + 1 == max_new_tokens) return;
     if (staying.size() < active.size()) cache.select_rows(staying_rows);
     active = std::move(staying);
+    cache.make_room(1 + *std::max_element(cache.lengths().begin(), cache.lengths().end()));
     const at::Tensor tokens_B1 = at::tensor(next, at::kLong).unsqueeze(1).to(model.options().device);
     logits_BV = model.forward(tokens_B1, cache);
   }
@@ -59,7 +62,8 @@ void decode_loop(Model& model, const std::vector<std::vector<int32_t>>& prompts,
     counts.push_back(static_cast<int64_t>(prompts[i].size()));
     active.push_back(i);
   }
-  KvCache cache(model, static_cast<int64_t>(prompts.size()), *std::max_element(counts.begin(), counts.end()) + max_new_tokens);
+  const int64_t longest = *std::max_element(counts.begin(), counts.end());
+  KvCache cache(model, static_cast<int64_t>(prompts.size()), longest + std::min(max_new_tokens, kFirstRoom));
   at::Tensor logits_BV = model.forward(padded_rows(rows).to(model.options().device), cache, counts);
   grow(model, cache, std::move(active), logits_BV, max_new_tokens, pick, take);
 }
@@ -68,6 +72,7 @@ void continue_sequence(Model& model, KvCache& cache, std::span<const int32_t> ne
                        const TakeToken& take) {
   PONTE_ASSERT(!new_tokens.empty());
   const at::NoGradGuard no_gradients;
+  cache.make_room(cache.length(0) + static_cast<int64_t>(new_tokens.size()));
   const at::Tensor tokens_1T = padded_rows({new_tokens}).to(model.options().device);
   grow(model, cache, {0}, model.forward(tokens_1T, cache), max_new_tokens, pick, take);
 }

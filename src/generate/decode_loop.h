@@ -20,7 +20,7 @@ using TakeToken = std::function<bool(size_t sequence, int32_t id)>;
 void decode_loop(Model& model, const std::vector<std::vector<int32_t>>& prompts, int64_t max_new_tokens, const PickToken& pick, const TakeToken& take);
 
 // One sequence over a cache the caller keeps, whose row 0 already holds the beginning of the conversation: `new_tokens` (at least one) are appended
-// first. The cache must have room. The last token taken is not in the cache afterwards.
+// first; the cache makes room as needed. The last token taken is not in the cache afterwards.
 void continue_sequence(Model& model, KvCache& cache, std::span<const int32_t> new_tokens, int64_t max_new_tokens, const PickToken& pick,
                        const TakeToken& take);
 

@@ -38,19 +38,22 @@ using TextListener = std::function<void(size_t prompt, std::string_view piece)>;
 // Ids that end a sequence: eos_token_id (one or a list) of the folder's generation_config.json, else of its config.json, else the tokenizer's.
 std::vector<int32_t> stop_ids_of(const std::filesystem::path& folder, const Tokenizer& tokenizer);
 
-// Completions in the order of the prompts. UserError for an empty prompt.
+// Completions in the order of the prompts. A prompt and what follows it never go beyond the model's positions (config/limits.h). UserError for a prompt
+// that is empty or fills them already.
 std::vector<Completion> generate(Model& model, const Tokenizer& tokenizer, const std::vector<std::vector<int32_t>>& prompts,
                                  const GenerationOptions& options, const TextListener& listener = {});
 
 // A dialogue with one growing context: each turn gives the whole context's ids, and only those that differ from what the cache holds are computed.
 class Conversation {
  public:
+  // `max_tokens`: of the whole context; UserError beyond the model's positions.
   Conversation(Model& model, const Tokenizer& tokenizer, int64_t max_tokens);
   Completion reply(const std::vector<int32_t>& context, const GenerationOptions& options, const TextListener& listener = {});
 
  private:
   Model& model_;
   const Tokenizer& tokenizer_;
+  int64_t max_tokens_;  // of the whole context
   KvCache cache_;
   std::vector<int32_t> cached_;
   uint64_t turn_ = 0;

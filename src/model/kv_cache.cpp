@@ -27,6 +27,20 @@ int64_t KvCache::truncate(int64_t row, int64_t length) {
   return lengths_[row];
 }
 
+void KvCache::make_room(int64_t tokens) {
+  if (tokens <= max_tokens_) return;
+  at::NoGradGuard off;
+  const int64_t room = std::max(tokens, 2 * max_tokens_), used = *std::max_element(lengths_.begin(), lengths_.end());
+  for (auto* tensors : {&keys_, &values_})
+    for (at::Tensor& t : *tensors) {
+      if (!t.defined()) continue;  // linear attention
+      at::Tensor larger = at::empty({t.size(0), t.size(1), room, t.size(3)}, t.options());
+      larger.narrow(2, 0, used).copy_(t.narrow(2, 0, used));
+      t = std::move(larger);
+    }
+  max_tokens_ = room;
+}
+
 void KvCache::clear() { std::fill(lengths_.begin(), lengths_.end(), 0); }
 
 void KvCache::advance(int64_t row, int64_t tokens) { lengths_.at(row) += tokens; }

@@ -1,4 +1,4 @@
-// What a generation remembers of the tokens it has seen, preallocated; one row per sequence, each with its own length: keys and values of full
+// What a generation remembers of the tokens it has seen; one row per sequence, each with its own length: keys and values of full
 // attention, the state of linear attention.
 #pragma once
 #include <ATen/core/Tensor.h>
@@ -24,6 +24,8 @@ class KvCache {
   // Forgets the tokens from `length` on and returns how many are left: `length`, or 0 where linear attention has no way back (multi-turn prompts).
   int64_t truncate(int64_t row, int64_t length);
   void clear();
+  // Room for at least this many tokens per row from now on; what is cached stays. Room doubles, so that growing token by token costs little.
+  void make_room(int64_t tokens);
   // Keeps these rows in this order (finished sequences leave a batch; a prompt is fanned out to several samples).
   void select_rows(const std::vector<int64_t>& rows);
 

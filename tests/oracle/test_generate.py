@@ -1,5 +1,6 @@
 """`ponte generate` and `verify --forward` against transformers: greedy tokens, batches, stopping, sampling, streaming, chat."""
 import json
+import os
 
 import pytest
 
@@ -122,12 +123,15 @@ def test_streaming_never_breaks_a_character(tiny):
     folder, _ = tiny(std=0.4)  # wild weights: many partial characters
     command = [str(BIN / "ponte"), "generate", "--hf-model-path", str(folder), "--prompt", "日本語", "--max-new-tokens", "200", "--ignore-eos", "--stream",
                "--temperature", "3", "--seed", "3"]
-    traced = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+    end, start = os.pipe2(os.O_DIRECT)  # a read takes one write, however many are waiting
+    traced = subprocess.Popen(command, stdout=start, stderr=subprocess.DEVNULL)
+    os.close(start)
     decoder, pieces = codecs.getincrementaldecoder("utf-8")("strict"), 0
-    while piece := traced.stdout.read(65536):
+    while piece := os.read(end, 65536):
         decoder.decode(piece)
         assert decoder.getstate()[0] == b"", f"a piece ends inside a character: {piece!r}"
         pieces += 1
+    os.close(end)
     assert traced.wait() == 0 and pieces > 3
 
 
@@ -233,7 +237,31 @@ def test_seed_decides_the_draws(ponte, tiny):
     assert first == again != other
 
 
+def test_text_ends_with_the_models_positions(ponte, tiny, tmp_path):
+    """However much is asked for: no more than the positions hold, each prompt by its own length, and the cache grows with the text."""
+    folder, model = tiny(max_position_embeddings=600)
+    tokenizer = tokenizer_of(folder)
+    prompts = ["The", "A longer prompt with more tokens than the first one has"]
+    flags = ("--max-new-tokens", 10 ** 15, "--ignore-eos")
+    lines = generate_json(ponte, folder, prompts, *flags)
+    for line, prompt in zip(lines, prompts):
+        assert len(line["tokens"]) == 600 - line["prompt_tokens"] and line["finish_reason"] == "length"
+        assert line["tokens"][:32] == greedy_of_transformers(model, tokenizer, prompt, 32)
+    said = ponte("generate", "--hf-model-path", folder, "--prompt", "The", *flags).err
+    assert "the model has 600 positions" in said and "1000000000000000 asked for" in said
+    assert "positions" not in ponte("generate", "--hf-model-path", folder, "--prompt", "The", "--max-new-tokens", 3).err
+    (tmp_path / "long.txt").write_text("word " * 700)
+    result = ponte("generate", "--hf-model-path", folder, "--prompt-file", tmp_path / "long.txt", code=1)
+    assert "prompt 1: " in result.err and "positions for 600" in result.err
+    result = ponte("chat", "--hf-model-path", folder, "--max-context", 601, code=1)
+    assert "a context of 601 tokens wanted, the model has positions for 600" in result.err
+
+
 ERRORS = {
+    "threads": (["--hf-model-path", "MODEL", "--prompt", "x", "--threads", "-3"], "--threads"),
+    "top_k": (["--hf-model-path", "MODEL", "--prompt", "x", "--top-k", "-1"], "--top-k"),
+    "batch size": (["--hf-model-path", "MODEL", "--prompt", "x", "--batch-size", "0"], "--batch-size"),
+    "no ranks": (["--hf-model-path", "MODEL", "--prompt", "x", "--pp", "0"], "--pp"),
     "no model": (["--prompt", "x"], "--hf-model-path"),
     "no prompt": (["--hf-model-path", "MODEL"], "--prompt"),
     "no such folder": (["--hf-model-path", "no/such/model/anywhere", "--prompt", "x"], "no/such/model/anywhere"),

@@ -90,5 +90,20 @@ TEST(DecodeLoop, AContinuedCacheEqualsAFreshOne) {
   EXPECT_EQ(second, run(model, {context}, {6}, 6)[0]);
 }
 
+TEST(DecodeLoop, ACacheGrowsWithItsSequences) {
+  Model model = small_model();
+  const Tokens context = {4, 8, 15, 16, 23};
+  const auto pick = [](size_t, int64_t, std::span<const float> logits) { return most_likely(logits); };
+  Tokens in_one_piece, growing;
+  KvCache large(model, 1, 128), small(model, 1, 1);
+  continue_sequence(model, large, context, 100, pick, [&](size_t, int32_t id) { return in_one_piece.push_back(id), true; });
+  continue_sequence(model, small, context, 100, pick, [&](size_t, int32_t id) { return growing.push_back(id), true; });
+  EXPECT_EQ(growing, in_one_piece);
+  EXPECT_GE(small.max_tokens(), 104);
+  // Rows of different lengths, and far more new tokens asked for than will come.
+  const std::vector<size_t> lengths = {90, 3, 80, 1};
+  EXPECT_EQ(run(model, kPrompts, lengths, int64_t{1} << 60)[2], run(model, {kPrompts[2]}, {80}, 80)[0]);
+}
+
 }  // namespace
 }  // namespace ponte
