@@ -1,4 +1,4 @@
-"""Compares Ponte's ids with those of the `tokenizers` library, document by document, and decoding with transformers' rules.
+"""Compares Ponte's ids with those of the `tokenizers` library, document by document, and the decoded text and offsets of every 50th.
 
 Usage: compare_ids.py --tokenizer DIR --corpus FILE.jsonl [--megabytes 60] [--tool build/release/bin/ponte-text-tool]
 The corpus has one {"text": ...} a line. Prints the number of documents, bytes, ids and differences; exits 1 when there is a difference.
@@ -58,8 +58,16 @@ def main():
         want = oracle.decode(oracle.encode(texts[i], add_special_tokens=False).ids, skip_special_tokens=False) if i % 50 == 0 else None
         wrong += want is not None and want.encode() != decoded[at + 4 : at + 4 + n]
         at += 4 + n
-    print(f"{len(texts)} documents, {size / 1e6:.1f} MB, {ids} ids: {differ} documents differ; decoding (every 50th): {wrong} differ")
-    sys.exit(differ + wrong > 0)
+    some = texts[::50]
+    spans = run([options.tool, "offsets", options.tokenizer, "--no-special"], [struct.pack("<I", len(t)) + t for t in encoded[::50]])
+    at, moved = 0, 0
+    for want in oracle.encode_batch(some, add_special_tokens=False):
+        (n,) = struct.unpack_from("<I", spans, at)
+        got = struct.unpack_from(f"<{n}i", spans, at + 4)
+        at += 4 + 4 * n
+        moved += list(zip(got[1::3], got[2::3])) != want.offsets
+    print(f"{len(texts)} documents, {size / 1e6:.1f} MB, {ids} ids: {differ} documents differ; of every 50th, the text of {wrong} and the offsets of {moved}")
+    sys.exit(differ + wrong + moved > 0)
 
 
 if __name__ == "__main__":

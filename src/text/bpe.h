@@ -67,7 +67,7 @@ class Bpe {
   bool may_cut_before(std::string_view mark) const;
 
  private:
-  static constexpr uint32_t kNoRank = UINT32_MAX;
+  static constexpr uint32_t kNoRank = UINT32_MAX, kNoKey = INT32_MAX;
   static constexpr int kIdBits = 21;
 
   static uint64_t pair_hash(int32_t left, int32_t right) {

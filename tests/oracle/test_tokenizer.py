@@ -363,3 +363,33 @@ def test_long_words(tmp_path, prose):
     got = text_tool.id_frames(text_tool.run(["encode", tmp_path], [t.encode() for t in texts]))
     assert got[0] == oracle.encode(texts[0]).ids and got[2] == oracle.encode(shared).ids and got[3] == oracle.encode(texts[3]).ids and got[4] == oracle.encode(texts[4]).ids
     assert oracle.decode(got[1]) == texts[1]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "four_digits", "deepseek", "normalizer", "first"])
+def test_long_runs_of_one_character(tmp_path, prose, kind):
+    """Millions of times the same, in pipelines that cut it and in pipelines that do not."""
+    if kind in ("normalizer", "first"):
+        oracle = sentencepiece(prose, kind)
+    else:
+        oracle = byte_level(prose[:5], [split(p) for p in (DEEPSEEK if kind == "deepseek" else [PATTERNS[kind]])], vocab=400)
+    oracle.save(str(tmp_path / "tokenizer.json"))
+    short, long = 4_000, 3_000_000
+    for character in "a \n-中\x01":
+        (few,) = text_tool.id_frames(text_tool.run(["encode", tmp_path], [(character * short).encode()]))
+        assert few == oracle.encode(character * short).ids
+    frames = [("a" * long).encode(), (" " * (long // 2) + "x").encode(), ("中" * (long // 3)).encode()]
+    for frame, ids in zip(frames, text_tool.id_frames(text_tool.run(["encode", tmp_path], frames)), strict=True):
+        assert oracle.decode(ids).strip() == frame.decode().strip()
+
+
+def test_a_million_added_tokens(tmp_path, prose):
+    oracle = byte_level(prose[:5], [split(PATTERNS["qwen2"])], vocab=300)
+    oracle.add_tokens([AddedToken("<|x|>", normalized=False), AddedToken("\n", lstrip=True, rstrip=True, normalized=False), AddedToken("é", single_word=True), AddedToken("aa", normalized=True)])
+    oracle.save(str(tmp_path / "tokenizer.json"))
+    token = oracle.token_to_id
+    texts = ["<|x|>" * 1_000_000, "\n" * 1_000_000, "aa" * 1_000_000, " é" * 300_000, ("<" * 50 + "|x") * 30_000]
+    got = text_tool.id_frames(text_tool.run(["encode", tmp_path], [t.encode() for t in texts]))
+    assert got[0] == [token("<|x|>")] * 1_000_000 and got[1] == [token("\n")] and got[2] == [token("aa")] * 1_000_000
+    assert got[3] == oracle.encode(texts[3]).ids and got[4] == oracle.encode(texts[4]).ids
+    spans = text_tool.span_frames(text_tool.run(["offsets", tmp_path], [texts[0].encode()]))[0]
+    assert spans == [(token("<|x|>"), 5 * i, 5 * i + 5) for i in range(1_000_000)]

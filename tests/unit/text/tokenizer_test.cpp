@@ -32,6 +32,34 @@ TEST(Tokenizer, DecodeUndoesEncode) {
   EXPECT_EQ(t.decode(std::vector<int32_t>{-1, 1 << 30}), "");
 }
 
+TEST(Tokenizer, OffsetsInCharactersAndInBytesOfTheTextAsGiven) {
+  const Tokenizer t = Tokenizer::load(kDemo);
+  const std::string text = "a\xFF\xFE caf\xC3\xA9 <|im_end|>";  // two ill-formed bytes, one character of two
+  const auto spans = [&](OffsetUnit unit) { return t.encode_with_offsets(text, AddSpecial::no, unit); };
+  const auto characters = spans(OffsetUnit::characters), bytes = spans(OffsetUnit::bytes);
+  ASSERT_EQ(characters.size(), bytes.size());
+  EXPECT_EQ(characters.front(), (TokenSpan{t.encode("a")[0], 0, 1}));
+  EXPECT_EQ(characters.back(), (TokenSpan{*t.id_of("<|im_end|>"), 9, 19}));
+  EXPECT_EQ(bytes.back(), (TokenSpan{*t.id_of("<|im_end|>"), 10, 20}));
+  uint32_t reached = 0;
+  for (const TokenSpan& span : bytes) {  // no gap and no step back; parts of a character share its place
+    EXPECT_LE(span.begin, reached);
+    EXPECT_GE(span.end, reached);
+    reached = span.end;
+  }
+  EXPECT_EQ(reached, text.size());
+  const auto ids = t.encode(text, AddSpecial::no);
+  for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(ids[i], characters[i].id);
+  EXPECT_TRUE(t.encode_with_offsets("").empty());
+}
+
+TEST(Tokenizer, AFileIsLoadedByWhatItHolds) {
+  EXPECT_EQ(Tokenizer::load(kDemo / "tokenizer.json").vocab_size(), Tokenizer::load(kDemo).vocab_size());
+  const Tokenizer model = Tokenizer::load(fs::path(PONTE_SOURCE_DIR) / "tests" / "fuzz" / "corpus" / "sentencepiece_model" / "bytes");
+  EXPECT_EQ(model.decode(model.encode("the cat \xE4\xB8\xAD")), "the cat \xE4\xB8\xAD");
+  EXPECT_THROW(Tokenizer::load(fs::path(PONTE_SOURCE_DIR) / "tests"), UserError);
+}
+
 TEST(Tokenizer, ThreadsGiveTheSameIds) {
   const Tokenizer t = Tokenizer::load(kDemo);
   std::vector<std::vector<int32_t>> want;
