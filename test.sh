@@ -14,7 +14,7 @@ build release
 export PONTE_BIN=$root/build/release/bin
 failed=0
 if [ "$mode" = fast ]; then
-  ctest --test-dir build/release -L fast --output-on-failure -j "$(nproc)" --timeout 60 || failed=1
+  ctest --test-dir build/release -L fast --output-on-failure -j "$(nproc)" --timeout 600 || failed=1
   "$test_python" -m pytest -q tests/oracle -m fast || failed=1
 else
   ctest --test-dir build/release --output-on-failure -j "$(nproc)" --timeout 600 || failed=1

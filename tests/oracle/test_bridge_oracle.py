@@ -17,7 +17,7 @@ if BRIDGE:
         ponte("import", "--hf-model", golden / name / "hf", "--megatron-path", tmp_path / "mcore")
         script = pathlib.Path(__file__).with_name("bridge_export.py")
         environment = {**os.environ, "CUDA_DEVICE_MAX_CONNECTIONS": "1", "TRANSFORMERS_OFFLINE": "1"}
-        process = subprocess.run([BRIDGE, script, golden / name / "hf", tmp_path / "mcore", tmp_path / "hf"], capture_output=True, text=True, timeout=600,
+        process = subprocess.run([BRIDGE, script, golden / name / "hf", tmp_path / "mcore", tmp_path / "hf"], capture_output=True, text=True,
                                  env=environment)
         assert process.returncode == 0, process.stderr[-4000:]
         # Bridge holds A_log and dt_bias in the model's type.
