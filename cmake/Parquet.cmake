@@ -1,13 +1,18 @@
-# The Parquet plugin, when PONTE_PYTHON has the pyarrow package: its wheel carries Arrow's headers and libraries.
+# The Parquet plugin, when PONTE_PYTHON or the tests' environment has the pyarrow package: its wheel carries Arrow's headers and libraries.
 if(NOT PONTE_PYTHON)
   set(PONTE_PYTHON "${CMAKE_SOURCE_DIR}/.venv/bin/python" CACHE FILEPATH "The Python whose wheels provide LibTorch and Arrow")
 endif()
-execute_process(COMMAND ${PONTE_PYTHON} -c "import importlib.util,pathlib;print(pathlib.Path(importlib.util.find_spec('pyarrow').origin).parent)"
-                OUTPUT_VARIABLE arrow_root OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE arrow_missing ERROR_QUIET)
+foreach(python ${PONTE_PYTHON} ${CMAKE_SOURCE_DIR}/.venv-test/bin/python)
+  execute_process(COMMAND ${python} -c "import importlib.util,pathlib;print(pathlib.Path(importlib.util.find_spec('pyarrow').origin).parent)"
+                  OUTPUT_VARIABLE arrow_root OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE arrow_missing ERROR_QUIET)
+  if(NOT arrow_missing)
+    break()
+  endif()
+endforeach()
 file(GLOB arrow_libraries ${arrow_root}/libarrow.so.* ${arrow_root}/libparquet.so.*)
 list(LENGTH arrow_libraries arrow_found)
 if(arrow_missing OR NOT EXISTS ${arrow_root}/include/parquet/arrow/reader.h OR arrow_found LESS 2)
-  message(STATUS "no pyarrow in ${PONTE_PYTHON}: built without the Parquet plugin")
+  message(STATUS "no pyarrow beside ${PONTE_PYTHON}: built without the Parquet plugin")
   return()
 endif()
 add_library(ponte_parquet MODULE ${CMAKE_SOURCE_DIR}/src/format/parquet_plugin/parquet_plugin.cpp)
