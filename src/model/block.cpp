@@ -34,7 +34,7 @@ SelfAttention make_self_attention(const ModelConfig& config, int64_t layer, cons
   return out;
 }
 
-GatedDeltaNet make_gated_delta_net(const ModelConfig& config, const std::string& prefix, Parameters& parameters, const TensorRegion& region) {
+GatedDeltaNet make_gated_delta_net(const ModelConfig& config, const std::string& prefix, Parameters& parameters, const LayerSeams& seams) {
   GatedDeltaNet out;
   out.in_proj = {&parameters.get(prefix + "in_proj.weight"), nullptr};
   out.out_proj = {&parameters.get(prefix + "out_proj.weight"), nullptr};
@@ -46,7 +46,8 @@ GatedDeltaNet make_gated_delta_net(const ModelConfig& config, const std::string&
   out.layout = {value_heads / values_per_key, value_heads, config.linear_key_head_dim, config.linear_value_head_dim};
   PONTE_ASSERT(out.in_proj.weight->slice.shape[0] == out.layout.width() && out.conv1d->slice.shape[0] == out.layout.channels());
   out.norm = {config.layernorm_epsilon, config.layernorm_zero_centered_gamma ? 1.0 : 0.0};
-  out.region = region;
+  out.region = seams.region;
+  out.context = seams.attention->context();
   return out;
 }
 
@@ -86,7 +87,7 @@ DecoderLayer make_decoder_layer(const ModelConfig& config, int64_t layer, const 
   DecoderLayer out;
   if (Parameter* linear_norm = parameters.get_if_present(attention + "in_proj.layer_norm_weight")) {
     out.mixer_norm = {linear_norm, norm};
-    out.mixer = make_gated_delta_net(config, attention, parameters, seams.region);
+    out.mixer = make_gated_delta_net(config, attention, parameters, seams);
   } else {
     out.mixer_norm = {&parameters.get(attention + "linear_qkv.layer_norm_weight"), norm};
     out.mixer = make_self_attention(config, layer, attention, parameters, seams);

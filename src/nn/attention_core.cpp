@@ -10,6 +10,7 @@ namespace {
 
 class LocalAttention final : public AttentionCore {
  public:
+  std::shared_ptr<Group> context() const override { return single_group(); }
   AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const TokenView& tokens, double scale) const override {
     return attention(q, k, v, causal_ranges(tokens.B, tokens.T, 0, tokens.window, tokens.document_starts_BT), scale);
   }
@@ -43,6 +44,7 @@ BlockRanges block_ranges(const at::Tensor& query_T, const at::Tensor& key_S, con
 class SpreadAttention : public AttentionCore {
  public:
   explicit SpreadAttention(std::shared_ptr<Group> group) : group_(std::move(group)) {}
+  std::shared_ptr<Group> context() const override { return group_; }
 
  protected:
   int64_t row_tokens(const TokenView& tokens) const { return tokens.T * group_->size(); }

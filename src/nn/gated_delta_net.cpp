@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "nn/attention.h"
+#include "nn/context_rows.h"
 #include "nn/parameters.h"
 
 namespace ponte {
@@ -71,7 +72,13 @@ struct CoreFunction : torch::autograd::Function<CoreFunction> {
 }  // namespace
 
 at::Tensor GatedDeltaNet::project(const at::Tensor& x_SH) const { return in_proj(region.enter(x_SH)); }
-at::Tensor GatedDeltaNet::core(const at::Tensor& projected_SW, const Sequence& sequence) const { return CoreFunction::apply(projected_SW, this, sequence); }
+at::Tensor GatedDeltaNet::core(const at::Tensor& projected_SW, const Sequence& sequence) const {
+  if (context->size() == 1) return CoreFunction::apply(projected_SW, this, sequence);
+  // The state goes through a row from its beginning: every context-parallel rank runs whole rows and keeps its own tokens.
+  const int64_t B = sequence.B;
+  const Sequence whole{B, sequence.T * context->size(), {}, whole_rows_of_ids(sequence.document_starts_BT, context), nullptr};
+  return own_tokens(CoreFunction::apply(whole_rows(projected_SW, B, context), this, whole), B, context);
+}
 at::Tensor GatedDeltaNet::finish(const at::Tensor& core_SV) const { return region.leave(out_proj(core_SV)); }
 
 at::Tensor GatedDeltaNet::core_from(const at::Tensor& projected_TW, GatedDeltaMemory& memory, int64_t row, Start start) const {

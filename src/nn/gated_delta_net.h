@@ -32,6 +32,7 @@ struct GatedDeltaNet {
   GatedDeltaLayout layout;
   NormOptions norm;
   TensorRegion region;
+  std::shared_ptr<Group> context = single_group();  // the ranks a row is spread over
 
   at::Tensor project(const at::Tensor& x_SH) const;                                   // into the region: [S, layout.width()]
   at::Tensor core(const at::Tensor& projected_SW, const Sequence& sequence) const;    // [S, layout.value_width()]

@@ -64,14 +64,18 @@ void close(Row& row) {
   c.expert_tensor_parallel_size = m.expert_tensor;
 }
 
-const char* name_of(Kind kind) { return kind == Kind::dense_tied ? "tied" : kind == Kind::dense_untied ? "untied" : "experts"; }
+const char* name_of(Kind kind) {
+  return kind == Kind::dense_tied ? "tied" : kind == Kind::dense_untied ? "untied" : kind == Kind::experts ? "experts" : "hybrid";
+}
+bool has_experts(Kind kind) { return kind == Kind::experts || kind == Kind::hybrid; }
 
 std::vector<Row> axes_and_pairs() {
   std::vector<Row> out;
   const auto add = [&](Kind kind, const std::vector<const Axis*>& chosen) {
     Row row{name_of(kind), kind, {{}, tiny(kind)}, {}, {}};
     for (const Axis* axis : chosen) {
-      if (axis->experts_only && kind != Kind::experts) return;
+      if (axis->experts_only && !has_experts(kind)) return;
+      if (axis->name == "tp8" && kind == Kind::hybrid) return;  // more ranks than key heads
       row.name += " " + axis->name;
       axis->apply(row.layout);
     }
@@ -79,7 +83,7 @@ std::vector<Row> axes_and_pairs() {
     close(row);
     out.push_back(row);
   };
-  for (const Kind kind : {Kind::dense_tied, Kind::dense_untied, Kind::experts})
+  for (const Kind kind : {Kind::dense_tied, Kind::dense_untied, Kind::experts, Kind::hybrid})
     for (size_t i = 0; i < axes().size(); ++i) {
       add(kind, {&axes()[i]});
       for (size_t j = i + 1; j < axes().size(); ++j)

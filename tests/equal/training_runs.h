@@ -15,7 +15,7 @@
 
 namespace ponte::equality {
 
-enum class Kind { dense_tied, dense_untied, experts };
+enum class Kind { dense_tied, dense_untied, experts, hybrid };
 
 // What stands in the batches. Accumulation is always part of it where a replica has more than one micro-batch.
 struct Data {
