@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "base/log.h"
 #include "cli/commands.h"
 #include "cli/plan_screen.h"
 #include "recipes/flags.h"
@@ -82,6 +83,7 @@ int run_plan(const Arguments& arguments) {
     return 0;
   }
   validate(run.config, flags.gpus);
+  for (const std::string& part : unsupported_parts(run.config, flags.gpus)) log_warning("this version cannot train it; it lacks {}", part);
   const Plan plan = Planner(layers, machine).plan(run.config, flags.gpus);
   print(flags.json ? dump_json(plan_json(plan, machine, title)) : plan_screen(plan, machine, title));
   return 0;

@@ -54,8 +54,8 @@ std::string heading(const Plan& p, const PlanTitle& title) {
   if (p.chunks > 1) out += format(" with {} chunks each", p.chunks);
   if (p.config.model.num_moe_experts > 0) out += format("; experts: expert {} x tensor {} x data {}", m.expert, m.expert_tensor, p.expert_data);
   const TrainConfig& t = p.config.train;
-  out += format("\nstep: {} sequences x {} tokens, {} micro-batches of {} on each replica; {}\n", grouped(t.global_batch_size), grouped(p.config.model.seq_length),
-                p.micro_batches, t.micro_batch_size,
+  out += format("\nstep: {} sequences x {} tokens, {} micro-batch{} of {} on each replica; {}\n", grouped(t.global_batch_size), grouped(p.config.model.seq_length),
+                p.micro_batches, p.micro_batches == 1 ? "" : "es", t.micro_batch_size,
                 p.config.model.recompute_granularity.empty() ? "nothing recomputed" : p.config.model.recompute_granularity + " recompute");
   return out;
 }
@@ -86,7 +86,7 @@ std::string memory_table(const Plan& p, const Machine& machine) {
   const StagePlan& s = p.stages[p.fullest];
   out += format("\n {}  {:.1f} of {:.1f} GB on stage {}: {}\n", bar(share, 40), gigabytes(p.memory().total()), machine.memory_bytes / 1e9, p.fullest,
                 share <= 1 ? "fits" : "DOES NOT FIT");
-  out += format(" {} forward passes wait for their backward pass there", s.in_flight);
+  out += format(" {} forward pass{} there", s.in_flight, s.in_flight == 1 ? " waits for its backward pass" : "es wait for their backward passes");
   if (s.logits_bytes > 0) out += format("; computing the loss takes {:.2f} GB of its workspace", gigabytes(s.logits_bytes));
   return out + "\n";
 }
@@ -119,7 +119,8 @@ std::string volume_table(const Plan& p) {
   std::stable_sort(entries.begin(), entries.end(), [](const VolumeEntry& a, const VolumeEntry& b) { return a.group < b.group; });
   for (const VolumeEntry& e : entries) {
     const GroupSpan& span = p.spans[static_cast<size_t>(e.group)];
-    const std::string link = span.per_node == span.ranks ? "inside a node" : format("network, {} to a node", span.per_node);
+    std::string link = span.per_node == span.ranks ? "inside a node" : format("network, {} to a node", span.per_node);
+    if (e.at_end) link += "; once";
     out += format(" {:22} {:>6}  {:15} {:>11} {:>11}  {}\n", name_of(e.group), span.ranks, name_of(e.movement), human_bytes(static_cast<uint64_t>(e.bytes)),
                   human_bytes(static_cast<uint64_t>(wire_bytes(e.movement, e.bytes, span.ranks))), link);
   }
