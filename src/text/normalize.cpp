@@ -1,5 +1,5 @@
-// Normal forms of whole texts, fast. Unicode normalisation is utf8proc's, held to the Unicode version `tokenizers` normalises by (9.0): younger code points are barriers that
-// stay as they are and that nothing combines across. Quick check: Unicode Standard Annex 15, section 9.
+// Normal forms of whole texts, fast. The mapping is utf8proc's, held to the Unicode version `tokenizers` normalises by (9.0): younger code points
+// are barriers that stay as they are and that nothing combines across. Quick check: Unicode Standard Annex 15, section 9.
 #include "text/normalize.h"
 
 #include <utf8proc.h>

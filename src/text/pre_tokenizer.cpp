@@ -56,7 +56,8 @@ void regex_parts(const Regex& regex, std::string_view text, std::vector<Part>& p
 // The library's idea of punctuation is that of Unicode 8.
 bool is_punctuation(uint32_t c) {
   if (c < 0x80) return std::ispunct(static_cast<int>(c));
-  const CodeRun* after = std::upper_bound(std::begin(kPunctuation), std::end(kPunctuation), c, [](uint32_t code, const CodeRun& run) { return code < run.first; });
+  const auto begins_later = [](uint32_t code, const CodeRun& run) { return code < run.first; };
+  const CodeRun* after = std::upper_bound(std::begin(kPunctuation), std::end(kPunctuation), c, begins_later);
   return after != std::begin(kPunctuation) && c <= after[-1].last;
 }
 

@@ -57,9 +57,11 @@ TEST(Scanner, PatternsAreRecognisedByMeaning) {
 
 // Texts of words, runs and oddities of many lengths, so that everything comes to lie on the edges of what a scanner looks at together.
 std::string hostile_text(uint64_t seed, int parts) {
-  constexpr std::string_view kParts[] = {"a", "B", "'", "'s", "'LL", "'\xC5\xBFx", "s", " ", " ", " ", "  ", "\t", "\n", "\r\n", "\n    ", " \n", "1", "22", "4567890",
-      ".", "((", ");\n", "...", "\xC3\xA9", "\xCC\x81", "\xE4\xB8\xAD", "\xE4\xB7\x80", "\xE3\x80\x82", "\xC2\xA0", "\xE3\x80\x80", "\xF0\x9F\x99\x82", "\xE2\x80\x99",
-      "\xD0\xBF\xD1\x80\xD0\xB8", "\xCE\x87", "\xC3\x97", "\xD9\xA3", "\xC2\xBD", "\xE0\xA4\xA8\xE0\xA4\xBF", "the", " quick", "/", "\x01", "\xED\x95\x9C\xEA\xB5\xAD", "ll"};
+  constexpr std::string_view kParts[] = {
+      "a", "B", "'", "'s", "'LL", "'\xC5\xBFx", "s", " ", " ", " ", " ", "  ", "\t", "\n", "\r\n", "\n    ", " \n", "1", "22", "4567890",
+      ".", "((", ");\n", "...", "\xC3\xA9", "\xCC\x81", "\xE4\xB8\xAD", "\xE4\xB7\x80", "\xE3\x80\x82", "\xC2\xA0", "\xE3\x80\x80",
+      "\xF0\x9F\x99\x82", "\xE2\x80\x99", "\xD0\xBF\xD1\x80\xD0\xB8", "\xCE\x87", "\xC3\x97", "\xD9\xA3", "\xC2\xBD",
+      "\xE0\xA4\xA8\xE0\xA4\xBF", "the", " quick", "/", "\x01", "\xED\x95\x9C\xEA\xB5\xAD", "ll"};
   std::string out;
   for (int i = 0; i < parts; ++i) {
     seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
