@@ -51,7 +51,8 @@ DeltaHead<T, F> head_of(const GatedDeltaInputs& in, int64_t b, int64_t key_head)
   const T* qkv = pointer<T>(in.qkv_SC);
   const int64_t* starts = in.document_starts_BT.defined() ? pointer<const int64_t>(in.document_starts_BT) + b * in.T : nullptr;
   return {qkv + o.q, qkv + o.k, qkv + o.v, in.qkv_SC.size(1), pointer<T>(in.beta_SN) + o.gate, pointer<T>(in.alpha_SN) + o.gate, in.beta_SN.stride(0),
-          pointer<F>(in.A_log_N) + o.heads, pointer<F>(in.dt_bias_N) + o.heads, in.T, in.value_heads() / in.key_heads, in.D, in.V, starts, in.state_BNDV.defined()};
+          pointer<F>(in.A_log_N) + o.heads, pointer<F>(in.dt_bias_N) + o.heads, in.T, in.value_heads() / in.key_heads, in.D, in.V, starts,
+          in.state_BNDV.defined()};
 }
 
 void check(const GatedDeltaInputs& in) {

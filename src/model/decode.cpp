@@ -112,7 +112,8 @@ class Decoding {
     const auto query_norm = widened(a.q_layernorm), key_norm = widened(a.k_layernorm);
     const QkNorm<float> norms{a.q_layernorm ? query_norm.data() : nullptr, a.k_layernorm ? key_norm.data() : nullptr, static_cast<float>(a.norm.epsilon),
                               static_cast<float>(a.norm.offset)};
-    plain_.split_qkv(0, B_, shape, qkv.data(), norms, pointer<float>(angles_.cos_SR), pointer<float>(angles_.sin_SR), q.data(), k.data(), v.data(), rstd.data());
+    plain_.split_qkv(0, B_, shape, qkv.data(), norms, pointer<float>(angles_.cos_SR), pointer<float>(angles_.sin_SR), q.data(), k.data(), v.data(),
+                     rstd.data());
     const int64_t row = cache_.max_tokens() * D;  // one head of one row
     T *keys = pointer<T>(cache_.keys(index)), *values = pointer<T>(cache_.values(index));
     for (int64_t i = 0; i < B_ * G; ++i) {
@@ -151,9 +152,9 @@ class Decoding {
         const float *row = convolved.data() + b * C, *gates = projected.data() + b * width + C + V + h * R;
         float* state = pointer<float>(memory.state_BNDV) + (b * N + h * R) * size;
         if (cache_.length(b) == 0) std::fill_n(state, R * size, 0.0f);
-        const DeltaHead<float, float> head{row + h * l.key_dim, row + (l.key_heads + h) * l.key_dim, row + 2 * l.key_heads * l.key_dim + h * R * l.value_dim, C,
-                                           gates, gates + N, width, pointer<float>(net.A_log->value) + h * R, pointer<float>(net.dt_bias->value) + h * R, 1, R,
-                                           l.key_dim, l.value_dim, nullptr, true};
+        const float *q = row + h * l.key_dim, *k = q + l.key_heads * l.key_dim, *v = row + 2 * l.key_heads * l.key_dim + h * R * l.value_dim;
+        const float *A_log = pointer<float>(net.A_log->value) + h * R, *dt_bias = pointer<float>(net.dt_bias->value) + h * R;
+        const DeltaHead<float, float> head{q, k, v, C, gates, gates + N, width, A_log, dt_bias, 1, R, l.key_dim, l.value_dim, nullptr, true};
         kernels.step(head, scratch.data(), out.data() + b * V + h * R * l.value_dim, V, state);
       }
     });
@@ -194,7 +195,8 @@ class Decoding {
 }  // namespace
 
 bool can_decode(const Model::State& state, int64_t B, int64_t T) {
-  return T == 1 && B <= kMostRows && state.groups.tensor->size() == 1 && state.groups.expert_tensor_expert->size() == 1 && has_vector_path(state.embedding.weight->value);
+  return T == 1 && B <= kMostRows && state.groups.tensor->size() == 1 && state.groups.expert_tensor_expert->size() == 1 &&
+         has_vector_path(state.embedding.weight->value);
 }
 
 at::Tensor decode(const Model::State& state, const at::Tensor& tokens_B1, KvCache& cache, const std::vector<int64_t>& counts, const Angles& angles) {

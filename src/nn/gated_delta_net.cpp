@@ -35,7 +35,8 @@ ConvolutionInputs convolution_inputs(const GatedDeltaNet& layer, const Parts& pa
 GatedDeltaInputs delta_inputs(const GatedDeltaNet& layer, const Parts& parts, const at::Tensor& convolved_SC, int64_t B, int64_t T,
                               const at::Tensor& document_starts_BT) {
   const GatedDeltaLayout& l = layer.layout;
-  return {B, T, l.key_heads, l.key_dim, l.value_dim, convolved_SC, parts.beta, parts.alpha, value_of(layer.A_log), value_of(layer.dt_bias), document_starts_BT, {}};
+  return {B, T, l.key_heads, l.key_dim, l.value_dim, convolved_SC, parts.beta, parts.alpha, value_of(layer.A_log), value_of(layer.dt_bias),
+          document_starts_BT, {}};
 }
 
 // Everything between the projections as one node. The projection and the rule's output stay for backward; the convolution is done again there.

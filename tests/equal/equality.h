@@ -41,7 +41,8 @@ inline at::Tensor random_whole(const Parameter& p, const ModelConfig& config) {
 
 inline void fill(Model& model) {
   at::NoGradGuard off;
-  for (Parameter* p : model.parameters()) for_pieces(*p, random_whole(*p, model.config()), p->value, [](const at::Tensor& from, const at::Tensor& to) { to.copy_(from); });
+  for (Parameter* p : model.parameters())
+    for_pieces(*p, random_whole(*p, model.config()), p->value, [](const at::Tensor& from, const at::Tensor& to) { to.copy_(from); });
 }
 
 inline Batch random_batch(int64_t vocabulary) {

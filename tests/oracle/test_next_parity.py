@@ -1,7 +1,7 @@
 """Qwen3-Next against transformers: logits, loss, every gradient, greedy tokens; gated delta nets with every head ratio, gated attention, partial rotation.
 
-transformers computes its gated delta rule and its norms in fp32 whatever the model's type. As the oracle in fp64 they are replaced here by the recurrence and the
-norms' formulas in the tensors' own type."""
+transformers computes its gated delta rule and its norms in fp32 whatever the model's type. As the oracle in fp64 they are replaced here by the recurrence
+and the norms' formulas in the tensors' own type."""
 import contextlib
 
 import numpy
@@ -18,9 +18,9 @@ VARIANTS = {
     "qwen3-next": {},
     "one value head for each key head": dict(linear_num_value_heads=2),
     "four value heads for each key head": dict(linear_num_value_heads=8),
-    "odd sizes": dict(vocab_size=8191, hidden_size=72, moe_intermediate_size=20, num_experts=7, num_experts_per_tok=3, num_attention_heads=6, num_key_value_heads=3,
-                      head_dim=40, linear_num_key_heads=3, linear_num_value_heads=6, linear_key_head_dim=12, linear_value_head_dim=20, eos_token_id=None,
-                      pad_token_id=None),
+    "odd sizes": dict(vocab_size=8191, hidden_size=72, moe_intermediate_size=20, num_experts=7, num_experts_per_tok=3, num_attention_heads=6,
+                      num_key_value_heads=3, head_dim=40, linear_num_key_heads=3, linear_num_value_heads=6, linear_key_head_dim=12,
+                      linear_value_head_dim=20, eos_token_id=None, pad_token_id=None),
     "tied": dict(tie_word_embeddings=True),
     "whole heads rotate": dict(partial_rotary_factor=1.0),
     "a list of layer types": dict(layer_types=[FULL, LINEAR, FULL, LINEAR]),

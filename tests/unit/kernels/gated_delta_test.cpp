@@ -28,7 +28,8 @@ struct DeltaCase {
 };
 
 void PrintTo(const DeltaCase& c, std::ostream* out) {
-  *out << c.B << "x" << c.T << " heads " << c.K << "x" << c.R << " dims " << c.D << " " << c.V << (c.packed ? " packed" : "") << " decay " << static_cast<int>(c.decay);
+  *out << c.B << "x" << c.T << " heads " << c.K << "x" << c.R << " dims " << c.D << " " << c.V << (c.packed ? " packed" : "") << " decay "
+       << static_cast<int>(c.decay);
 }
 
 // Documents of lengths 1, 2, 5, 61, 64, 65, ... one after the other.
@@ -88,7 +89,9 @@ TEST_P(GatedDelta, ForwardAndEveryGradientEqualTheRecurrence) {
                           at::zeros_like(in.dt_bias_N)};
     gated_delta_backward(dout, in, d);
     const int64_t keys = c.K * c.D;
-    const auto expect = [&](const char* name, const at::Tensor& a, const at::Tensor& b) { EXPECT_LE(distance(a, b), tolerance) << name << " " << at::toString(type); };
+    const auto expect = [&](const char* name, const at::Tensor& a, const at::Tensor& b) {
+      EXPECT_LE(distance(a, b), tolerance) << name << " " << at::toString(type);
+    };
     expect("dq", d.dqkv_SC.narrow(1, 0, keys), exact.qkv_SC.grad().narrow(1, 0, keys));
     expect("dk", d.dqkv_SC.narrow(1, keys, keys), exact.qkv_SC.grad().narrow(1, keys, keys));
     expect("dv", d.dqkv_SC.narrow(1, 2 * keys, c.K * c.R * c.V), exact.qkv_SC.grad().narrow(1, 2 * keys, c.K * c.R * c.V));
@@ -125,7 +128,8 @@ TEST(GatedDelta, GoesOnFromAState) {
     int64_t from = 0;
     for (const int64_t count : {70, 1, 1, 5, 23}) {
       const auto piece = [&](const at::Tensor& t) { return t.view({c.B, c.T, -1}).narrow(1, from, count).reshape({c.B * count, -1}); };
-      const GatedDeltaResult result = gated_delta({c.B, count, c.K, c.D, c.V, piece(in.qkv_SC), piece(in.beta_SN.contiguous()), piece(in.alpha_SN.contiguous()), in.A_log_N, in.dt_bias_N, {}, state});
+      const GatedDeltaResult result = gated_delta({c.B, count, c.K, c.D, c.V, piece(in.qkv_SC), piece(in.beta_SN.contiguous()),
+                                                   piece(in.alpha_SN.contiguous()), in.A_log_N, in.dt_bias_N, {}, state});
       out.push_back(result.out_SV.view({c.B, count, -1}));
       state = result.state_BNDV;
       from += count;
@@ -143,11 +147,13 @@ TEST(GatedDelta, EveryInstructionSetAgrees) {
     const VectorTables* tables = vector_tables(name);
     if (!tables) continue;
     const float* qkv = in.qkv_SC.const_data_ptr<float>();
-    const DeltaHead<float, float> head{qkv, qkv + 24, qkv + 48, 128, in.beta_SN.const_data_ptr<float>(), in.alpha_SN.const_data_ptr<float>(), in.beta_SN.stride(0),
-                                       in.A_log_N.const_data_ptr<float>(), in.dt_bias_N.const_data_ptr<float>(), 90, 2, 24, 40, nullptr, false};
+    const DeltaHead<float, float> head{qkv, qkv + 24, qkv + 48, 128, in.beta_SN.const_data_ptr<float>(), in.alpha_SN.const_data_ptr<float>(),
+                                       in.beta_SN.stride(0), in.A_log_N.const_data_ptr<float>(), in.dt_bias_N.const_data_ptr<float>(), 90, 2, 24, 40,
+                                       nullptr, false};
     std::vector<float> scratch(static_cast<size_t>(delta_scratch(2, 24, 40)));
     at::Tensor out = at::empty({90, 80}), state = at::zeros({1, 2, 24, 40});
-    tables->delta_f32->forward(head, tables->delta_f32->product, scratch.data(), out.mutable_data_ptr<float>(), 80, state.mutable_data_ptr<float>(), nullptr);
+    tables->delta_f32->forward(head, tables->delta_f32->product, scratch.data(), out.mutable_data_ptr<float>(), 80, state.mutable_data_ptr<float>(),
+                               nullptr);
     EXPECT_LE(distance(out, wanted.out_SV), 1e-5) << name;
     EXPECT_LE(distance(state, wanted.state_BNDV), 1e-5) << name;
   }
@@ -155,7 +161,8 @@ TEST(GatedDelta, EveryInstructionSetAgrees) {
 
 TEST(CausalConv1d, EqualsTheDefinitionAndItsGradients) {
   for (const auto& [type, tolerance] : std::vector<std::pair<at::ScalarType, double>>{{at::kDouble, 1e-13}, {at::kFloat, 2e-6}, {at::kBFloat16, 4e-3}})
-    for (const auto& [B, T, C, W] : std::vector<std::array<int64_t, 4>>{{1, 1, 5, 4}, {2, 3, 130, 4}, {2, 70, 300, 4}, {1, 90, 20, 2}, {1, 9, 7, 1}, {1, 70, 33, 6}})
+    for (const auto& [B, T, C, W] :
+         std::vector<std::array<int64_t, 4>>{{1, 1, 5, 4}, {2, 3, 130, 4}, {2, 70, 300, 4}, {1, 90, 20, 2}, {1, 9, 7, 1}, {1, 70, 33, 6}})
       for (const bool packed : {false, true}) {
         at::manual_seed(14);
         const at::Tensor rows = at::randn({B * T, C + 9}, at::kDouble).to(type), x = rows.narrow(1, 4, C), dy = at::randn({B * T, C}, at::kDouble).to(type);
@@ -190,7 +197,8 @@ TEST(CausalConv1d, GoesOnFromItsHistory) {
     const at::Tensor whole = causal_conv1d({2, 20, x.reshape({40, 40}), weight, {}, {}}).view({2, 20, 40});
     for (const int64_t cut : {3, 4, 19}) {
       const at::Tensor rest = x.narrow(1, cut, 20 - cut).reshape({-1, 40});
-      EXPECT_LE(distance(causal_conv1d({2, 20 - cut, rest, weight, {}, x.narrow(1, cut - 3, 3)}).view({2, -1, 40}), whole.narrow(1, cut, 20 - cut)), 1e-6) << cut;
+      const at::Tensor got = causal_conv1d({2, 20 - cut, rest, weight, {}, x.narrow(1, cut - 3, 3)}).view({2, -1, 40});
+      EXPECT_LE(distance(got, whole.narrow(1, cut, 20 - cut)), 1e-6) << cut;
     }
   }
 }
@@ -223,7 +231,8 @@ TEST(GateHeads, EqualsTheDefinitionAndItsGradients) {
   const int64_t width = 3 * 6 * 20;
   for (const auto& [type, tolerance] : std::vector<std::pair<at::ScalarType, double>>{{at::kDouble, 1e-14}, {at::kFloat, 2e-6}, {at::kBFloat16, 4e-3}}) {
     at::manual_seed(18);
-    const at::Tensor qkv = at::randn({9, width}, at::kDouble).to(type), out = at::randn({9, 120}, at::kDouble).to(type), dy = at::randn({9, 120}, at::kDouble).to(type);
+    const auto random = [&type](int64_t columns) { return at::randn({9, columns}, at::kDouble).to(type); };
+    const at::Tensor qkv = random(width), out = random(120), dy = random(120);
     const at::Tensor qkv64 = wide(qkv).requires_grad_(), out64 = wide(out).requires_grad_();
     const at::Tensor wanted = gate_heads_reference(out64, qkv64, layout);
     torch::autograd::backward({wanted}, {wide(dy)});

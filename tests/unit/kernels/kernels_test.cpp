@@ -101,7 +101,8 @@ TEST(Kernels, SplitQkv) {
   at::manual_seed(5);
   for (const Case& c : kCases)
     for (const bool norm : {false, true})
-      for (const auto& [rotary, gate] : std::vector<std::pair<int64_t, OutputGate>>{{4, OutputGate::none}, {16, OutputGate::none}, {24, OutputGate::none}, {6, OutputGate::per_head}}) {
+      for (const auto& [rotary, gate] :
+           std::vector<std::pair<int64_t, OutputGate>>{{4, OutputGate::none}, {16, OutputGate::none}, {24, OutputGate::none}, {6, OutputGate::per_head}}) {
         const HeadLayout layout{3, 2, 24, gate};
         const QkvInputs in = qkv_inputs(2, 19, layout, rotary, norm, c.type), in64 = widened(in);
         const at::Tensor qkv = random({38, 3 * layout.group_heads() * 24}, c.type);
