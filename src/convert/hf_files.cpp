@@ -5,6 +5,7 @@
 
 #include "base/errors.h"
 #include "convert/native_config.h"
+#include "convert/segment_source.h"
 #include "families/registry.h"
 
 namespace ponte {
@@ -15,13 +16,6 @@ constexpr const char* kTokenizerFiles[] = {"tokenizer.json",  "tokenizer_config.
                                            "preprocessor_config.json"};
 constexpr const char* kGenerationConfig = "generation_config.json";
 constexpr const char* kHfStorage = "hf_tensors.json";
-
-HfTensors sources_of(const RuleTable& table) {
-  HfTensors out;
-  for (const Rule& rule : table.rules)
-    for (const Source& source : rule.sources) out.emplace(source.name, source.shape);
-  return out;
-}
 
 // Through links (the hub's cache is made of them), as a plain file.
 void copy_plainly(const fs::path& from, const fs::path& to) {
@@ -51,25 +45,26 @@ void keep_hf_files(const fs::path& hf, const fs::path& iteration) {
 }
 
 void keep_hf_storage(const ModelConfig& config, const RuleTable& used, const fs::path& iteration) {
-  const HfTensors tensors = sources_of(used);
-  if (tensors == sources_of(rule_table(config))) return;
-  Json document = Json::object();
-  for (const auto& [name, shape] : tensors) document[name] = shape;
-  write_file_atomically(iteration / kKeptFolder / kHfStorage, dump_json(document));
+  const std::string storage = unusual_storage(config, used);
+  if (!storage.empty()) write_file_atomically(iteration / kKeptFolder / kHfStorage, storage);
 }
 
 HfTensors kept_hf_storage(const fs::path& iteration) {
   const fs::path file = iteration / kKeptFolder / kHfStorage;
-  HfTensors out;
-  if (!fs::exists(file)) return out;
-  const Json document = read_json(file);
-  require(document.is_object(), "{}: not a JSON object", file);
-  for (const auto& [name, shape] : document.items()) {
-    require(shape.is_array() && std::ranges::all_of(shape, [](const Json& n) { return n.is_number_unsigned(); }), "{}: the shape of '{}' is {}", file, name,
-            shape.dump());
-    out.emplace(name, shape.get<Shape>());
+  return fs::exists(file) ? read_storage(read_file(file), file.string()) : HfTensors();
+}
+
+void pass_on_hf_storage(const fs::path& model, const fs::path& iteration) {
+  const fs::path target = iteration / kKeptFolder / kHfStorage;
+  if (is_hf_checkpoint(model)) {
+    ModelConfig config = model_config_from_hf(model / "config.json");
+    const HfTensors tensors = hf_tensors(model);
+    read_presence(tensors, config);
+    keep_hf_storage(config, rule_table(config, tensors), iteration);
+  } else if (is_native_checkpoint(model)) {
+    const fs::path kept = iteration_directory(model) / kKeptFolder / kHfStorage;
+    if (fs::exists(kept)) copy_plainly(kept, target);
   }
-  return out;
 }
 
 void restore_hf_files(const fs::path& from, const fs::path& hf) {

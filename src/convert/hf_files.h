@@ -19,6 +19,9 @@ void keep_hf_files(const fs::path& hf_directory, const fs::path& iteration_direc
 void keep_hf_storage(const ModelConfig& config, const RuleTable& used, const fs::path& iteration_directory);
 // What keep_hf_storage kept; empty when it kept nothing. UserError when the file is damaged.
 HfTensors kept_hf_storage(const fs::path& iteration_directory);
+// The same for a checkpoint of a run: `model` is what the run took its weights from, an HF folder or a Megatron checkpoint (root or iteration); nothing happens
+// when it is neither.
+void pass_on_hf_storage(const fs::path& model, const fs::path& iteration_directory);
 // Tokenizer files and generation_config.json back into an HF folder, from an iteration or from another HF folder; config.json is not copied.
 void restore_hf_files(const fs::path& from, const fs::path& hf_directory);
 // bos_token_id, eos_token_id and pad_token_id of a config.json made afresh, from the tokenizer's files in `directory`, as far as they say.

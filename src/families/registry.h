@@ -34,6 +34,10 @@ ModelConfig model_config_from_hf(const std::filesystem::path& config_json);
 Json hf_config_from_model(const ModelConfig& config);
 
 RuleTable rule_table(const ModelConfig& config, const HfTensors& present = {});
+// The HF tensors a table reads, as the JSON kept with a model; "" when they are those of the family's usual storage. UserError from the reader when the
+// text is damaged.
+std::string unusual_storage(const ModelConfig& config, const RuleTable& table);
+HfTensors read_storage(std::string_view json, std::string_view origin);
 
 // Parameters of a model, counted from its rules: all of them, those a token meets (of the routed experts only the chosen ones), and those of prediction
 // layers, which neither of the two includes.

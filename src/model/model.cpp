@@ -15,7 +15,9 @@ namespace {
 void check_supported(const ModelConfig& c) {
   require(c.experimental_attention_variant.empty() || c.experimental_attention_variant == "gated_delta_net",
           "model.experimental_attention_variant: '{}', wanted gated_delta_net", c.experimental_attention_variant);
-  require(c.mtp_num_layers == 0, "model.mtp_num_layers: {}: multi-token prediction is not part of this build", c.mtp_num_layers);
+  require(c.mtp_num_layers == 0 || c.pipeline_model_parallel_size == 1, "model.mtp_num_layers: {}: prediction layers over {} pipeline stages are not supported",
+          c.mtp_num_layers, c.pipeline_model_parallel_size);
+  require(c.model_type != "olmoe", "model: norms over all heads of queries and keys (OLMoE) are not part of this build; such checkpoints are converted only");
   require(c.normalization == "RMSNorm", "model.normalization: '{}', wanted RMSNorm", c.normalization);
   require(c.gated_linear_unit && c.activation_func == "silu", "model.activation_func: '{}', wanted silu with gated_linear_unit", c.activation_func);
   require(!c.add_bias_linear, "model.add_bias_linear: biases outside the query/key/value projection are not supported");
@@ -72,7 +74,7 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
   if (stage.embedding) embedding = {&parameters->get("embedding.word_embeddings.weight"), region};
   for (int64_t i = stage.first_layer; i < stage.first_layer + stage.layers; ++i)
     decoder.layers.push_back(make_decoder_layer(c, i, format("decoder.layers.{}.", i), *parameters, seams));
-  if (c.num_moe_experts > 0) loads.resize(static_cast<size_t>(c.num_layers));
+  if (c.num_moe_experts > 0) loads.resize(static_cast<size_t>(c.num_layers + c.mtp_num_layers));
   if (c.moe_router_load_balancing_type == "global_aux_loss") earlier.resize(loads.size());
   decoder.recomputed_stretches = recomputed_stretches(c, stage.layers);
   if (stage.loss) {
@@ -80,6 +82,8 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
     Parameter& output = parameters->get(c.share_embeddings_and_output_weights ? "embedding.word_embeddings.weight" : "output_layer.weight");
     output.is_copy = c.share_embeddings_and_output_weights && !stage.embedding;
     loss_head = {&output, region};
+    prediction = make_prediction_layers(c, *parameters, seams);
+    prediction_losses.resize(prediction.size());
   }
   parameters->check_complete([&](const Rule& rule) { return is_elsewhere(rule, stage, c, seams.experts); });
   for (Parameter& p : parameters->all()) in_order.push_back(&p);
@@ -155,11 +159,16 @@ StageOutput Model::forward_stage(const Batch& batch, const at::Tensor& input_SH,
   const std::shared_ptr<RoutingReport> routing = s.routing_report(batch, gradient_scale * micro_batch_tokens);
   const Batch own = s.own_tokens(batch);
   const at::Tensor hidden_SH = s.hidden(own, input_SH, routing);
-  if (routing && at::GradMode::is_enabled()) s.add_report(*routing);
-  if (!s.stage.loss) return {hidden_SH, {}};
+  const bool training = at::GradMode::is_enabled();
+  if (!s.stage.loss) {
+    if (routing && training) s.add_report(*routing);
+    return {hidden_SH, {}};
+  }
   const at::Tensor mask_S = own.loss_mask_BT.defined() ? flat(own.loss_mask_BT, device).to(wide) : at::ones({own.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
   check_token_ids(own.labels_BT.reshape({-1}).cpu().masked_select(mask_S.cpu() != 0), s.config.vocab_size);
-  const TokenLosses losses = s.loss_head(hidden_SH, flat(own.labels_BT, device), mask_S * gradient_scale);
+  TokenLosses losses = s.loss_head(hidden_SH, flat(own.labels_BT, device), mask_S * gradient_scale);
+  if (training && !s.prediction.empty()) losses.scaled = s.add_prediction_losses(batch, hidden_SH, routing, gradient_scale, losses.scaled);
+  if (routing && training) s.add_report(*routing);
   return {{}, {(losses.losses_S * mask_S).sum(), losses.scaled, mask_S.sum().item<double>(), losses.losses_S.view(own.labels_BT.sizes())}};
 }
 
@@ -177,6 +186,7 @@ at::Tensor Model::logits(const Batch& batch) {
 void Model::zero_gradients() {
   state_->loads.assign(state_->loads.size(), ExpertLoad());
   state_->earlier.assign(state_->earlier.size(), ExpertLoad());
+  state_->prediction_losses.assign(state_->prediction_losses.size(), PredictionLoss());
   for (Parameter* p : state_->in_order) {
     if (!p->value.requires_grad()) continue;
     if (p->main_grad.defined()) p->main_grad.zero_();

@@ -40,6 +40,11 @@ struct LossSum {
   at::Tensor token_losses_BT; // fp32, detached, unmasked: for reports that name samples
 };
 
+// What a multi-token prediction layer lost on the tokens it had to predict: a row's or document's last ones are beyond it.
+struct PredictionLoss {
+  double sum = 0, tokens = 0;
+};
+
 struct ModelOptions {
   at::Device device = at::kCPU;
   // Element type of the parameters; activations follow. fp64 is for tests.
@@ -99,8 +104,11 @@ class Model {
   // How each sparse layer spread the tokens of the micro-batches since zero_gradients() (one entry per layer, a dense layer's tokens_E undefined; the
   // losses are means over those tokens). Forward passes without autograd leave it alone.
   std::span<const ExpertLoad> expert_loads() const;
-  // Adds up expert_loads over the replicas. Once per step, on every rank, after the last micro-batch.
+  // Adds up expert_loads over the replicas, and prediction_losses over all ranks that have other tokens. Once per step, on every rank, after the last
+  // micro-batch.
   void reduce_expert_loads();
+  // Per depth of multi-token prediction, of the micro-batches since zero_gradients() that were run with autograd; without it those layers do not run.
+  std::span<const PredictionLoss> prediction_losses() const;
   // Moves the routers' balancing biases by this step's loads, where the model has them. Once per step, after the optimizer.
   void update_expert_biases();
 

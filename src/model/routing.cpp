@@ -71,7 +71,10 @@ void Model::State::add_report(const RoutingReport& report) {
   if (!earlier.empty()) add_loads(earlier, over_replicas(report.loads, *groups.data));
 }
 
-void Model::reduce_expert_loads() { state_->loads = over_replicas(state_->loads, *state_->groups.data); }
+void Model::reduce_expert_loads() {
+  state_->loads = over_replicas(state_->loads, *state_->groups.data);
+  state_->reduce_prediction_losses();
+}
 
 std::span<const ExpertLoad> Model::expert_loads() const { return state_->loads; }
 

@@ -6,6 +6,7 @@
 #include "families/rule.h"
 #include "model/decoder.h"
 #include "model/model.h"
+#include "model/mtp.h"
 #include "nn/embedding.h"
 #include "nn/loss_head.h"
 
@@ -26,6 +27,8 @@ struct Model::State {
   Decoder decoder;
   RmsNorm final_norm;
   LossHead loss_head;
+  std::vector<PredictionLayer> prediction;
+  std::vector<PredictionLoss> prediction_losses;  // per depth, of the step's micro-batches so far
   std::vector<ExpertLoad> loads;  // per layer, of the step's micro-batches so far; empty without sparse layers
 
   std::vector<ExpertLoad> earlier;  // as loads, of all replicas; only where the balancing loss counts a whole step
@@ -42,6 +45,10 @@ struct Model::State {
   std::shared_ptr<RoutingReport> routing_report(const Batch& batch, double scale) const;
   // Adds it to what the step has seen.
   void add_report(const RoutingReport& report);
+  void reduce_prediction_losses();
+  // Runs the prediction layers on the decoder's normed hidden states of the whole batch's own tokens; adds their losses to the objective, which it returns.
+  at::Tensor add_prediction_losses(const Batch& batch, at::Tensor hidden_SH, std::shared_ptr<RoutingReport> routing, double gradient_scale,
+                                   at::Tensor objective);
 };
 
 // UserError naming the first id outside [0, vocabulary). CPU tensors only; on a device this would stall the stream.

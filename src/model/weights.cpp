@@ -46,7 +46,7 @@ bool contains(const std::string& text, const char* part) { return text.find(part
 // Megatron's defaults (transformer_config.py: init_method_normal, scaled_init_method_normal; gated_delta_net: decay rates of 1 to 16, steps of one, the
 // convolution as torch.nn.Conv1d).
 at::Tensor whole_initial(const Parameter& p, const ModelConfig& c, uint64_t seed) {
-  const bool norm = contains(p.name, "layer_norm_weight") || contains(p.name, "layernorm.weight") || contains(p.name, "out_norm.weight");
+  const bool norm = contains(p.name, "layer_norm_weight") || contains(p.name, "norm.weight");
   if (norm) return at::full(p.rule->shape, c.layernorm_zero_centered_gamma ? 0.0 : 1.0);
   const at::Generator generator = at::detail::createCPUGenerator(xxh3_64(std::as_bytes(std::span(p.name))) ^ seed);
   const auto uniform = [&](double from, double to) { return at::empty(p.rule->shape, at::kFloat).uniform_(from, to, generator); };

@@ -99,7 +99,8 @@ def sparse_model(kind, folder, **changes):
     shape = dict(vocab_size=160, hidden_size=40, intermediate_size=56, moe_intermediate_size=24, num_hidden_layers=4, num_attention_heads=4,
                  num_key_value_heads=2, num_experts=6, num_experts_per_tok=2, tie_word_embeddings=False)
     config_class, model_class = {"qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
-                                 "qwen2_moe": (transformers.Qwen2MoeConfig, transformers.Qwen2MoeForCausalLM)}[kind]
+                                 "qwen2_moe": (transformers.Qwen2MoeConfig, transformers.Qwen2MoeForCausalLM),
+                                 "olmoe": (transformers.OlmoeConfig, transformers.OlmoeForCausalLM)}[kind]
     torch.manual_seed(3)
     model_class(config_class(**{**shape, **changes})).to(torch.bfloat16).save_pretrained(folder)
 
@@ -111,6 +112,23 @@ SPARSE_MODELS = {
     "qwen2-moe": ("qwen2_moe", dict(shared_expert_intermediate_size=28)),
     "qwen2-moe with dense layers": ("qwen2_moe", dict(shared_expert_intermediate_size=28, mlp_only_layers=[1])),
 }
+
+
+def test_olmoe(ponte, tmp_path):
+    """Norms as wide as the whole projection; an expert's width under the dense name."""
+    sparse_model("olmoe", tmp_path / "hf", intermediate_size=24)
+    ponte("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "m")
+    ponte("verify", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "m")
+    stored = dcp_tensors(tmp_path / "m")
+    assert stored["decoder.layers.self_attention.q_layernorm.weight"].shape == (4, 40)
+    assert stored["decoder.layers.self_attention.k_layernorm.weight"].shape == (4, 20)
+    assert stored["decoder.layers.mlp.experts.experts.linear_fc1.weight"].shape == (4, 6, 48, 40)
+    ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "back")
+    assert_same(hf_tensors(tmp_path / "back"), hf_tensors(tmp_path / "hf"))
+    assert (tmp_path / "back/config.json").read_bytes() == (tmp_path / "hf/config.json").read_bytes()
+    shutil.rmtree(tmp_path / "m/iter_0000000/ponte")
+    ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "named", "--hf-model", tmp_path / "hf")
+    assert_same(hf_tensors(tmp_path / "named"), hf_tensors(tmp_path / "hf"))
 
 
 @pytest.mark.parametrize("name", SPARSE_MODELS)

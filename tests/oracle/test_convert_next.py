@@ -82,7 +82,7 @@ def test_fp32_parameters_outlive_a_cast(ponte, golden, tmp_path):
 # --- models made here ---
 
 
-def hybrid_model(folder, kind="qwen3_next", dtype="bfloat16", **changes):
+def hybrid_model(folder, kind="qwen3_next", dtype="bfloat16", std=0.3, **changes):
     """A small random model with every shape different from its neighbours; `kind` one of qwen3_next, qwen3_5, qwen3_5_moe."""
     shape = dict(vocab_size=131, hidden_size=40, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2, head_dim=8,
                  max_position_embeddings=128, linear_num_key_heads=2, linear_num_value_heads=6, linear_key_head_dim=12, linear_value_head_dim=20,
@@ -99,7 +99,7 @@ def hybrid_model(folder, kind="qwen3_next", dtype="bfloat16", **changes):
     model = getattr(transformers, name[1])(getattr(transformers, name[0])(**shape))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0, 0.3)
+            parameter.normal_(0, std)
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(folder)
     return model

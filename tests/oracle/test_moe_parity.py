@@ -143,3 +143,77 @@ def test_cached_greedy_tokens(variant, tiny, tmp_path):
     with torch.no_grad():
         wanted = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=40, do_sample=False, eos_token_id=8192, pad_token_id=0)[:, 23:]
     assert torch.equal(torch.from_numpy(numpy.fromfile(tmp_path / "out/tokens.i64", "<i8")).view(3, 40), wanted)
+
+
+# --- routers as a run may set them, through the whole model ---
+
+
+class Settings:
+    """A router by Megatron's formulas, in place of transformers' own; keeps the logits of every layer."""
+
+    def __init__(self, sigmoid=False, groups=0, group_choices=0, scale=1.0, capacity=None, by_position=False):
+        self.sigmoid, self.groups, self.group_choices, self.scale, self.capacity, self.by_position = sigmoid, groups, group_choices, scale, capacity, by_position
+        self.logits, self.dropped = [], 0
+
+    def keep(self, weights, experts, count):
+        """Weights with those beyond an expert's capacity set to zero: of a full expert the first stay, or those with the largest weights."""
+        capacity = -(-experts.numel() * self.capacity // count)
+        kept = torch.zeros_like(weights, dtype=torch.bool)
+        for e in range(count):
+            pairs = (experts == e).nonzero()
+            order = torch.arange(len(pairs)) if self.by_position else weights[experts == e].argsort(descending=True, stable=True)
+            for token, choice in pairs[order[:int(capacity)]]:
+                kept[token, choice] = True
+        self.dropped += int((~kept).sum())
+        return torch.where(kept, weights, torch.zeros_like(weights))
+
+    def __call__(self, gate, hidden):
+        logits = torch.nn.functional.linear(hidden.reshape(-1, gate.hidden_dim), gate.weight)
+        self.logits.append(logits)
+        scores = logits.sigmoid() if self.sigmoid else logits
+        allowed = scores.detach()
+        if self.groups:
+            grouped = allowed.unflatten(1, (self.groups, -1))
+            best = grouped.topk(gate.top_k // self.group_choices, -1).values.sum(-1).topk(self.group_choices, -1).indices
+            open_groups = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter(1, best, True)
+            allowed = grouped.masked_fill(~open_groups.unsqueeze(-1), float("-inf")).flatten(1)
+        experts = allowed.topk(gate.top_k, -1).indices
+        chosen = scores.gather(1, experts)
+        weights = (chosen / (chosen.sum(-1, keepdim=True) + 1e-20) if self.sigmoid else chosen.softmax(-1)) * self.scale
+        if self.capacity:
+            weights = self.keep(weights, experts, gate.num_experts)
+        return logits, weights, experts
+
+
+ROUTERS = {
+    "capacity, smallest weights go": (dict(capacity=1.0), ["model.moe_expert_capacity_factor=1.0", "model.moe_token_drop_policy=probs"]),
+    "capacity, last tokens go": (dict(capacity=0.75, by_position=True), ["model.moe_expert_capacity_factor=0.75", "model.moe_token_drop_policy=position"]),
+    "padded to capacity": (dict(capacity=1.0), ["model.moe_expert_capacity_factor=1.0", "model.moe_pad_expert_input_to_capacity=true"]),
+    "sigmoid scores": (dict(sigmoid=True, scale=2.5), ["model.moe_router_score_function=sigmoid", "model.moe_router_topk_scaling_factor=2.5"]),
+    "groups": (dict(groups=4, group_choices=2), ["model.moe_router_num_groups=4", "model.moe_router_group_topk=2"]),
+    "groups of sigmoid scores with a capacity": (dict(sigmoid=True, groups=2, group_choices=1, capacity=1.5),
+                                                 ["model.moe_router_score_function=sigmoid", "model.moe_router_num_groups=2", "model.moe_router_group_topk=1",
+                                                  "model.moe_expert_capacity_factor=1.5"]),
+}
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_routers_through_the_whole_model(router, tiny, tmp_path, monkeypatch):
+    """With the z-loss in the objective and no balancing loss."""
+    settings, keys = ROUTERS[router]
+    folder, _ = tiny("qwen3_moe", num_hidden_layers=2)
+    tokens, labels, mask = batch(8192)
+    write_input(tmp_path / "input", tokens, labels, mask)
+    route = Settings(**settings)
+    monkeypatch.setattr(transformers.models.qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter, "forward", lambda gate, hidden: route(gate, hidden))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").train()
+    logits = model(input_ids=tokens, use_cache=False).logits
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    total = (losses * mask.flatten()).sum()
+    z = sum(gate.logsumexp(-1).square().mean() for gate in route.logits)
+    (total / mask.sum() + 0.01 * z).backward()
+    assert (route.dropped > 0) == ("capacity" in settings)
+    gradients = one_by_one({name: p.grad for name, p in model.named_parameters()})
+    probe(folder, tmp_path / "input", tmp_path / "out", "model.moe_router_load_balancing_type=none", "model.moe_z_loss_coeff=0.01", *keys)
+    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total.item()) <= 1e-5 * abs(total.item())
+    assert_near(gradients_in(tmp_path / "out"), gradients, 1e-5)

@@ -1,6 +1,7 @@
 // model_probe HF_FOLDER INPUT OUT_FOLDER [key=value ...]: runs a model on the tokens of INPUT (little-endian int64: B, T, then tokens B*T, labels
 // B*T, then float32 loss mask B*T) and writes OUT_FOLDER/logits.f32, loss.f64 (sum, valid tokens) and the gradients of loss / valid tokens as an HF
-// checkpoint in OUT_FOLDER/gradients. Keys: dtype=fp32|bf16|fp16|fp64, recompute=uniform:2|block:2|core_attn, generate=N (greedy, writes tokens.i64).
+// checkpoint in OUT_FOLDER/gradients. Keys: dtype=fp32|bf16|fp16|fp64, recompute=uniform:2|block:2|core_attn, generate=N (greedy, writes tokens.i64),
+// model.KEY=VALUE as in configurations.
 #include <ATen/ATen.h>
 
 #include <cstring>
@@ -10,6 +11,7 @@
 #include "base/dtype.h"
 #include "base/errors.h"
 #include "base/file.h"
+#include "config/document.h"
 #include "convert/weight_sink.h"
 #include "convert/weight_source.h"
 #include "families/rule.h"
@@ -52,6 +54,14 @@ void apply_recompute(ModelConfig& config, const std::string& how) {
   else config.recompute_method = how.substr(0, colon), config.recompute_num_layers = std::stoll(how.substr(colon + 1));
 }
 
+ModelConfig with_settings(const ModelConfig& config, const Keys& keys) {
+  ConfigDraft draft;
+  draft.config.model = config;
+  for (const auto& [key, value] : keys)
+    if (key.starts_with("model.")) apply_override(draft, key + "=" + value, "command line");
+  return draft.config.model;
+}
+
 void write_gradients(Model& model, const fs::path& folder) {
   RuleTable rules = model.rules();
   for (Rule& rule : rules.rules) rule.arithmetic = Arithmetic::copy;  // a gradient has no offset
@@ -77,7 +87,7 @@ void greedy(Model& model, const Batch& batch, int64_t count, const fs::path& fil
 
 int run(const fs::path& hf, const fs::path& input, const fs::path& out, Keys keys) {
   const auto source = WeightSource::open(hf);
-  ModelConfig config = source->config();
+  ModelConfig config = with_settings(source->config(), keys);
   apply_recompute(config, keys["recompute"]);
   ModelOptions options;
   options.dtype = keys["dtype"] == "bf16" ? at::kBFloat16 : keys["dtype"] == "fp16" ? at::kHalf : keys["dtype"] == "fp64" ? at::kDouble : at::kFloat;
