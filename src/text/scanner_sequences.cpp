@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "text/scanner.h"
+#include "text/scanner_matcher.h"
 #include "text/unicode.h"
 
 namespace ponte {
@@ -43,6 +44,7 @@ class DeepSeekMatcher {
     if (p >= end_) return {Piece::end, 0, 0, 0};
     const auto [code, bytes] = unicode::decode(p);
     const uint8_t classes = tables_.classes_of(code);
+    if (code < 0x80) return {classes & unicode::kNumber ? Piece::numbers : Piece::rest, classes, 1, code};
     const bool chinese = (code >= 0x3040 && code <= 0x30FF) || (code >= 0x4E00 && code <= 0x9FA5);
     const Piece piece = classes & unicode::kNumber ? Piece::numbers : chinese ? Piece::chinese : Piece::rest;
     return {piece, classes, static_cast<uint8_t>(bytes), code};
@@ -54,20 +56,19 @@ class DeepSeekMatcher {
   }
 
   const char* run(const char* p, Piece piece, uint8_t classes) const {
-    for (Seen c = see(p); c.piece == piece && (c.classes & classes); c = see(p)) p += c.bytes;
-    return p;
+    for (;;) {
+      if (piece == Piece::rest && (classes & unicode::kLetter)) p = ascii_letters_end(p, end_);
+      const Seen c = see(p);
+      if (c.piece != piece || !(c.classes & classes)) return p;
+      p += c.bytes;
+    }
   }
-
-  static bool ascii_letter(const char* p) { return static_cast<unsigned>((*p | 0x20) - 'a') < 26; }
 
   // End of the match at p inside a piece, null for none.
   const char* word(const char* p, Piece piece) const {
     const Seen c = see(p);
-    if (c.code < 0x80 && (c.classes & unicode::kPunctuation) && p + 1 < end_ && ascii_letter(p + 1)) {
-      do ++p;
-      while (p < end_ && ascii_letter(p));
-      return p;
-    }
+    if (c.code < 0x80 && (c.classes & unicode::kPunctuation))
+      if (const char* q = ascii_letters_end(p + 1, end_); q > p + 1) return q;
     const bool prefix = c.code != '\r' && c.code != '\n' && !(c.classes & (unicode::kLetter | unicode::kPunctuation));
     if (prefix)
       if (const char* q = run(p + c.bytes, piece, kWord); q > p + c.bytes) return q;

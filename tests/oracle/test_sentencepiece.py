@@ -37,8 +37,7 @@ def texts(prose, seed, n):
     return SAMPLES + MORE + prose[20:40] + random_texts(seed, n)
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.fast) if name == "gemma" else name for name in MODELS])
 def test_ids_offsets_and_text(tmp_path, prose, name):
     oracle = train(tmp_path, prose, **MODELS[name])
     cases = texts(prose, name, 1500)

@@ -54,7 +54,6 @@ def texts(prose, seed, n):
     return SAMPLES + [" lead", "\tthe  end \n", "İstanbul ΑΣ ǅ", "a" * 40, "x<s> y</s>  z <s>"] + prose[20:24] + random_texts(seed, n)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_normalizers(tmp_path, prose, name):
     check(tmp_path / "plain", trained(prose, NORMALIZERS[name]), texts(prose, name, 400))
@@ -70,7 +69,6 @@ def test_every_character_through_case_and_accents(tmp_path, prose):
         check(tmp_path / str(i), byte_level(prose[:3], [], normalizer=normalizer, vocab=300), lines)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
 def test_pre_tokenizers(tmp_path, prose, name):
     pre = PRE_TOKENIZERS[name]
