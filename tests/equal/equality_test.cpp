@@ -144,6 +144,8 @@ std::vector<Row> specials() {
   const auto bias = [](ModelConfig& c) { c.moe_router_score_function = "sigmoid", c.moe_router_enable_expert_bias = true, c.moe_router_bias_update_rate = 0.05; };
   const auto shared = [](ModelConfig& c) { c.model_type = "qwen2_moe", c.hf_architecture = "Qwen2MoeForCausalLM", c.moe_shared_expert_intermediate_size = 16,
                                            c.moe_shared_expert_gate = true, c.qk_layernorm = false, c.add_qkv_bias = true; };
+  const auto predictions = [](ModelConfig& c) { c.mtp_num_layers = 2; };
+  const auto dense_predictions = [](ModelConfig& c) { c.mtp_num_layers = 1, c.model_type = "qwen3_next", c.hf_architecture = "Qwen3NextForCausalLM"; };
   const auto window = [](ModelConfig& c) { c.layer_types = {"full_attention", "sliding_attention", "sliding_attention", "full_attention"}, c.window_size = 7; };
   const auto sequence = [](ModelConfig& c) { c.sequence_parallel = true; };
   const auto recompute = [](ModelConfig& c) { c.recompute_granularity = "full", c.recompute_method = "uniform"; };
@@ -182,6 +184,11 @@ std::vector<Row> specials() {
       {"loss per step, stages, padding", experts, balancing("global_aux_loss"), {.data = 2, .pipeline = 2}, {}, padded},
       {"capacity by weight", experts, capacity("probs"), {.tensor = 2, .context = 2, .data = 2, .expert = 2}, sequence},
       {"capacity by place", experts, capacity("position"), {.tensor = 2, .context = 2, .expert = 2}, sequence, padded},
+      {"hybrid, many axes", hybrid, {}, {.tensor = 2, .context = 2, .data = 2, .pipeline = 2, .expert = 4}, sequence},
+      {"hybrid, padding, recompute", hybrid, {}, {.tensor = 2, .context = 2, .expert = 2}, recompute, padded},
+      {"prediction layers", hybrid, predictions, {.tensor = 2, .data = 2, .expert = 2}, {}},
+      {"prediction layers, shards", hybrid, predictions, {.tensor = 2, .context = 2, .expert = 2}, sequence},
+      {"prediction layers, tied, padding", dense_tied, dense_predictions, {.tensor = 2, .context = 2, .data = 2}, {}, padded},
       {"expert bias", experts, bias, {.tensor = 2, .data = 2, .expert = 2}, sequence},
       {"expert bias in stages", experts, bias, {.context = 2, .data = 2, .pipeline = 2}, {}},
   };
