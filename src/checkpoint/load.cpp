@@ -2,6 +2,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
 
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/parallel.h"
+#include "checkpoint/foreign_state.h"
 #include "checkpoint/tensor_dtype.h"
 #include "convert/weight_source.h"
 #include "format/torch_dist.h"
@@ -29,19 +31,27 @@ void load_optimizer(const WeightSource& source, AdamW& optimizer) {
     const std::pair<const char*, const at::Tensor*> parts[] = {{"optimizer.state.param.", &slot.main_param},
                                                                {"optimizer.state.exp_avg.", &slot.exp_avg},
                                                                {"optimizer.state.exp_avg_sq.", &slot.exp_avg_sq}};
-    for (const auto& [prefix, tensor] : parts)
-      source.read_state(prefix, *slot.parameter->rule, slot.parameter->slice, bytes_of(*tensor), dtype_of(tensor->scalar_type()));
+    const Slice& held = slot.parameter->slice;
+    const Slice slice = slot.rows.count() == held.shape[0] ? held : rows_of(held, slot.rows);
+    for (const auto& [prefix, tensor] : parts) source.read_state(prefix, *slot.parameter->rule, slice, bytes_of(*tensor), dtype_of(tensor->scalar_type()));
   });
 }
 
-// Whether the checkpoint's optimizer state is laid out like the model; UserError naming the layout where it is another.
-bool has_model_shaped_optimizer(const Value& common, std::string_view what) {
+// Flat state names nothing: that its main parameters round to the weights beside it shows that it was taken apart in the right places.
+void check_main_params(AdamW& optimizer, const std::string& what) {
+  for (const AdamW::Slot& slot : optimizer.slots())
+    require(at::equal(slot.main_param.to(at::kBFloat16), slot.value.to(at::kBFloat16)) || at::equal(slot.main_param.to(slot.value.scalar_type()), slot.value), "{}: the main parameters of {} do not round to its weights", what, slot.parameter->name);
+}
+
+// Whether the checkpoint holds optimizer state; UserError where it is in a layout this version does not read.
+bool has_optimizer_state(const Value& common, std::string_view what) {
   const Value* optimizer = common.find("optimizer");
   if (!optimizer) return false;
   const Value* type = optimizer->find("param_state_sharding_type");
-  require(type && type->as_text(what) == "fully_reshardable",
+  const std::string layout = type ? type->as_text(what) : "";
+  require(layout == "fully_reshardable" || layout == "dp_reshardable" || layout == "fsdp_dtensor",
           "{}: its optimizer state is stored as {}; this version resumes from fully_reshardable (checkpoint.dist_ckpt_optim_fully_reshardable=true when "
-          "saving); checkpoint.load_optim=false takes the weights alone",
+          "saving), dp_reshardable and fsdp_dtensor; checkpoint.load_optim=false takes the weights alone",
           what, type ? type->as_text(what) : std::string("parameters of a single process"));
   return true;
 }
@@ -79,9 +89,9 @@ std::optional<DataRecord> stored_data(const FoundCheckpoint& checkpoint) {
 LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, Model& model, AdamW* optimizer) {
   const std::string what = checkpoint.folder.string();
   const TorchDistReader reader(checkpoint.folder);
-  const std::optional<Value> common = reader.common_state();
-  require(common.has_value(), "{}: no common.pt and no common_state object: not a torch_dist checkpoint of a run", what);
-  const bool with_optimizer = optimizer && has_model_shaped_optimizer(*common, what);
+  const std::optional<Value> common = training_state(reader);
+  require(common.has_value(), "{}: no common.pt, no common_state and no iteration object: not a checkpoint of a run", what);
+  const bool with_optimizer = optimizer && has_optimizer_state(*common, what);
   LoadedRun out{.state = {}, .schedule = with_optimizer ? reconcile_schedule(schedule, *common, policy_of(config.scheduler), what) : schedule,
                 .has_optimizer = with_optimizer};
   if (fs::exists(checkpoint.folder / "train_state.pt"))
@@ -96,6 +106,7 @@ LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, cons
   if (with_optimizer) {
     read_common_state(*common, what, out.state);
     load_optimizer(*source, *optimizer);
+    if (common->at("optimizer", what).at("param_state_sharding_type", what).as_text(what) == "dp_reshardable") check_main_params(*optimizer, what);
     optimizer->set_steps(out.state.optimizer_steps);
   } else if (optimizer) {
     optimizer->main_params_from_values();

@@ -1,4 +1,4 @@
-// `ponte train`: a resolved configuration, run.
+// `ponte train`: a resolved configuration, run; with --nproc-per-node, by ranks this process starts and watches.
 #include <algorithm>
 
 #include "base/environment.h"
@@ -7,23 +7,72 @@
 #include "base/log.h"
 #include "cli/train_config.h"
 #include "cli_torch/commands.h"
+#include "comm/launch.h"
 #include "train/trainer.h"
 
 namespace ponte {
+namespace {
+
+int launch_training(const TrainArguments& parsed, const Arguments& arguments) {
+  validate(resolve_run(parsed.request).config, parsed.nproc_per_node);  // what is wrong for all is said before any is started
+  LaunchOptions options{.command = {fs::read_symlink("/proc/self/exe").string(), "train"}, .processes = parsed.nproc_per_node, .max_restarts = parsed.max_restarts};
+  options.command.insert(options.command.end(), arguments.begin(), arguments.end());
+  return launch_ranks(options);
+}
+
+std::chrono::milliseconds timeout_of(const DistConfig& c) {
+  const int64_t seconds = c.distributed_timeout_seconds_after_init > 0 ? c.distributed_timeout_seconds_after_init : 60 * c.distributed_timeout_minutes;
+  require(seconds > 0, "dist.distributed_timeout_minutes is {}: expected at least 1", c.distributed_timeout_minutes);
+  return std::chrono::seconds(seconds);
+}
+
+void warn_of_idle_keys(const std::vector<std::string>& keys) {
+  for (const std::string& key : keys) log_warning("{} has no effect here", key);
+}
+
+void train_together(const TrainArguments& parsed, const LaunchEnvironment& launch, ResolvedRun resolved, const std::shared_ptr<Ranks>& ranks) {
+  if (ranks->rank() == 0) {
+    warn_of_idle_keys(parsed.without_effect);
+    warn_of_idle_keys(resolved.without_effect);
+  }
+  // The last checkpoint of this very run is where a restart goes on.
+  if (launch.restarts > 0 && resolved.config.checkpoint.load.empty()) resolved.config.checkpoint.load = resolved.config.checkpoint.save;
+  Run run = set_up_run(resolved, ranks);
+  train(run);
+}
+
+int train_as_rank(const TrainArguments& parsed, const LaunchEnvironment& launch) {
+  std::optional<ResolvedRun> resolved;
+  std::exception_ptr problem;
+  try {
+    resolved = resolve_run(parsed.request);
+  } catch (const UserError&) {
+    problem = std::current_exception();
+  }
+  const std::shared_ptr<Ranks> ranks = Ranks::join(launch, timeout_of(resolved ? resolved->config.dist : DistConfig()));
+  try {
+    agree(ranks->world(), [&] {
+      if (problem) std::rethrow_exception(problem);
+    });
+    train_together(parsed, launch, std::move(*resolved), ranks);
+  } catch (const AgreedError&) {
+    if (ranks->rank() == 0) throw;
+    return 1;  // rank 0 says it
+  } catch (const std::exception& error) {
+    ranks->failed(error.what());
+    throw;
+  }
+  return 0;
+}
+
+}  // namespace
 
 int run_train(const Arguments& arguments) {
   const TrainArguments parsed = parse_train_arguments(arguments);
   if (const auto status = end_without_training(parsed)) return *status;
   const LaunchEnvironment launch = launch_environment();
-  const int64_t world_size = std::max(launch.world_size, parsed.nproc_per_node);
-  require(world_size == 1, "{} ranks ({}): this version lacks training on more than one rank", world_size,
-          launch.world_size > 1 ? launch.source : std::string("--nproc-per-node"));
-  const ResolvedRun resolved = resolve_run(parsed.request);
-  for (const std::vector<std::string>* keys : {&parsed.without_effect, &resolved.without_effect})
-    for (const std::string& key : *keys) log_warning("{} has no effect here", key);
-  Run run = set_up_run(resolved);
-  train(run);
-  return 0;
+  if (launch.world_size == 1 && parsed.nproc_per_node > 1) return launch_training(parsed, arguments);
+  return train_as_rank(parsed, launch);
 }
 
 }  // namespace ponte

@@ -22,19 +22,12 @@ bool has_narrow_optimizer_state(const Config& c, int64_t) {
 }
 
 constexpr Part kParts[] = {
-    {"training on more than one rank", [](const Config&, int64_t world_size) { return world_size > 1; }, "number of ranks"},
-    {"tensor parallelism in training", [](const Config& c, int64_t) { return c.model.tensor_model_parallel_size > 1; },
-     "model.tensor_model_parallel_size"},
-    {"pipeline parallelism", [](const Config& c, int64_t) { return c.model.pipeline_model_parallel_size > 1; },
-     "model.pipeline_model_parallel_size"},
-    {"context parallelism", [](const Config& c, int64_t) { return c.model.context_parallel_size > 1; }, "model.context_parallel_size"},
-    {"expert parallelism", [](const Config& c, int64_t) { return c.model.expert_model_parallel_size > 1; }, "model.expert_model_parallel_size"},
+    {"interleaved pipeline stages in training", [](const Config& c, int64_t) { return c.model.virtual_pipeline_model_parallel_size > 1; },
+     "model.virtual_pipeline_model_parallel_size"},
     {"sinkhorn balancing of experts", [](const Config& c, int64_t) { return c.model.moe_router_load_balancing_type == "sinkhorn"; },
      "model.moe_router_load_balancing_type"},
     {"recompute of shared experts alone",
      [](const Config& c, int64_t) { return std::ranges::count(c.model.recompute_modules, std::string_view("shared_experts")) > 0; }, "model.recompute_modules"},
-    {"context parallelism of gated delta nets",
-     [](const Config& c, int64_t) { return c.model.context_parallel_size > 1 && !c.model.experimental_attention_variant.empty(); }, "model.context_parallel_size"},
     {"norms over all heads at once (OLMoE)", [](const Config& c, int64_t) { return c.model.model_type == "olmoe"; }, "model.model_type"},
     {"multi-token prediction over pipeline stages",
      [](const Config& c, int64_t) { return c.model.mtp_num_layers > 0 && c.model.pipeline_model_parallel_size > 1; }, "model.mtp_num_layers"},

@@ -70,6 +70,12 @@ void refuse_other_layout(const TorchDistReader& reader, const fs::path& director
               directory, tensor.name);
 }
 
+// "optimizer.state.exp_avg." -> "exp_avg"; "" for other prefixes.
+std::string_view state_kind(std::string_view prefix) {
+  constexpr std::string_view kState = "optimizer.state.";
+  return prefix.starts_with(kState) && prefix.ends_with('.') ? prefix.substr(kState.size(), prefix.size() - kState.size() - 1) : std::string_view();
+}
+
 }  // namespace
 
 fs::path iteration_directory(const fs::path& path) {
@@ -163,8 +169,24 @@ void NativeSource::append_feeds(size_t rule, size_t segment, const Window& to, s
   for (const SegmentChunk& chunk : chunks_[rule][segment]) append_copies(chunk.window, to, chunk.buffer, out);
 }
 
+// Megatron-FSDP names state after the parameter and its kind, and keeps the fp32 main parameter as the weight itself.
+std::string NativeSource::state_key(std::string_view prefix, const Rule& rule, size_t segment) const {
+  const std::string key = stored_segment(rule, segment, dialect_).key;
+  const std::string_view kind = state_kind(prefix);
+  if (dialect_.container != Container::fsdp_dtensor || kind.empty()) return std::string(prefix) + key;
+  constexpr std::string_view kWeight = "model.module.";
+  return kind == "param" ? key : format("optimizer.state.module.module.module.{}.{}", key.substr(kWeight.size()), kind);
+}
+
+const FlatState* NativeSource::flat() const {
+  if (!FlatState::present(reader_)) return nullptr;
+  const std::lock_guard lock(flat_mutex_);
+  if (!flat_) flat_.emplace(reader_, table_);
+  return &*flat_;
+}
+
 bool NativeSource::has_state(std::string_view prefix, const Rule& rule) const {
-  return reader_.find(std::string(prefix) + stored_segment(rule, 0, dialect_).key) != nullptr;
+  return reader_.find(state_key(prefix, rule, 0)) != nullptr || (!state_kind(prefix).empty() && FlatState::present(reader_));
 }
 
 void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const Slice& slice, std::span<std::byte> out, DType out_dtype) const {
@@ -172,9 +194,23 @@ void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const
   std::vector<ChunkBytes> opened;
   std::vector<SourceBuffer> buffers;
   std::vector<std::vector<SegmentChunk>> chunks;
+  std::vector<std::byte> flat;
+  const FlatState* from_flat = state_kind(prefix).empty() ? nullptr : this->flat();
+  if (from_flat) {
+    flat = from_flat->read(state_kind(prefix), rule);
+    buffers.push_back({std::string(prefix) + rule.name(), DType::f32, flat});
+  }
+  int64_t row_elements = 1, first_row = 0;
+  for (size_t d = 1; d < rule.shape.size(); ++d) row_elements *= rule.shape[d];
   for (size_t s = 0; s < rule.segments.size(); ++s) {
+    if (from_flat) {
+      const Shape& shape = rule.segments[s].shape;
+      chunks.push_back({{0, dense_window(Shape(shape.size(), 0), shape, first_row * row_elements)}});
+      first_row += shape[0];
+      continue;
+    }
     StoredSegment stored = stored_segment(rule, s, dialect_);
-    stored.key.insert(0, prefix);
+    stored.key = state_key(prefix, rule, s);
     const TorchDistTensor& tensor = reader_.at(stored.key);
     Shape found = tensor.shape;
     if (rule.segments[s].padded && found.size() == stored.shape.size() && found[0] > stored.shape[0]) found[0] = stored.shape[0];

@@ -1,9 +1,11 @@
 // A WeightSource that can also be asked where elements come from: the file-to-file paths plan with it, the live path reads with it.
 #pragma once
 #include <functional>
+#include <mutex>
 
 #include "base/file.h"
 #include "convert/dialect.h"
+#include "convert/flat_state.h"
 #include "convert/transfer.h"
 #include "convert/weight_source.h"
 #include "format/hf_index.h"
@@ -86,11 +88,16 @@ class NativeSource : public SegmentSource {
  private:
   void choose_dialect();
   void bind();
+  std::string state_key(std::string_view prefix, const Rule& rule, size_t segment) const;
   fs::path directory_;
   TorchDistReader reader_;
   Dialect dialect_;
   std::vector<std::vector<std::vector<SegmentChunk>>> chunks_;  // [rule][segment]
   std::vector<ChunkBytes> opened_;                              // keeps owned bytes alive
+  // Optimizer state that is not shaped like the model; nullptr where there is none. Laid out on first use: weights are read without it.
+  const FlatState* flat() const;
+  mutable std::mutex flat_mutex_;
+  mutable std::optional<FlatState> flat_;
 };
 
 // The iter_* folder meant by `path`: itself, or the newest one its tracker names. UserError when it is neither.

@@ -54,25 +54,25 @@ void append_chunks(const LiveShard& shard, int64_t buffer, Dialect dialect, std:
 
 }  // namespace
 
-void save_torch_dist(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
-                     const std::vector<LiveObject>& objects) {
+SavedPart save_torch_dist_part(const fs::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table,
+                               const std::vector<LiveShard>& shards, const std::vector<LiveObject>& objects) {
   const Dialect dialect = dialect_of(table);
   std::vector<LiveChunk> chunks;
   for (size_t i = 0; i < shards.size(); ++i) append_chunks(shards[i], static_cast<int64_t>(i), dialect, chunks);
-  TorchDistWriter writer(directory);
+  TorchDistWriter writer(directory, {.rank = rank});
   std::vector<Target> targets;
   for (const LiveChunk& chunk : chunks) {
     writer.add_chunk(chunk.spec, chunk.offsets, chunk.sizes);
     targets.push_back(chunk.target);
   }
-  for (const ExtraState& module : table.extra_state) writer.add_object(extra_state_key(module, dialect), empty_extra_state());
+  if (rank == 0)
+    for (const ExtraState& module : table.extra_state) writer.add_object(extra_state_key(module, dialect), empty_extra_state());
   for (const LiveObject& object : objects) writer.add_object_bytes(object.key, object.content);
   writer.begin();
   const std::vector<SourceBuffer> buffers = live_buffers(shards);
   const auto hashes = run_transfer(buffers, targets,
                                    [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) { writer.write(target, offset, block); },
                                    {0, "checkpoint"});
-  writer.finish();
   Manifest manifest;
   manifest.architecture = config.hf_architecture;
   for (size_t i = 0; i < chunks.size(); ++i) {
@@ -81,8 +81,29 @@ void save_torch_dist(const fs::path& directory, const ModelConfig& config, const
     tensor.shape = chunks[i].spec.shape;
     tensor.chunks.push_back({chunks[i].offsets, chunks[i].sizes, hashes[i]});
   }
+  return {writer.finish_rank(), manifest_text(manifest)};
+}
+
+void join_torch_dist_parts(const fs::path& directory, const std::vector<SavedPart>& parts) {
+  PONTE_ASSERT(!parts.empty());
+  std::vector<std::string> metadata;
+  Manifest manifest = parse_manifest(parts[0].manifest, "part of the manifest");
+  for (size_t i = 0; i < parts.size(); ++i) {
+    metadata.push_back(parts[i].metadata);
+    if (i == 0) continue;
+    for (auto& [name, tensor] : parse_manifest(parts[i].manifest, "part of the manifest").tensors) {
+      const auto [known, added] = manifest.tensors.emplace(name, tensor);
+      if (!added) known->second.chunks.insert(known->second.chunks.end(), tensor.chunks.begin(), tensor.chunks.end());
+    }
+  }
+  write_dist_metadata(directory, metadata);
   fs::create_directories(directory / kKeptFolder);
   write_file_atomically(directory / kKeptFolder / kNativeManifest, manifest_text(manifest));
+}
+
+void save_torch_dist(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
+                     const std::vector<LiveObject>& objects) {
+  join_torch_dist_parts(directory, {save_torch_dist_part(directory, 0, config, table, shards, objects)});
 }
 
 void save_hf(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards, int64_t max_shard_bytes) {

@@ -30,10 +30,19 @@ struct LiveObject {
   std::string key, content;
 };
 
-// Writes one rank's part of a torch_dist folder (the .distcp data and .metadata) into the existing folder `directory`. With one rank this is the whole
-// of it; the `_extra_state` objects of `table` are added by rank 0.
+// Writes a torch_dist checkpoint (the .distcp data, .metadata, the manifest of content hashes) into the existing folder `directory`.
 void save_torch_dist(const std::filesystem::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
                      const std::vector<LiveObject>& objects);
+
+// The same by several ranks: each writes its shards and objects into its own .distcp files; what they return, one of them joins. Each element of the
+// model is in one rank's shards. The `_extra_state` objects of `table` are rank 0's.
+struct SavedPart {
+  std::string metadata, manifest;
+};
+SavedPart save_torch_dist_part(const std::filesystem::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table,
+                               const std::vector<LiveShard>& shards, const std::vector<LiveObject>& objects);
+// UserError when the parts leave a hole or overlap.
+void join_torch_dist_parts(const std::filesystem::path& directory, const std::vector<SavedPart>& parts);
 
 // Writes an HF safetensors checkpoint (weights and config.json) from whole parameters held by this rank. Files of at most `max_shard_bytes`.
 void save_hf(const std::filesystem::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,

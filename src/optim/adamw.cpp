@@ -31,7 +31,7 @@ std::span<uint16_t> low_precision_part(const at::Tensor& tensor, int64_t begin, 
 
 // value = main_param rounded; nothing to do where they are one tensor.
 void publish(const AdamW::Slot& slot, int64_t begin, int64_t length) {
-  const at::Tensor& value = slot.parameter->value;
+  const at::Tensor& value = slot.value;
   if (value.scalar_type() == at::kBFloat16) {
     round_to_bf16(part<const float>(slot.main_param, begin, length), low_precision_part(value, begin, length));
   } else if (value.scalar_type() == at::kHalf) {
@@ -40,9 +40,9 @@ void publish(const AdamW::Slot& slot, int64_t begin, int64_t length) {
 }
 
 template <class Real>
-void update_part(const AdamW::Slot& slot, int64_t begin, int64_t length, const AdamScalars& scalars) {
-  adam_update(part<Real>(slot.main_param, begin, length), part<const Real>(slot.parameter->main_grad, begin, length),
-              part<Real>(slot.exp_avg, begin, length), part<Real>(slot.exp_avg_sq, begin, length), scalars);
+void update_part(const AdamW::Slot& slot, const at::Tensor& gradient, int64_t begin, int64_t length, const AdamScalars& scalars) {
+  adam_update(part<Real>(slot.main_param, begin, length), part<const Real>(gradient, begin, length), part<Real>(slot.exp_avg, begin, length),
+              part<Real>(slot.exp_avg_sq, begin, length), scalars);
 }
 
 double squares(const at::Tensor& tensor, int64_t begin, int64_t length) {
@@ -59,30 +59,52 @@ int64_t count_zeros(const at::Tensor& tensor, int64_t begin, int64_t length) {
 
 double clip_factor(double norm, double max_norm) { return max_norm > 0 ? std::min(1.0, max_norm / (norm + 1.0e-6)) : 1.0; }
 
-AdamW::AdamW(std::span<Parameter* const> parameters, const AdamSettings& settings) : settings_(settings) {
-  for (Parameter* parameter : parameters) {
-    const at::Tensor& value = parameter->value;
-    if (!value.requires_grad()) continue;
-    PONTE_ASSERT(value.is_contiguous() && value.device().is_cpu());
-    const bool low_precision = value.scalar_type() == at::kBFloat16 || value.scalar_type() == at::kHalf;
-    Slot slot{.parameter = parameter, .main_param = low_precision ? value.detach().to(at::kFloat) : value.detach(), .exp_avg = {}, .exp_avg_sq = {},
-              .decayed = is_decayed(parameter->decay, settings.apply_wd_to_qk_layernorm)};
+void AdamW::append_chunks(int64_t slot, int64_t begin, int64_t end, std::vector<Chunk>& out) const {
+  for (; begin < end; begin += kChunk) out.push_back({slot, begin, std::min(kChunk, end - begin)});
+}
+
+AdamW::AdamW(std::span<const Part> parts, const AdamSettings& settings) : settings_(settings) {
+  for (const Part& p : parts) {
+    const at::Tensor whole = p.parameter->value.detach();
+    if (!p.parameter->value.requires_grad()) continue;
+    PONTE_ASSERT(whole.is_contiguous() && whole.device().is_cpu());
+    const bool low_precision = whole.scalar_type() == at::kBFloat16 || whole.scalar_type() == at::kHalf;
+    const at::Tensor value = whole.narrow(0, p.rows.begin, p.rows.count());
+    Slot slot{.parameter = p.parameter, .rows = p.rows, .value = value, .main_param = low_precision ? value.to(at::kFloat) : value, .exp_avg = {},
+              .exp_avg_sq = {}, .decayed = is_decayed(p.parameter->decay, settings.apply_wd_to_qk_layernorm)};
     slot.exp_avg = at::zeros_like(slot.main_param);
     slot.exp_avg_sq = at::zeros_like(slot.main_param);
-    for (int64_t begin = 0; begin < value.numel(); begin += kChunk)
-      chunks_.push_back({static_cast<int64_t>(slots_.size()), begin, std::min(kChunk, value.numel() - begin)});
+    const auto number = static_cast<int64_t>(slots_.size());
+    const int64_t row = whole.size(0) == 0 ? 0 : whole.numel() / whole.size(0);
+    append_chunks(number, 0, value.numel(), chunks_);
+    for (const Rows& rows : p.counted) append_chunks(number, rows.begin * row, rows.end * row, counted_);
     slots_.push_back(std::move(slot));
   }
   require(!slots_.empty(), "nothing to train: every parameter is frozen");
 }
 
+namespace {
+
+std::vector<AdamW::Part> whole_parts(std::span<Parameter* const> parameters) {
+  std::vector<AdamW::Part> out;
+  for (Parameter* p : parameters) {
+    const Rows all{0, p->value.size(0)};
+    out.push_back({p, all, {all}});
+  }
+  return out;
+}
+
+}  // namespace
+
+AdamW::AdamW(std::span<Parameter* const> parameters, const AdamSettings& settings) : AdamW(whole_parts(parameters), settings) {}
+
 GradientReport AdamW::measure(double gradient_scale, Zeros zeros) const {
-  const int64_t n = static_cast<int64_t>(chunks_.size());
+  const int64_t n = static_cast<int64_t>(counted_.size());
   std::vector<double> sums(n);
   std::vector<int64_t> zero_counts(n);
   at::parallel_for(0, n, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const Chunk& chunk = chunks_[i];
+      const Chunk& chunk = counted_[i];
       const at::Tensor& gradient = slots_[chunk.slot].parameter->main_grad;
       sums[i] = squares(gradient, chunk.begin, chunk.length);
       if (zeros == Zeros::counted) zero_counts[i] = count_zeros(gradient, chunk.begin, chunk.length);
@@ -93,9 +115,10 @@ GradientReport AdamW::measure(double gradient_scale, Zeros zeros) const {
   for (int64_t i = 0; i < n; ++i) {
     sum += sums[i];
     report.zeros += zero_counts[i];
-    const std::string& name = slots_[chunks_[i].slot].parameter->name;
+    const std::string& name = slots_[counted_[i].slot].parameter->name;
     if (!std::isfinite(sums[i]) && (report.non_finite.empty() || report.non_finite.back() != name)) report.non_finite.push_back(name);
   }
+  report.squares = sum;
   report.norm = std::sqrt(sum) * gradient_scale;
   return report;
 }
@@ -107,13 +130,15 @@ void AdamW::step(double lr, double weight_decay, double gradient_scale) {
                       .bias_correction2 = 1.0 - std::pow(settings_.beta2, static_cast<double>(steps_)), .gradient_scale = gradient_scale};
   AdamScalars not_decayed = decayed;
   not_decayed.weight_decay = 0;
+  std::vector<at::Tensor> gradients;
+  for (const Slot& slot : slots_) gradients.push_back(slot.gradient());
   at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Chunk& chunk = chunks_[i];
       const Slot& slot = slots_[chunk.slot];
       const AdamScalars& scalars = slot.decayed ? decayed : not_decayed;
-      if (slot.main_param.scalar_type() == at::kDouble) update_part<double>(slot, chunk.begin, chunk.length, scalars);
-      else update_part<float>(slot, chunk.begin, chunk.length, scalars);
+      if (slot.main_param.scalar_type() == at::kDouble) update_part<double>(slot, gradients[chunk.slot], chunk.begin, chunk.length, scalars);
+      else update_part<float>(slot, gradients[chunk.slot], chunk.begin, chunk.length, scalars);
       publish(slot, chunk.begin, chunk.length);
     }
   });
@@ -121,29 +146,33 @@ void AdamW::step(double lr, double weight_decay, double gradient_scale) {
 
 void AdamW::main_params_from_values() {
   for (Slot& slot : slots_)
-    if (slot.main_param.data_ptr() != slot.parameter->value.data_ptr())
-      slot.main_param.copy_(slot.parameter->value.detach());
+    if (slot.main_param.data_ptr() != slot.value.data_ptr()) slot.main_param.copy_(slot.value);
 }
 
 void AdamW::values_from_main_params() {
   for (const Slot& slot : slots_) publish(slot, 0, slot.main_param.numel());
 }
 
-double AdamW::parameter_norm() const {
-  std::vector<double> sums(chunks_.size());
-  at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) sums[i] = squares(slots_[chunks_[i].slot].main_param, chunks_[i].begin, chunks_[i].length);
+double AdamW::parameter_squares() const {
+  std::vector<double> sums(counted_.size());
+  at::parallel_for(0, static_cast<int64_t>(counted_.size()), 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const Slot& slot = slots_[counted_[i].slot];
+      const int64_t row = slot.value.size(0) == 0 ? 0 : slot.value.numel() / slot.value.size(0), skipped = slot.rows.begin * row;
+      PONTE_ASSERT(counted_[i].begin >= skipped);
+      sums[i] = squares(slot.main_param, counted_[i].begin - skipped, counted_[i].length);
+    }
   });
   double sum = 0;
   for (double s : sums) sum += s;
-  return std::sqrt(sum);
+  return sum;
 }
 
 int64_t AdamW::state_bytes() const {
   int64_t bytes = 0;
   for (const Slot& slot : slots_) {
     const int64_t one = static_cast<int64_t>(slot.main_param.nbytes());
-    bytes += 2 * one + (slot.main_param.data_ptr() == slot.parameter->value.data_ptr() ? 0 : one);
+    bytes += 2 * one + (slot.main_param.data_ptr() == slot.value.data_ptr() ? 0 : one);
   }
   return bytes;
 }

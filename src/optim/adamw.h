@@ -20,24 +20,36 @@ struct AdamSettings {
 // What the gradients of one step look like, after unscaling.
 struct GradientReport {
   double norm = 0;
+  double squares = 0;                   // the norm's, before unscaling
   int64_t zeros = 0;                    // elements equal to zero; counted when asked
   std::vector<std::string> non_finite;  // names of parameters whose gradient holds a NaN or an infinity
 };
 
 class AdamW {
  public:
-  // One trained parameter. main_param is `parameter->value` itself when that is fp32 or fp64.
+  // Rows of one trained parameter. main_param is `value` itself when that is fp32 or fp64.
   struct Slot {
     Parameter* parameter;
-    at::Tensor main_param, exp_avg, exp_avg_sq;  // the parameter's shape
+    Rows rows;
+    at::Tensor value;                            // these rows of the parameter
+    at::Tensor main_param, exp_avg, exp_avg_sq;  // value's shape
     bool decayed;
+
+    at::Tensor gradient() const { return parameter->main_grad.narrow(0, rows.begin, rows.count()); }
   };
   enum class Zeros { counted, not_counted };
 
+  // What of a parameter this rank updates, and which of these rows it counts in norms (ranks add theirs up).
+  struct Part {
+    Parameter* parameter;
+    Rows rows;
+    std::vector<Rows> counted;
+  };
   // Takes the parameters that require a gradient; `value` must be contiguous and on the CPU.
-  AdamW(std::span<Parameter* const> parameters, const AdamSettings& settings);
+  AdamW(std::span<const Part> parts, const AdamSettings& settings);
+  AdamW(std::span<Parameter* const> parameters, const AdamSettings& settings);  // all of them, whole
 
-  // `gradient_scale`: what main_grad is multiplied by before anything else (1 / loss scale).
+  // `gradient_scale`: what main_grad is multiplied by before anything else (1 / loss scale). Of the counted rows.
   GradientReport measure(double gradient_scale, Zeros zeros) const;
   // gradient_scale as above, times the clipping factor.
   void step(double lr, double weight_decay, double gradient_scale);
@@ -47,16 +59,17 @@ class AdamW {
   std::span<Slot> slots() { return slots_; }
   void main_params_from_values();  // after weights were loaded: main_param = value
   void values_from_main_params();  // after main parameters were loaded: value = main_param rounded
-  double parameter_norm() const;   // of the main parameters
+  double parameter_squares() const;  // sum over the counted rows this rank updates, of the main parameters
   int64_t state_bytes() const;
 
  private:
   struct Chunk {
-    int64_t slot, begin, length;
+    int64_t slot, begin, length;  // elements; of the slot, and for counted_ of the parameter
   };
+  void append_chunks(int64_t slot, int64_t begin, int64_t end, std::vector<Chunk>& out) const;
   AdamSettings settings_;
   std::vector<Slot> slots_;
-  std::vector<Chunk> chunks_;
+  std::vector<Chunk> chunks_, counted_;
   int64_t steps_ = 0;
 };
 

@@ -76,7 +76,7 @@ void Reporter::step(const Run& run, const StepResult& result, const StepTime& ti
   last_ = result;
   last_time_ = time;
   validation_loss_.reset();
-  if (run.config.logger.log_params_norm) parameter_norm_ = run.optimizer->parameter_norm();
+  if (run.config.logger.log_params_norm) parameter_norm_ = result.parameter_norm;
   ++interval_.steps;
   interval_.seconds += time.seconds;
   interval_.data_wait_seconds += time.data_wait_seconds;
@@ -98,7 +98,7 @@ void Reporter::log_step(const Run& run) {
   if (state.skipped_train_samples > 0) line += printed(" skipped samples: %12lld |", static_cast<long long>(state.skipped_train_samples));
   line += printed(" elapsed time per iteration (ms): %.1f |", seconds * 1000);
   line += printed(" batch-generator (ms): %.2f |", interval_.data_wait_seconds / steps * 1000);
-  line += printed(" throughput per GPU (TFLOP/s/GPU): %.3g |", flops_per_step_ / seconds / 1e12);
+  line += printed(" throughput per GPU (TFLOP/s/GPU): %.3g |", flops_per_step_ / seconds / 1e12 / static_cast<double>(run.ranks->size()));
   line += printed(" tokens/s: %.0f |", tokens_per_step_ / seconds);
   line += printed(" learning rate: %.6E |", learning_rate(run));
   line += printed(" global batch size: %5lld |", static_cast<long long>(run.config.train.global_batch_size));
@@ -127,11 +127,11 @@ void Reporter::write_events(const Run& run) {
     by_samples.push_back({tag_by_samples, value});
   };
   add(c.log_loss_scale_to_tensorboard, "loss-scale", "loss-scale vs samples", run.loss_scaler.scale());
-  add(c.log_world_size_to_tensorboard, "world-size", "world-size vs samples", 1);
+  add(c.log_world_size_to_tensorboard, "world-size", "world-size vs samples", static_cast<double>(run.ranks->size()));
   add(run.config.optimizer.log_num_zeros_in_grad, "num-zeros", "num-zeros vs samples", static_cast<double>(last_.zeros));
   add(c.log_params_norm, "params-norm", "params-norm vs samples", parameter_norm_);
   const double teraflops = flops_per_step_ / last_time_.seconds / 1e12;
-  by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops}, {"throughput/tflops", teraflops},
+  by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops / static_cast<double>(run.ranks->size())}, {"throughput/tflops", teraflops},
                                  {"throughput/tokens_per_sec", tokens_per_step_ / last_time_.seconds}, {"iteration-time", last_time_.seconds},
                                  {"batch-generator-time", last_time_.data_wait_seconds}});
   const ExpertSummary experts = summarize_experts(*run.model);

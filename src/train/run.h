@@ -5,6 +5,7 @@
 
 #include "base/folder_lock.h"
 #include "checkpoint/run_state.h"
+#include "comm/ranks.h"
 #include "config/config.h"
 #include "corpus/gpt_dataset.h"
 #include "data/batch_loader.h"
@@ -12,6 +13,7 @@
 #include "optim/adamw.h"
 #include "optim/loss_scaler.h"
 #include "optim/schedule.h"
+#include "parallel/data_parallel.h"
 #include "recipes/resolve.h"
 
 namespace ponte {
@@ -22,16 +24,22 @@ struct Run {
   fs::path tokenizer_folder;  // "": none
   int32_t eod_id = -1;
   DatasetSplits data;
+  std::shared_ptr<Ranks> ranks;
+  Groups groups;
   std::unique_ptr<Model> model;
+  std::unique_ptr<DataParallel> replicas;
   std::unique_ptr<AdamW> optimizer;
   Schedule schedule;
   LossScaler loss_scaler;
   RunState state;
+
+  bool speaks() const { return ranks->rank() == 0; }  // one rank writes logs, files and checkpoints' common parts
 };
 
 // Checks the configuration, opens the data, builds the model and brings it to its starting point: a checkpoint of this run, pretrained weights, or a
-// random start. Says on stderr which it is. UserError lists what is wrong, or the parts this version does not have.
-Run set_up_run(const ResolvedRun& resolved);
+// random start. Says on stderr which it is. UserError lists what is wrong, or the parts this version does not have; what is checked is checked on every
+// rank before any training collective, and is then an AgreedError.
+Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks = Ranks::single());
 
 Schedule schedule_of(const Config& config);
 // Samples Megatron asks of the train, validation and test splits.

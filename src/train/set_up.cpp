@@ -1,5 +1,7 @@
 #include <ATen/Context.h>
 
+#include <algorithm>
+
 #include "base/errors.h"
 #include "base/log.h"
 #include "checkpoint/load.h"
@@ -11,11 +13,9 @@
 namespace ponte {
 namespace {
 
-constexpr int64_t kWorldSize = 1;
-
-void check(const Config& config) {
-  validate(config, kWorldSize);
-  const std::vector<std::string> missing = unsupported_parts(config, kWorldSize);
+void check(const Config& config, int64_t world_size) {
+  validate(config, world_size);
+  const std::vector<std::string> missing = unsupported_parts(config, world_size);
   require(missing.empty(), "this version cannot run this configuration; it lacks:\n  {}", join(missing, "\n  "));
   require(config.train.train_iters > 0, "train.train_iters is {}: expected the number of steps", config.train.train_iters);
 }
@@ -57,7 +57,7 @@ void resume(const FoundCheckpoint& found, Run& run) {
   run.state.data = data;
   run.schedule = loaded.schedule;
   if (!loaded.has_optimizer) run.state.schedule_steps = run.state.train.consumed_train_samples;
-  log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}; {}", found.folder, run.state.train.step, run.config.train.train_iters,
+  if (run.speaks()) log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}; {}", found.folder, run.state.train.step, run.config.train.train_iters,
            run.state.train.consumed_train_samples, loaded.has_optimizer ? "weights and optimizer state" : "weights only",
            stored ? "data checked to be the same" : "written by another program, so that the data cannot be checked to be the same");
 }
@@ -65,7 +65,7 @@ void resume(const FoundCheckpoint& found, Run& run) {
 void take_weights(const fs::path& path, Run& run) {
   load_weights(path, *run.model);
   run.optimizer->main_params_from_values();
-  log_info("starting from the weights of {}", path);
+  if (run.speaks()) log_info("starting from the weights of {}", path);
 }
 
 void go_to_starting_point(const ResolvedRun& resolved, Run& run) {
@@ -75,14 +75,14 @@ void go_to_starting_point(const ResolvedRun& resolved, Run& run) {
     if (found && !c.finetune) return resume(*found, run);
     if (found) return take_weights(found->folder, run);
     require(!c.exit_on_missing_checkpoint, "checkpoint.load {}: no checkpoint there", c.load);
-    log_info("no checkpoint in {} yet", c.load);
+    if (run.speaks()) log_info("no checkpoint in {} yet", c.load);
   }
   if (!c.pretrained_checkpoint.empty())
     return take_weights(is_hub_id(c.pretrained_checkpoint) ? resolve_model(c.pretrained_checkpoint) : fs::path(c.pretrained_checkpoint), run);
   if (!resolved.hf_model_folder.empty()) return take_weights(resolved.hf_model_folder, run);
   run.model->initialize(static_cast<uint64_t>(run.config.rng.seed));
   run.optimizer->main_params_from_values();
-  log_info("starting from random weights, seed {}", run.config.rng.seed);
+  if (run.speaks()) log_info("starting from random weights, seed {}", run.config.rng.seed);
 }
 
 // Taken before anything is read: a folder that cannot be written to, or that another run writes to, shows before the first step and not at the first
@@ -122,21 +122,66 @@ Schedule schedule_of(const Config& config) {
   return out;
 }
 
-Run set_up_run(const ResolvedRun& resolved) {
+namespace {
+
+DataParallel::Settings replica_settings(const Config& c, int64_t replicas) {
+  constexpr int64_t kLeast = 40'000'000, kPerReplica = 1'000'000;  // Megatron's default size of a bucket
+  const bool distributed = c.ddp.use_distributed_optimizer || c.optimizer.use_distributed_optimizer;
+  return {.optimizer = distributed ? DataParallel::Optimizer::distributed : DataParallel::Optimizer::replicated,
+          .reduction = c.ddp.grad_reduce_in_fp32 ? DataParallel::Reduction::as_accumulated : DataParallel::Reduction::as_parameters,
+          .bucket_elements = c.ddp.bucket_size > 0 ? c.ddp.bucket_size : std::max(kLeast, kPerReplica * replicas)};
+}
+
+void build_model(Run& run) {
+  const Config& c = run.config;
+  const Mesh mesh(mesh_sizes(c.model, run.ranks->size(), c.dist.use_tp_pp_dp_mapping));
+  run.groups = mesh_groups(*run.ranks, mesh);
+  agree(run.ranks->world(), [&] { run.model = std::make_unique<Model>(c.model, run.groups, ModelOptions{.dtype = scalar_type_of(c.model.params_dtype)}); });
+  run.replicas = std::make_unique<DataParallel>(run.model->parameters(), run.groups, replica_settings(c, run.groups.data_context->size()));
+  std::vector<AdamW::Part> parts;
+  for (const DataParallel::Share& share : run.replicas->shares()) {
+    std::vector<Rows> counted;
+    if (!share.parameter->is_copy) counted = intersection(own_rows(*share.parameter->rule, share.parameter->slice), share.own);
+    parts.push_back({share.parameter, share.rows, std::move(counted)});
+  }
+  const OptimizerConfig& o = c.optimizer;
+  run.optimizer = std::make_unique<AdamW>(parts, AdamSettings{.beta1 = o.adam_beta1, .beta2 = o.adam_beta2, .eps = o.adam_eps,
+                                                              .apply_wd_to_qk_layernorm = o.apply_wd_to_qk_layernorm});
+}
+
+// The same files may not be the same bytes on every machine.
+void check_same_data_everywhere(Run& run) {
+  const DataRecord& d = run.state.data;
+  const std::vector<std::string> all = gather_text(run.ranks->world(), d.train_fingerprint + " " + d.valid_fingerprint);
+  for (size_t r = 1; r < all.size(); ++r)
+    if (all[r] != all[0]) throw AgreedError(format("rank {} reads other data than rank 0: fingerprints {} and {}", r, all[r], all[0]));
+}
+
+}  // namespace
+
+Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks) {
   Run run;
+  run.ranks = std::move(ranks);
   run.config = resolved.config;
-  check(run.config);
+  Group& everyone = run.ranks->world();
+  run.ranks->phase("checking the configuration");
+  agree(everyone, [&] {
+    check(run.config, run.ranks->size());
+    run.schedule = schedule_of(run.config);
+    run.loss_scaler = loss_scaler_of(run.config);
+    if (run.speaks()) run.save_lock = own_save_folder(run.config.checkpoint.save);
+  });
   at::manual_seed(static_cast<uint64_t>(run.config.rng.seed));  // LibTorch starts its generator anywhere, and checkpoints keep its state
-  run.schedule = schedule_of(run.config);
-  run.loss_scaler = loss_scaler_of(run.config);
-  run.save_lock = own_save_folder(run.config.checkpoint.save);
-  open_data(resolved, run);
-  run.model = std::make_unique<Model>(run.config.model, single_groups(), ModelOptions{.dtype = scalar_type_of(run.config.model.params_dtype)});
-  run.optimizer = std::make_unique<AdamW>(run.model->parameters(), AdamSettings{.beta1 = run.config.optimizer.adam_beta1, .beta2 = run.config.optimizer.adam_beta2,
-                                                                               .eps = run.config.optimizer.adam_eps,
-                                                                               .apply_wd_to_qk_layernorm = run.config.optimizer.apply_wd_to_qk_layernorm});
-  go_to_starting_point(resolved, run);
-  protect_other_runs(run);
+  run.ranks->phase("opening the data");
+  agree(everyone, [&] { open_data(resolved, run); });
+  check_same_data_everywhere(run);
+  run.ranks->phase("building the model");
+  build_model(run);
+  run.ranks->phase("loading");
+  agree(everyone, [&] {
+    go_to_starting_point(resolved, run);
+    protect_other_runs(run);
+  });
   return run;
 }
 

@@ -80,7 +80,7 @@ void open_data(const ResolvedRun& resolved, Run& run) {
                          .drop_last_partial_validation_sequence = config.dataset.drop_last_partial_validation_sequence,
                          .eod_mask_loss = config.dataset.eod_mask_loss, .eod_id = run.eod_id, .pad_id = pad_id, .vocab_size = config.model.vocab_size,
                          .path_to_cache = config.dataset.path_to_cache};
-  if (is_mock(config.dataset)) log_info("no dataset.data_path: training on mock data");
+  if (is_mock(config.dataset) && run.speaks()) log_info("no dataset.data_path: training on mock data");
   if (is_mock(config.dataset) && options.eod_id < 0) options.eod_id = static_cast<int32_t>(config.model.vocab_size - 1);
   run.data = build_datasets(request_of(config), options);
   require(run.data[0] != nullptr, "no training data: dataset.split \"{}\" gives the train split nothing", config.dataset.split);

@@ -5,55 +5,69 @@
 #include <cmath>
 
 #include "base/errors.h"
+#include "optim/distributed.h"
+#include "parallel/pipeline.h"
 #include "train/non_finite.h"
 
 namespace ponte {
 namespace {
 
-double total_valid_tokens(const std::vector<MicroBatch>& micro_batches) {
-  double total = 0;
-  for (const MicroBatch& m : micro_batches) total += m.valid_tokens;
-  return total;
+std::vector<Batch> batches_of(const std::vector<MicroBatch>& micro_batches) {
+  std::vector<Batch> out;
+  for (const MicroBatch& micro : micro_batches) out.push_back(micro.batch);
+  return out;
+}
+
+// The update, after the gradients are whole. Nothing changes where they overflowed under loss scaling.
+void update(Run& run, const std::vector<MicroBatch>& micro_batches, StepResult& out) {
+  const double loss_scale = run.loss_scaler.scale();
+  const auto zeros = run.config.optimizer.log_num_zeros_in_grad ? AdamW::Zeros::counted : AdamW::Zeros::not_counted;
+  const GradientReport gradients = measure_over(*run.optimizer, run.ranks->world(), 1.0 / loss_scale, zeros);
+  out.grad_norm = gradients.norm;
+  out.zeros = gradients.zeros;
+  out.skipped = run.loss_scaler.is_dynamic() && !gradients.non_finite.empty();
+  run.loss_scaler.update(out.skipped);
+  if (out.skipped) return;
+  if (run.config.train.check_for_nan_in_loss && !gradients.non_finite.empty()) report_non_finite_gradients(run, micro_batches, gradients.non_finite);
+  run.optimizer->step(run.schedule.learning_rate(run.state.schedule_steps), run.schedule.weight_decay(run.state.schedule_steps),
+                      clip_factor(gradients.norm, run.config.optimizer.clip_grad) / loss_scale);
+  run.ranks->phase("gathering parameters");
+  run.replicas->gather_values();
+  run.model->update_expert_biases();
 }
 
 }  // namespace
 
 StepResult train_step(Run& run, const std::vector<MicroBatch>& micro_batches) {
-  const double valid_tokens = std::max(total_valid_tokens(micro_batches), 1.0);  // a step whose every label is masked has loss zero
-  const double loss_scale = run.loss_scaler.scale();
-  const bool check = run.config.train.check_for_nan_in_loss;
-  double sum = 0;
+  std::optional<NonFiniteLoss> bad;
+  const auto look = [&](size_t micro, const LossSum& loss) {
+    if (!bad && !std::isfinite(loss.sum.item<double>())) bad = {micro, loss.token_losses_BT};
+  };
+  run.ranks->phase(format("forward and backward of iteration {}", run.state.train.step + 1));
   run.model->zero_gradients();
-  for (const MicroBatch& micro : micro_batches) {
-    LossSum loss = run.model->forward_loss(micro.batch, loss_scale / valid_tokens);
-    const double micro_sum = loss.sum.item<double>();
-    if (check && !std::isfinite(micro_sum)) report_non_finite_loss(run, micro, loss.token_losses_BT);
-    loss.scaled.backward();
-    sum += micro_sum;
-  }
+  Model* const chunks[] = {run.model.get()};
+  const StepLoss loss = run_micro_batches(chunks, batches_of(micro_batches), {.loss_scale = run.loss_scaler.scale(), .on_loss = look});
+  if (run.config.train.check_for_nan_in_loss && !std::isfinite(loss.sum)) report_non_finite_loss(run, micro_batches, bad);
+  run.ranks->phase("reducing gradients");
   run.model->reduce_gradients();
-
-  const auto zeros = run.config.optimizer.log_num_zeros_in_grad ? AdamW::Zeros::counted : AdamW::Zeros::not_counted;
-  const GradientReport gradients = run.optimizer->measure(1.0 / loss_scale, zeros);
-  StepResult out{.loss = sum / valid_tokens, .grad_norm = gradients.norm, .zeros = gradients.zeros};
-  out.skipped = run.loss_scaler.is_dynamic() && !gradients.non_finite.empty();
-  run.loss_scaler.update(out.skipped);
-  if (out.skipped) return out;
-  if (check && !gradients.non_finite.empty()) report_non_finite_gradients(run, micro_batches, gradients.non_finite);
-  run.optimizer->step(run.schedule.learning_rate(run.state.schedule_steps), run.schedule.weight_decay(run.state.schedule_steps),
-                      clip_factor(gradients.norm, run.config.optimizer.clip_grad) / loss_scale);
-  run.model->update_expert_biases();
+  run.replicas->reduce_gradients();
+  run.model->reduce_expert_loads();
+  StepResult out{.loss = loss.sum / std::max(loss.valid_tokens, 1.0)};  // a step whose every label is masked has loss zero
+  update(run, micro_batches, out);
+  if (run.config.logger.log_params_norm) out.parameter_norm = parameter_norm_over(*run.optimizer, run.ranks->world());
   return out;
 }
 
 double evaluate(Run& run, BatchLoader& loader) {
   at::NoGradGuard no_grad;
+  run.ranks->phase("evaluating");
+  Model* const chunks[] = {run.model.get()};
   double sum = 0, valid_tokens = 0;
-  for (int64_t i = 0; i < run.config.validation.eval_iters; ++i)
-    for (const MicroBatch& micro : loader.next_step()) {
-      sum += run.model->forward_loss(micro.batch).sum.item<double>();
-      valid_tokens += micro.valid_tokens;
-    }
+  for (int64_t i = 0; i < run.config.validation.eval_iters; ++i) {
+    const StepLoss loss = run_micro_batches(chunks, batches_of(loader.next_step()));
+    sum += loss.sum;
+    valid_tokens += loss.valid_tokens;
+  }
   run.state.train.consumed_valid_samples = loader.consumed_samples();
   return sum / std::max(valid_tokens, 1.0);
 }

@@ -1,5 +1,7 @@
 #include "train/trainer.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -23,7 +25,7 @@ class Trainer {
   explicit Trainer(Run& run)
       : run_(run), stop_(run.config.train.exit_signal_handler ? StopSignal::Handle::terminate_and_interrupt : StopSignal::Handle::none),
         train_loader_(*run.data[0], loader_settings(run.config.train.micro_batch_size, run.config.train.global_batch_size, run.state.train.consumed_train_samples)),
-        reporter_(run) {
+        reporter_(run.speaks() ? std::make_unique<Reporter>(run) : nullptr) {
     const ValidationConfig& v = run.config.validation;
     if (v.eval_iters > 0 && v.eval_interval > 0 && run.data[1])
       valid_loader_.emplace(*run.data[1], loader_settings(v.eval_micro_batch_size, v.eval_global_batch_size, first_valid_sample(run)));
@@ -35,12 +37,15 @@ class Trainer {
     while (run_.state.train.step < config.train_iters && !asked_to_stop()) {
       do_step();
       if (due(run_.state.train.step, run_.config.validation.eval_interval) || run_.state.train.step == config.train_iters) do_evaluation();
-      reporter_.end_step(run_);
+      if (reporter_) reporter_->end_step(run_);
       if (due(run_.state.train.step, run_.config.checkpoint.save_interval)) save();
       if (due(run_.state.train.step, config.exit_interval)) break;
     }
     if (saved_at_ != run_.state.train.step) save();
     if (run_.save_lock) remove_old();  // also what a run killed between its last save and the removal left
+    run_.ranks->phase("ending");
+    run_.ranks->world().barrier();
+    if (!run_.speaks()) return;
     if (run_.state.train.step < config.train_iters) log_info("stopped after iteration {} of {}: {}", run_.state.train.step, config.train_iters, reason());
     else if (run_.state.train.step == started_at_) log_info("nothing to do: the run had reached iteration {} of {}", started_at_, config.train_iters);
   }
@@ -50,7 +55,9 @@ class Trainer {
   static int64_t first_valid_sample(const Run& run) { return run.config.validation.skip_train ? 0 : run.state.train.consumed_valid_samples; }
 
   BatchLoader::Settings loader_settings(int64_t micro_batch_size, int64_t global_batch_size, int64_t first_sample) const {
-    return {.micro_batch_size = micro_batch_size, .micro_batches_per_step = global_batch_size / micro_batch_size, .first_sample = first_sample,
+    const Group& replicas = *run_.groups.data;
+    return {.micro_batch_size = micro_batch_size, .micro_batches_per_step = global_batch_size / (micro_batch_size * replicas.size()),
+            .data_parallel_rank = replicas.rank(), .data_parallel_size = replicas.size(), .first_sample = first_sample,
             .reset_position_ids = run_.config.dataset.reset_position_ids, .reset_attention_mask = run_.config.dataset.reset_attention_mask,
             .eod_id = run_.eod_id, .workers = std::clamp<int64_t>(run_.config.dataset.num_workers, 1, 2), .device = run_.model->options().device};
   }
@@ -63,7 +70,7 @@ class Trainer {
     const bool skip = std::find(skips.begin(), skips.end(), run_.state.train.step + 1) != skips.end();
     if (!skip) result = train_step(run_, micro_batches);
     advance(result, skip);
-    if (!skip) reporter_.step(run_, result, {.seconds = seconds_since(start), .data_wait_seconds = train_loader_.last_wait_seconds()});
+    if (!skip && reporter_) reporter_->step(run_, result, {.seconds = seconds_since(start), .data_wait_seconds = train_loader_.last_wait_seconds()});
   }
 
   void advance(const StepResult& result, bool skip) {
@@ -81,7 +88,7 @@ class Trainer {
   void do_evaluation() {
     if (!valid_loader_ || run_.state.train.step < run_.config.validation.start_eval_at_iter) return;
     const double loss = evaluate(run_, *valid_loader_);
-    reporter_.validation(run_, loss);
+    if (reporter_) reporter_->validation(run_, loss);
     if (!run_.config.checkpoint.save_best || (run_.state.best.iteration >= 0 && loss >= run_.state.best.loss)) return;
     run_.state.best = {.iteration = run_.state.train.step, .loss = loss};
     save();
@@ -93,11 +100,20 @@ class Trainer {
     const Clock::time_point start = Clock::now();
     run_.state.optimizer_steps = run_.optimizer->steps();
     run_.state.loss_scaler = run_.loss_scaler.state();
+    run_.ranks->phase(format("saving iteration {}", run_.state.train.step));
     const fs::path folder = save_checkpoint(c.save, {.config = run_.config, .model = *run_.model, .optimizer = c.save_optim ? run_.optimizer.get() : nullptr,
-                                                     .schedule = &run_.schedule, .state = run_.state, .tokenizer_folder = run_.tokenizer_folder});
+                                                     .schedule = &run_.schedule, .state = run_.state, .tokenizer_folder = run_.tokenizer_folder, .world = &run_.ranks->world(),
+                                                     .rows = rows_to_save()});
     saved_at_ = run_.state.train.step;
+    if (!run_.speaks()) return;
     const std::vector<int64_t> removed = remove_old();
     log_info("saved {} in {}{}", folder, human_seconds(seconds_since(start)), removed.empty() ? "" : format("; removed iterations {}", removed));
+  }
+
+  std::vector<SavedRows> rows_to_save() const {
+    std::vector<SavedRows> out;
+    for (const DataParallel::Share& share : run_.replicas->shares()) out.push_back({share.parameter, share.own});
+    return out;
   }
 
   std::vector<int64_t> remove_old() const {
@@ -105,9 +121,15 @@ class Trainer {
     return remove_old_checkpoints(c.save, c.most_recent_k, run_.state.best.iteration, c.save_retain_interval);
   }
 
-  bool asked_to_stop() const {
+  // One rank's signal or clock stops all, before the same step.
+  bool asked_to_stop() {
     const int64_t minutes = run_.config.train.exit_duration_in_mins;
-    return StopSignal::received() || (minutes > 0 && seconds_since(started_) > 60.0 * static_cast<double>(minutes));
+    const bool mine = StopSignal::received() || (minutes > 0 && seconds_since(started_) > 60.0 * static_cast<double>(minutes));
+    if (run_.ranks->size() == 1) return mine;
+    run_.ranks->phase("agreeing to go on");
+    at::Tensor anyone = at::full({1}, mine ? 1 : 0, at::kByte);
+    run_.ranks->world().all_reduce(anyone, ReduceOp::max);
+    return anyone.item<int64_t>() != 0;
   }
 
   std::string reason() const {
@@ -121,7 +143,7 @@ class Trainer {
   const Clock::time_point started_ = Clock::now();
   BatchLoader train_loader_;
   std::optional<BatchLoader> valid_loader_;
-  Reporter reporter_;
+  std::unique_ptr<Reporter> reporter_;  // where this rank speaks
   int64_t saved_at_ = -1;
 };
 

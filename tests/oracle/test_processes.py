@@ -1,0 +1,159 @@
+"""Training by several processes: the same losses as one, checkpoints that any layout continues, and ranks that die."""
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import BIN
+from training import ONE_THREAD, Training, assert_same_tensors, load_checkpoint, records, series, write_corpus
+
+STEPS = 4
+LAYOUTS = {
+    "dp2": (2, []),
+    "dp2, distributed optimizer": (2, ["ddp.use_distributed_optimizer=true", "ddp.bucket_size=3000"]),
+    "tp2": (2, ["model.tensor_model_parallel_size=2"]),
+    "tp2, sequence parallel": (2, ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true"]),
+    "tp2 dp2, distributed optimizer": (4, ["model.tensor_model_parallel_size=2", "ddp.use_distributed_optimizer=true"]),
+    "tp4, two ranks to a query group": (4, ["model.tensor_model_parallel_size=4"]),
+    "pp2": (2, ["model.pipeline_model_parallel_size=2"]),
+    "pp2 dp2, distributed optimizer": (4, ["model.pipeline_model_parallel_size=2", "ddp.use_distributed_optimizer=true"]),
+    "cp2": (2, ["model.context_parallel_size=2"]),
+}
+
+
+@pytest.fixture
+def training(ponte, tmp_path, tiny):
+    folder, _ = tiny("qwen3", num_hidden_layers=4)
+    corpus = write_corpus(tmp_path / "corpus", documents=12, shortest=40, longest=60)
+    return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='80,20,0'", f"train.train_iters={STEPS}",
+                    "train.global_batch_size=4", "train.micro_batch_size=1", "model.seq_length=32", "optimizer.lr=1e-3", "scheduler.lr_warmup_iters=1",
+                    "validation.eval_interval=2", "validation.eval_iters=1", "logger.log_params_norm=true", "optimizer.log_num_zeros_in_grad=true",
+                    "dist.distributed_timeout_seconds_after_init=200")
+
+
+def run(training, layout, *more, **options):
+    processes, settings = LAYOUTS[layout] if layout else (1, [])
+    return training.run(*(["--nproc-per-node", processes] if layout else []), *settings, *more, **options)
+
+
+def assert_close(steps, wanted, tolerance):
+    assert [s["iteration"] for s in steps] == [s["iteration"] for s in wanted]
+    for mine, other in zip(steps, wanted):
+        assert mine.keys() == other.keys()
+        for key in {"lm_loss", "grad_norm", "params_norm", "val_loss"} & mine.keys():
+            assert mine[key] == pytest.approx(other[key], rel=tolerance), (mine["iteration"], key)
+        for key in ("learning_rate", "consumed_samples"):
+            assert mine[key] == other[key]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_losses_of_one_process(training, layout):
+    one, _ = run(training, None, name="one")
+    assert len(one) == STEPS
+    many, result = run(training, layout, name="many")
+    assert_close(many, one, 2e-6)
+    assert "[rank" not in result.err  # only one rank speaks
+
+
+def test_optimizers_over_replicas_give_the_same_bits(training, tmp_path):
+    for name in ("dp2", "dp2, distributed optimizer"):
+        run(training, name, "mixed_precision=bf16_mixed", f"checkpoint.save={tmp_path / name}", name=name)
+    last = f"iter_{STEPS:07d}"
+    assert_same_tensors(load_checkpoint(tmp_path / "dp2" / last), load_checkpoint(tmp_path / "dp2, distributed optimizer" / last))
+
+
+def test_checkpoints_continue_on_any_layout(training, tmp_path):
+    """Each layout loads what the one before wrote, skips a step, and writes the same bits again."""
+    whole, _ = run(training, None, name="whole")
+    run(training, None, f"checkpoint.save={tmp_path / 'start'}", "train.exit_interval=2")
+    origin = load_checkpoint(tmp_path / "start" / "iter_0000002")
+    last = tmp_path / "start"
+    for number, layout in enumerate(LAYOUTS):
+        folder = tmp_path / f"next{number}"
+        run(training, layout, f"checkpoint.load={last}", f"checkpoint.ckpt_step={2 if number == 0 else 3}", f"checkpoint.save={folder}",
+            "train.iterations_to_skip=[3]" if number == 0 else "train.iterations_to_skip=[4]", f"train.exit_interval={3 if number == 0 else 4}",
+            f"train.train_iters={STEPS}")
+        written = sorted(folder.glob("iter_*"))[-1]
+        assert_same_tensors(load_checkpoint(written), origin)
+        if number == 0:
+            last = folder
+    resumed, _ = run(training, "tp2 dp2, distributed optimizer", f"checkpoint.load={tmp_path / 'start'}", name="resumed")
+    assert_close(resumed, whole[2:], 2e-6)
+
+
+def test_weights_for_hugging_face_are_saved_by_many_ranks(training, tmp_path):
+    from safetensors.torch import load_file
+    for name, layout in (("one", None), ("many", "tp2 dp2, distributed optimizer")):
+        run(training, layout, "train.iterations_to_skip=[1]", "train.exit_interval=1", "checkpoint.save_hf=true", f"checkpoint.save={tmp_path / name}")
+    one, many = (load_file(tmp_path / name / "iter_0000001" / "hf" / "model.safetensors") for name in ("one", "many"))
+    assert_same_tensors(one, many)
+
+
+def test_configuration_errors_are_said_once(training):
+    _, result = run(training, "dp2", "train.micro_batch_size=3", code=1)
+    assert result.err.count("error:") == 1 and "train.micro_batch_size" in result.err
+
+
+def rank_of(process):
+    try:
+        words = pathlib.Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return next((int(w[5:]) for w in words if w.startswith(b"RANK=")), None)
+
+
+def ranks_below(launcher):
+    """Rank to process number, of the launcher's children."""
+    out = {}
+    for task in pathlib.Path(f"/proc/{launcher}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if (rank := rank_of(child)) is not None:
+                out[rank] = int(child)
+    return out
+
+
+class Interrupted:
+    """A long run of which one rank is sent a signal after some steps."""
+
+    def __init__(self, training, folder, number, rank, *more):
+        self.log = folder / "interrupted.jsonl"
+        command = training.arguments("--nproc-per-node", 2, "checkpoint.save_interval=1", f"checkpoint.save={folder / 'run'}", *more, log=self.log)
+        self.process = subprocess.Popen([str(BIN / "ponte"), *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                        env={**os.environ, **ONE_THREAD})
+        tracker = folder / "run" / "latest_checkpointed_iteration.txt"
+        while not tracker.exists() and self.process.poll() is None:
+            time.sleep(0.05)
+        assert self.process.poll() is None, self.process.communicate()[1]
+        self.victim = ranks_below(self.process.pid)[rank]
+        os.kill(self.victim, number)
+        self.err = self.process.communicate(timeout=300)[1]
+
+
+@pytest.mark.parametrize("number, rank", [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)])
+def test_a_lost_rank_is_named_and_its_run_ends(training, tmp_path, number, rank):
+    lost = Interrupted(training, tmp_path, number, rank, "train.train_iters=100000", "dist.distributed_timeout_seconds_after_init=6", "checkpoint.most_recent_k=2")
+    assert lost.process.returncode == 1, lost.err
+    assert f"rank {rank} was killed by signal 9" in lost.err or f"rank {rank} has died or stopped" in lost.err, lost.err
+    assert "phase '" in lost.err
+    assert not pathlib.Path(f"/proc/{lost.victim}").exists()
+    saved = int((tmp_path / "run" / "latest_checkpointed_iteration.txt").read_text())
+    assert load_checkpoint(tmp_path / "run" / f"iter_{saved:07d}")
+
+
+def test_restarts_go_on_from_the_last_checkpoint(training, tmp_path):
+    settings = ["train.train_iters=40", "validation.eval_interval=0"]
+    whole, _ = training.run("--nproc-per-node", 2, *settings, name="whole")
+    restarted = Interrupted(training, tmp_path, signal.SIGKILL, 1, *settings, "--max-restarts", 1)
+    assert restarted.process.returncode == 0, restarted.err
+    assert "starting the run again (1 of at most 1 restarts)" in restarted.err
+    assert series(records(restarted.log), "lm_loss") == series(whole, "lm_loss")
+
+
+def test_term_stops_all_ranks_after_a_checkpoint(training, tmp_path):
+    stopped = Interrupted(training, tmp_path, signal.SIGTERM, 1, "train.train_iters=100000", "checkpoint.most_recent_k=2")
+    assert stopped.process.returncode == 0, stopped.err
+    saved = int((tmp_path / "run" / "latest_checkpointed_iteration.txt").read_text())
+    assert records(stopped.log)[-1]["iteration"] == saved
