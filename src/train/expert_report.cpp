@@ -36,17 +36,19 @@ ExpertSummary summarize_experts(const Model& model) {
     busiest = std::max(busiest, most);
     ++layers;
   }
+  char text[64];
+  const auto add = [&](const std::string& name, double value) {
+    std::snprintf(text, sizeof text, " %s: %.6E |", name.c_str(), value);
+    out.log += text;
+    out.losses.push_back({name, value});
+  };
+  const auto predictions = model.prediction_losses();
+  for (size_t k = 0; k < predictions.size(); ++k) add(format("mtp_{} loss", k + 1), predictions[k].sum / std::max(predictions[k].tokens, 1.0));
   if (layers == 0) return out;
   balancing /= static_cast<double>(layers);
   z /= static_cast<double>(layers);
   const ModelConfig& c = model.config();
   const bool balanced = c.moe_aux_loss_coeff != 0 && c.moe_router_load_balancing_type != "none", with_z = c.moe_z_loss_coeff != 0;
-  char text[64];
-  const auto add = [&](const char* name, double value) {
-    std::snprintf(text, sizeof text, " %s: %.6E |", name, value);
-    out.log += text;
-    out.losses.push_back({name, value});
-  };
   if (balanced) add("load_balancing_loss", balancing);
   if (with_z) add("z_loss", z);
   std::snprintf(text, sizeof text, " busiest expert: %.2f |", busiest);
