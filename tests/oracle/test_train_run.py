@@ -160,7 +160,7 @@ ERRORS = [(["optimizer.lr=1e-3", "optimizer.min_lr=1"], "optimizer.min_lr"),
           (["checkpoint.save=/dev/null/run", "train.exit_interval=1"], "checkpoint.save /dev/null/run"),
           (["--lora-rank", "8"], "peft=lora"),
           (["checkpoint.load=/nowhere", "checkpoint.exit_on_missing_checkpoint=true"], "/nowhere"),
-          (["--nproc-per-node", "2"], "more than one rank")]
+          (["--nproc-per-node", "5"], "multiple")]
 
 
 @pytest.mark.parametrize("settings, names", ERRORS)
