@@ -97,7 +97,8 @@ std::shared_ptr<Group>& Groups::operator[](GroupKind kind) {
   return world;
 }
 
-Groups groups_of(const Mesh& mesh, int64_t rank, const std::function<std::shared_ptr<Group>(const std::string& name, const std::vector<int64_t>& ranks)>& make) {
+Groups groups_of(const Mesh& mesh, int64_t rank,
+                 const std::function<std::shared_ptr<Group>(const std::string& name, const std::vector<int64_t>& ranks)>& make) {
   Groups out = single_groups();
   std::map<std::vector<int64_t>, std::shared_ptr<Group>> made;
   for (int64_t k = 0; k < kGroupKinds; ++k) {

@@ -78,8 +78,8 @@ class Group {
 
 // The groups one rank belongs to; layout/mesh.h says what each is for.
 struct Groups {
-  std::shared_ptr<Group> tensor, context, data, data_context, tensor_context, pipeline, embedding, model, expert, expert_tensor, expert_tensor_expert, expert_data,
-      world;
+  std::shared_ptr<Group> tensor, context, data, data_context, tensor_context, pipeline, embedding, model;
+  std::shared_ptr<Group> expert, expert_tensor, expert_tensor_expert, expert_data, world;
   std::shared_ptr<Group>& operator[](GroupKind kind);
 };
 

@@ -72,7 +72,8 @@ struct ScatterRows : torch::autograd::Function<ScatterRows> {
 };
 
 struct ExchangeRows : torch::autograd::Function<ExchangeRows> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, Group* group, const std::vector<int64_t>& sent, const std::vector<int64_t>& received) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, Group* group, const std::vector<int64_t>& sent,
+                            const std::vector<int64_t>& received) {
     context->saved_data["group"] = reinterpret_cast<int64_t>(group);
     context->saved_data["sent"] = sent;
     context->saved_data["received"] = received;

@@ -12,7 +12,8 @@ void check(const PipelineSizes& s, int64_t rank) {
   require(s.ranks > 0 && s.chunks > 0 && s.micro_batches > 0, "pipeline: {} ranks, {} chunks, {} micro-batches: each must be at least 1", s.ranks, s.chunks,
           s.micro_batches);
   require(s.chunks == 1 || s.ranks > 1, "pipeline: {} chunks want more than one rank", s.chunks);
-  require(s.chunks == 1 || s.micro_batches % s.ranks == 0, "pipeline: {} micro-batches of a step over {} ranks with {} chunks each: the interleaved schedule wants "
+  require(s.chunks == 1 || s.micro_batches % s.ranks == 0,
+          "pipeline: {} micro-batches of a step over {} ranks with {} chunks each: the interleaved schedule wants "
           "a multiple of the ranks", s.micro_batches, s.ranks, s.chunks);
   PONTE_ASSERT(rank >= 0 && rank < s.ranks);
 }

@@ -14,7 +14,8 @@ constexpr size_t kLongestLayout = 100000;
 size_t repetitions(std::string_view text, size_t& at) {
   if (at >= text.size() || text[at] != '*') return 1;
   size_t count = 0, digits = 0;
-  for (++at; at < text.size() && text[at] >= '0' && text[at] <= '9'; ++at, ++digits) count = std::min(count * 10 + static_cast<size_t>(text[at] - '0'), kLongestLayout + 1);
+  for (++at; at < text.size() && text[at] >= '0' && text[at] <= '9'; ++at, ++digits)
+    count = std::min(count * 10 + static_cast<size_t>(text[at] - '0'), kLongestLayout + 1);
   require(digits > 0 && count > 0, "pipeline layout '{}': a number of repetitions belongs after '*'", text);
   return count;
 }
@@ -81,11 +82,13 @@ PipelineSplit split_by_layout(const ModelConfig& c) {
 std::vector<int64_t> layers_of_ranks(const ModelConfig& c) {
   const int64_t ranks = c.pipeline_model_parallel_size, first = c.num_layers_in_first_pipeline_stage, last = c.num_layers_in_last_pipeline_stage;
   const int64_t counted = c.account_for_embedding_in_pipeline_split + c.account_for_loss_in_pipeline_split;
-  require(counted == 0 || (first == 0 && last == 0), "pipeline: account_for_embedding/loss_in_pipeline_split and num_layers_in_first/last_pipeline_stage exclude "
+  require(counted == 0 || (first == 0 && last == 0),
+          "pipeline: account_for_embedding/loss_in_pipeline_split and num_layers_in_first/last_pipeline_stage exclude "
           "each other");
   const int64_t rest = c.num_layers + counted - first - last, others = ranks - (first > 0) - (last > 0);
   require(rest >= 0 && (others > 0 ? rest % others == 0 : others == 0 && rest == 0),
-          "pipeline: {} layers do not divide over {} stages (first stage {}, last stage {}, embedding and loss counted as {}): {} layers are left for {} stages",
+          "pipeline: {} layers do not divide over {} stages (first stage {}, last stage {}, embedding and loss counted as {}): "
+          "{} layers are left for {} stages",
           c.num_layers, ranks, first, last, counted, rest, others);
   std::vector<int64_t> out(static_cast<size_t>(ranks), others > 0 ? rest / others : 0);
   if (first > 0) out.front() = first;

@@ -162,8 +162,8 @@ class ExchangedAttention final : public SpreadAttention {
                               const TokenView& tokens, double scale) const override {
     const AttentionResult whole = {to_heads(result.out_BTND.transpose(1, 2), tokens).transpose(1, 2).contiguous(),
                                    to_heads(result.log_sum_BNT.unsqueeze(-1), tokens).squeeze(-1).contiguous()};
-    const AttentionGradients d = attention_backward(to_heads(dout.transpose(1, 2), tokens).transpose(1, 2).contiguous(), to_heads(q, tokens), to_heads(k, tokens),
-                                                    to_heads(v, tokens), whole, ranges(tokens), scale);
+    const AttentionGradients d = attention_backward(to_heads(dout.transpose(1, 2), tokens).transpose(1, 2).contiguous(), to_heads(q, tokens),
+                                                    to_heads(k, tokens), to_heads(v, tokens), whole, ranges(tokens), scale);
     return {to_tokens(d.dq_BNTD, tokens), to_tokens(d.dk_BGSD, tokens), to_tokens(d.dv_BGSD, tokens)};
   }
 
@@ -180,7 +180,8 @@ class ExchangedAttention final : public SpreadAttention {
   // [B, heads, this rank's tokens, D] <-> [B, this rank's heads, all tokens, D].
   at::Tensor to_heads(const at::Tensor& x_BNTD, const TokenView& tokens) const {
     const int64_t N = x_BNTD.size(1), ranks = group_->size();
-    require(N % ranks == 0, "model.cp_comm_type=a2a: {} heads of a rank do not divide over {} context-parallel ranks; p2p and all_gather do not need that", N, ranks);
+    require(N % ranks == 0,
+            "model.cp_comm_type=a2a: {} heads of a rank do not divide over {} context-parallel ranks; p2p and all_gather do not need that", N, ranks);
     const std::vector<int64_t> rows(static_cast<size_t>(ranks), N / ranks);
     const at::Tensor x = group_->all_to_all(x_BNTD.transpose(0, 1).contiguous(), rows, rows).unflatten(0, {ranks, N / ranks});  // [rank, heads, B, T, D]
     return x.permute({2, 1, 0, 3, 4}).flatten(2, 3).index_select(2, ascending(tokens).to(x.device())).contiguous();

@@ -22,7 +22,8 @@ class AttentionCore {
   virtual ~AttentionCore() = default;
   // The ranks a row is spread over.
   virtual std::shared_ptr<Group> context() const = 0;
-  virtual AttentionResult forward(const at::Tensor& q_BNTD, const at::Tensor& k_BGTD, const at::Tensor& v_BGTD, const TokenView& tokens, double scale) const = 0;
+  virtual AttentionResult forward(const at::Tensor& q_BNTD, const at::Tensor& k_BGTD, const at::Tensor& v_BGTD, const TokenView& tokens,
+                                  double scale) const = 0;
   virtual AttentionGradients backward(const at::Tensor& dout_BTND, const at::Tensor& q_BNTD, const at::Tensor& k_BGTD, const at::Tensor& v_BGTD,
                                       const AttentionResult& result, const TokenView& tokens, double scale) const = 0;
 };

@@ -1,5 +1,5 @@
-// Rows whose tokens lie on several context-parallel ranks (layout/context_split.h), brought together and taken apart again, with gradients: for mixers that go through
-// a row from its beginning to its end.
+// Rows whose tokens lie on several context-parallel ranks (layout/context_split.h), brought together and taken apart again, with gradients: for mixers
+// that go through a row from its beginning to its end.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -163,7 +163,8 @@ class AllGatherDispatcher : public TokenDispatcher {
     const int64_t local = experts / groups_.expert->size(), begin = groups_.expert->rank() * local;
     at::Tensor experts_SK = all->all_gather_rows(own_.experts(routing.experts_SK).contiguous(), route->shared) - begin;
     experts_SK = experts_SK.masked_fill(at::logical_or(experts_SK < 0, experts_SK >= local), -1);
-    const at::Tensor x = all_gather_rows(own_.entered(x_SH), all, route->shared), weights = all_gather_rows(own_.entered(routing.weights_SK), all, route->shared);
+    const at::Tensor x = all_gather_rows(own_.entered(x_SH), all, route->shared);
+    const at::Tensor weights = all_gather_rows(own_.entered(routing.weights_SK), all, route->shared);
     DispatchedTokens out = permuted(x, weights, experts_SK, local, *route);
     out.route = std::move(route);
     return out;

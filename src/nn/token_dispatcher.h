@@ -1,6 +1,6 @@
 // How tokens reach their experts and their results come back: the seam behind which experts may live on other ranks. Source of the distributed ones:
-// megatron/core/transformer/moe/token_dispatcher.py. Every rank of a pipeline stage brings tokens of its own: its share of the sequence or its samples; tokens that
-// all tensor-parallel ranks hold (no sequence parallelism) are brought by one of them each.
+// megatron/core/transformer/moe/token_dispatcher.py. Every rank of a pipeline stage brings tokens of its own: its share of the sequence or its samples;
+// tokens that all tensor-parallel ranks hold (no sequence parallelism) are brought by one of them each.
 #pragma once
 #include <memory>
 

@@ -15,8 +15,8 @@ namespace {
 
 using Key = std::tuple<Pass, int64_t, int64_t>;  // pass, micro-batch, chunk of the receiver
 
-// The messages between this rank and one other. A rank sends in the order of its schedule, so the receiver knows what comes next; what comes before it is wanted
-// is kept.
+// The messages between this rank and one other. A rank sends in the order of its schedule, so the receiver knows what comes next; what comes before it
+// is wanted is kept.
 class Channel {
  public:
   Channel(const PipelineSizes& sizes, int64_t rank, int64_t peer, const std::vector<PipelineAction>& peers_actions) : peer_(peer) {

@@ -1,5 +1,5 @@
-// The micro-batches of a step through the stages of a pipeline, or through one whole model: the same call for both. layout/pipeline_schedule.h says in which order
-// a rank works; here its results travel.
+// The micro-batches of a step through the stages of a pipeline, or through one whole model: the same call for both. layout/pipeline_schedule.h says in
+// which order a rank works; here its results travel.
 #pragma once
 #include <functional>
 #include <span>

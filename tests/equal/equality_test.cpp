@@ -103,8 +103,8 @@ const Outcome& alone(const Row& row, at::ScalarType type) {
   const auto [place, is_new] = runs.try_emplace(key);
   if (!is_new) return place->second;
   ModelConfig config = row.layout.config;
-  for (int64_t* size : {&config.tensor_model_parallel_size, &config.pipeline_model_parallel_size, &config.context_parallel_size, &config.expert_model_parallel_size,
-                        &config.expert_tensor_parallel_size})
+  for (int64_t* size : {&config.tensor_model_parallel_size, &config.pipeline_model_parallel_size, &config.context_parallel_size,
+                        &config.expert_model_parallel_size, &config.expert_tensor_parallel_size})
     *size = 1;
   config.sequence_parallel = false;
   config.recompute_granularity = config.recompute_method = "";
@@ -141,7 +141,8 @@ struct Special {
 std::vector<Row> specials() {
   const auto balancing = [](const char* type) { return [type](ModelConfig& c) { c.moe_router_load_balancing_type = type; }; };
   const auto capacity = [](const char* policy) { return [policy](ModelConfig& c) { c.moe_expert_capacity_factor = 0.9, c.moe_token_drop_policy = policy; }; };
-  const auto bias = [](ModelConfig& c) { c.moe_router_score_function = "sigmoid", c.moe_router_enable_expert_bias = true, c.moe_router_bias_update_rate = 0.05; };
+  const auto bias = [](ModelConfig& c) { c.moe_router_score_function = "sigmoid", c.moe_router_enable_expert_bias = true,
+                                         c.moe_router_bias_update_rate = 0.05; };
   const auto shared = [](ModelConfig& c) { c.model_type = "qwen2_moe", c.hf_architecture = "Qwen2MoeForCausalLM", c.moe_shared_expert_intermediate_size = 16,
                                            c.moe_shared_expert_gate = true, c.qk_layernorm = false, c.add_qkv_bias = true; };
   const auto predictions = [](ModelConfig& c) { c.mtp_num_layers = 2; };
@@ -214,7 +215,8 @@ TEST(Equality, RefusesWithItsReason) {
     std::function<void(ModelConfig&)> layout;
   };
   const std::vector<Refusal> list = {
-      {"heads of a rank do not divide over 2 context-parallel ranks", Kind::dense_untied, {.tensor = 8, .context = 2}, [](ModelConfig& c) { c.cp_comm_type = "a2a"; }},
+      {"heads of a rank do not divide over 2 context-parallel ranks", Kind::dense_untied, {.tensor = 8, .context = 2},
+       [](ModelConfig& c) { c.cp_comm_type = "a2a"; }},
       {"'a2a+p2p' is not supported", Kind::dense_untied, {.context = 2}, [](ModelConfig& c) { c.cp_comm_type = "a2a+p2p"; }},
       {"do not divide into 2 x 5 chunks", Kind::dense_untied, {.context = 5}, {}},
       {"4 layers do not divide over 3 stages", Kind::dense_untied, {.pipeline = 3}, {}},

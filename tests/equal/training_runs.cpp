@@ -119,7 +119,8 @@ void bring(const Parameter& p, const at::Tensor& shard, Part part, Outcome& out)
   if (!whole.defined()) whole = at::full(p.rule->shape, NAN, at::kDouble);
   for_pieces(p, whole, shard, [&](const at::Tensor& to, const at::Tensor& from) {
     const at::Tensor both = at::logical_not(at::logical_or(to.isnan(), from.isnan()));
-    if (!at::equal(to.masked_select(both), from.masked_select(both))) out.disagreements.push_back((part == Part::gradients ? "gradient of " : "weights of ") + p.name);
+    if (!at::equal(to.masked_select(both), from.masked_select(both)))
+      out.disagreements.push_back((part == Part::gradients ? "gradient of " : "weights of ") + p.name);
     to.copy_(at::where(from.isnan(), to, from));
   });
 }

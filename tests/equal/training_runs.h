@@ -1,4 +1,5 @@
-// What the equality tests share: tiny models, the data of three steps, one training run of them over any mesh (ranks as threads), and the comparison of two runs.
+// What the equality tests share: tiny models, the data of three steps, one training run of them over any mesh (ranks as threads), and the
+// comparison of two runs.
 #pragma once
 #include <ATen/core/Tensor.h>
 
