@@ -104,7 +104,8 @@ Batch Model::State::own_tokens(const Batch& batch) const {
   const int64_t T = batch.tokens_BT.size(1);
   const at::Tensor places = at::tensor(context_tokens(T, groups.context->rank(), ranks), at::kLong);
   const auto own = [&](const at::Tensor& t) { return t.defined() ? t.index_select(1, places.to(t.device())) : t; };
-  Batch out{own(batch.tokens_BT), own(batch.labels_BT), own(batch.loss_mask_BT), own(batch.position_ids_BT), own(batch.document_starts_BT), own(batch.padding_BT)};
+  Batch out{own(batch.tokens_BT), own(batch.labels_BT), own(batch.loss_mask_BT), own(batch.position_ids_BT),
+            own(batch.document_starts_BT), own(batch.padding_BT)};
   if (!out.position_ids_BT.defined()) out.position_ids_BT = places.unsqueeze(0).expand_as(out.tokens_BT);
   return out;
 }
@@ -155,7 +156,8 @@ StageOutput Model::forward_stage(const Batch& batch, const at::Tensor& input_SH,
   State& s = *state_;
   const at::Device device = s.options.device;
   const auto wide = s.options.dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const double micro_batch_tokens = batch.loss_mask_BT.defined() ? batch.loss_mask_BT.to(wide).sum().item<double>() : static_cast<double>(batch.tokens_BT.numel());
+  const double micro_batch_tokens =
+      batch.loss_mask_BT.defined() ? batch.loss_mask_BT.to(wide).sum().item<double>() : static_cast<double>(batch.tokens_BT.numel());
   const std::shared_ptr<RoutingReport> routing = s.routing_report(batch, gradient_scale * micro_batch_tokens);
   const Batch own = s.own_tokens(batch);
   const at::Tensor hidden_SH = s.hidden(own, input_SH, routing);
@@ -164,7 +166,8 @@ StageOutput Model::forward_stage(const Batch& batch, const at::Tensor& input_SH,
     if (routing && training) s.add_report(*routing);
     return {hidden_SH, {}};
   }
-  const at::Tensor mask_S = own.loss_mask_BT.defined() ? flat(own.loss_mask_BT, device).to(wide) : at::ones({own.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
+  const at::Tensor mask_S = own.loss_mask_BT.defined() ? flat(own.loss_mask_BT, device).to(wide)
+                                                       : at::ones({own.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
   check_token_ids(own.labels_BT.reshape({-1}).cpu().masked_select(mask_S.cpu() != 0), s.config.vocab_size);
   TokenLosses losses = s.loss_head(hidden_SH, flat(own.labels_BT, device), mask_S * gradient_scale);
   if (training && !s.prediction.empty()) losses.scaled = s.add_prediction_losses(batch, hidden_SH, routing, gradient_scale, losses.scaled);

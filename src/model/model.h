@@ -88,8 +88,8 @@ class Model {
 
   // Allocates main_grad on first use; then fills with zeros. Once per step, before the first micro-batch.
   void zero_gradients();
-  // Completes main_grad over the ranks that share this replica's model: tensor-parallel ranks, and the two stages that hold tied embeddings. Once per step, after
-  // the last micro-batch's backward. Replicas are summed by parallel/data_parallel.h.
+  // Completes main_grad over the ranks that share this replica's model: tensor-parallel ranks, and the two stages that hold tied embeddings. Once per
+  // step, after the last micro-batch's backward. Replicas are summed by parallel/data_parallel.h.
   void reduce_gradients();
 
   // gradient_scale: the factor of this loss in the step's objective: loss scale / valid tokens of the whole step. Gradients are *added* to

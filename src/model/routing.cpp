@@ -52,7 +52,8 @@ std::vector<ExpertLoad> over_replicas(std::vector<ExpertLoad> loads, Group& repl
   if (replicas.size() == 1) return loads;
   for (ExpertLoad& load : loads) {
     if (!load.tokens_E.defined()) continue;
-    at::Tensor sums = at::cat({load.tokens_E.to(at::kDouble), at::tensor({load.tokens, load.balancing * load.tokens, load.z * load.tokens}, load.tokens_E.options().dtype(at::kDouble))});
+    const at::Tensor totals = at::tensor({load.tokens, load.balancing * load.tokens, load.z * load.tokens}, load.tokens_E.options().dtype(at::kDouble));
+    at::Tensor sums = at::cat({load.tokens_E.to(at::kDouble), totals});
     replicas.all_reduce(sums, ReduceOp::sum);
     const int64_t E = load.tokens_E.size(0);
     load.tokens_E = sums.narrow(0, 0, E).to(load.tokens_E.scalar_type());
