@@ -61,38 +61,32 @@ TapeStep core_step(const Bytes& b) {
   const int64_t heads = l.heads_width / l.head_dim, groups = l.keys_width / l.head_dim;
   const int64_t q = b.rows(l.heads_width), kv = 2 * b.rows(l.keys_width), gate = l.output_gate ? q : 0, packed_projection = b.rows(l.projection);
   const int64_t statistics = b.S * 4 * ((l.head_norms ? heads + groups : 0) + heads), ranges = 16 * b.S;
-  const int64_t kept = packed_projection + q + kv + q + gate + statistics + ranges;
+  const int64_t kept = packed_projection + q + kv + q + gate + statistics;
   const int64_t tiles = (b.sizes.length + kAttentionTile - 1) / kAttentionTile;
   const int64_t packed = b.sizes.sequences * groups * 2 * tiles * kAttentionTile * l.head_dim * 4;
   // The heads' gradient in; queries', keys' and values' out of attention; the packed projection's.
-  return {kept, kept + packed, b.hidden_R + q + (q + kv) + packed_projection + gate};
+  return {kept, kept + packed + ranges, b.hidden_R + ranges + q + (q + kv) + packed_projection + gate};
 }
 
-void add_attention(Tape& tape, const Bytes& b, const Recompute& recompute) {
+// Convolution, recurrence and gated norm as one node; the convolution is done again in backward.
+TapeStep delta_step(const Bytes& b) {
   const LocalLayer& l = b.layer;
-  tape.push_back(entering_projection(b, l.projection, true));
-  TapeStep core = core_step(b);
-  if (recompute.core_attention) {
-    core = as_step({core}, b.rows(l.projection));
-    tape.push_back(core);
-    tape.push_back(leaving_projection(b, l.heads_width, b.rows(l.heads_width)));
-  } else {
-    tape.push_back(core);
-    tape.push_back(leaving_projection(b, l.heads_width, 0));
-  }
+  const auto whole = [&](int64_t width) { return b.sizes.context * b.rows(width); };
+  const int64_t projected = whole(l.delta_projection), convolved = whole(l.delta_convolution), values = whole(l.delta_values);
+  const int64_t kept = projected + values + b.sizes.context * b.S * l.delta_heads * 4, states = b.sizes.sequences * l.delta_state * 4;
+  return {kept, kept + convolved + std::max(states, values), b.hidden_R + 2 * values + projected + 2 * convolved};
 }
 
-// in_proj, convolution with its activation, normed heads and the chunked recurrence, gated norm, out_proj.
-void add_gated_delta(Tape& tape, const Bytes& b) {
+void add_mixer(Tape& tape, const Bytes& b, const Recompute& recompute) {
   const LocalLayer& l = b.layer;
-  const int64_t convolved = b.rows(l.delta_convolution), values = b.rows(l.delta_values), keys = b.rows(l.delta_keys);
-  const int64_t gates = b.S * l.delta_heads * 4 * 2;
-  tape.push_back(entering_projection(b, l.delta_projection, true));
-  const int64_t core = b.rows(l.delta_projection) + convolved + 2 * keys + values + gates;
-  tape.push_back({core, core + convolved + values, b.hidden_R + 3 * values + 2 * keys + convolved + b.rows(l.delta_projection)});
-  const int64_t gated_norm = 2 * values + b.S * l.delta_heads * 4;
-  tape.push_back({gated_norm, gated_norm + values, b.hidden_R + 3 * values});
-  tape.push_back(leaving_projection(b, l.delta_values, 0));
+  const bool delta = l.delta_projection > 0;
+  const int64_t projection = delta ? l.delta_projection : l.projection, width = delta ? l.delta_values : l.heads_width;
+  tape.push_back(entering_projection(b, projection, true));
+  const TapeStep core = delta ? delta_step(b) : core_step(b);
+  // What the output projection takes is kept by it, unless the core keeps that very tensor.
+  const bool apart = delta || recompute.core_attention;
+  tape.push_back(recompute.core_attention ? as_step({core}, b.rows(projection)) : core);
+  tape.push_back(leaving_projection(b, width, apart ? b.rows(width) : 0));
 }
 
 Tape gated_mlp_tape(const Bytes& b, int64_t ffn, bool keeps_input) {
@@ -228,8 +222,7 @@ Tape layer_tape(const LocalLayer& layer, const ActivationSizes& sizes, const Rec
   TapeStep norm = norm_step(b);
   if (recompute.norms) norm.kept -= 4 * b.R;
   tape.push_back(norm);
-  if (layer.delta_projection > 0) add_gated_delta(tape, b);
-  else add_attention(tape, b, recompute);
+  add_mixer(tape, b, recompute);
   tape.push_back(norm);
   add_feed_forward(tape, b, recompute);
   return tape;

@@ -67,8 +67,8 @@ struct LocalLayer {
   // Attention: packed projection, heads x head dim, key heads x head dim.
   int64_t projection = 0, heads_width = 0, keys_width = 0, head_dim = 0;
   bool head_norms = false, output_gate = false;
-  // Gated delta net: in_proj, convolution, value heads x dim, key heads x dim, value heads.
-  int64_t delta_projection = 0, delta_convolution = 0, delta_values = 0, delta_keys = 0, delta_heads = 0;
+  // Gated delta net: in_proj, convolution, value heads x dim, value heads; elements of the heads' states.
+  int64_t delta_projection = 0, delta_convolution = 0, delta_values = 0, delta_heads = 0, delta_state = 0;
   // Feed-forward; sparse: of one expert.
   int64_t ffn = 0, expert_ffn = 0, shared_ffn = 0;
   int64_t experts = 0, local_experts = 0, choices = 0;

@@ -36,10 +36,10 @@ void add_context(LayerVolume& out, const LocalLayer& layer, const VolumeSizes& s
   const int64_t ranks = sizes.mesh.context;
   if (ranks == 1) return;
   const double row = static_cast<double>(sizes.activations.tokens() * sizes.activations.element), others = static_cast<double>(ranks - 1);
-  if (layer.delta_projection > 0) {  // heads for tokens and back: every rank keeps its share
-    const double width = static_cast<double>(layer.delta_projection + layer.delta_values) * others / static_cast<double>(ranks);
-    out.forward.add(GroupKind::context, Movement::all_to_all, row * width);
-    out.backward.add(GroupKind::context, Movement::all_to_all, row * width);
+  if (layer.delta_projection > 0) {  // every rank runs whole rows
+    const double whole = row * static_cast<double>(ranks * layer.delta_projection);
+    out.forward.add(GroupKind::context, Movement::all_gather, whole);
+    out.backward.add(GroupKind::context, Movement::reduce_scatter, whole);
     return;
   }
   const double keys_values = row * static_cast<double>(2 * layer.keys_width);

@@ -91,6 +91,26 @@ ModelConfig sparse() {
   return c;
 }
 
+// Gated delta nets, gated attention, a shared expert with its gate.
+ModelConfig hybrid() {
+  ModelConfig c = sparse();
+  c.model_type = "qwen3_next";
+  c.hf_architecture = "Qwen3NextForCausalLM";
+  c.layernorm_zero_centered_gamma = c.attention_output_gate = true;
+  c.rotary_percent = 0.25;
+  c.moe_shared_expert_intermediate_size = 64;
+  c.moe_shared_expert_gate = true;
+  c.experimental_attention_variant = "gated_delta_net";
+  c.linear_attention_freq = 3;
+  c.linear_conv_kernel_dim = 4;
+  c.linear_key_head_dim = 16;
+  c.linear_value_head_dim = 24;
+  c.linear_num_key_heads = 4;
+  c.linear_num_value_heads = 8;
+  for (int64_t i = 0; i < c.num_layers; ++i) c.layer_types.push_back((i + 1) % 3 == 0 ? "full_attention" : "linear_attention");
+  return c;
+}
+
 ModelConfig with(ModelConfig c, const std::function<void(ModelConfig&)>& change) {
   change(c);
   return c;
@@ -104,7 +124,7 @@ int64_t predicted_peak(const ModelConfig& config, int64_t B, int64_t element) {
   const Recompute recompute = recompute_of(config);
   std::vector<Tape> tapes;
   for (const size_t c : layers.decoder) tapes.push_back(layer_tape(local_layer(layers, c, layer_shards(config)), sizes, recompute));
-  Tape tape = embedding_tape(config.hidden_size, config.kv_channels, sizes);
+  Tape tape = embedding_tape(config.hidden_size, static_cast<int64_t>(static_cast<double>(config.kv_channels) * config.rotary_percent), sizes);
   const Tape middle = chunk_tape(tapes, recompute, config.hidden_size, sizes);
   const int64_t columns = local_elements(layers.output ? *layers.output : *layers.embedding, layer_shards(config).tensor) / config.hidden_size;
   const Tape head = head_tape(config.hidden_size, columns, sizes);
@@ -165,9 +185,9 @@ TEST(PlanMeasured, ActivationsWithinFivePercent) {
     Model model(c.config, single_groups(), {.dtype = c.type});
     model.initialize(3);
     const int64_t measured = measured_peak(model, 2), predicted = predicted_peak(c.config, 2, c.type == at::kFloat ? 4 : 2);
-    RecordProperty(std::string(c.name) + (c.config.num_moe_experts ? " sparse " : " dense ") + c10::toString(c.type), std::to_string(static_cast<double>(predicted) / static_cast<double>(measured)));
+    RecordProperty(std::string(c.name) + (c.config.layer_types.empty() ? c.config.num_moe_experts ? " sparse " : " dense " : " hybrid ") + c10::toString(c.type), std::to_string(static_cast<double>(predicted) / static_cast<double>(measured)));
     EXPECT_NEAR(static_cast<double>(predicted) / static_cast<double>(measured), 1.0, 0.05)
-        << c.name << (c.config.num_moe_experts ? " (sparse) " : " (dense) ") << c.type << ": " << predicted << " for " << measured;
+        << c.name << " (" << c.config.model_type << ") " << c.type << ": " << predicted << " for " << measured;
   }
 }
 
@@ -234,7 +254,10 @@ std::vector<Model> chunks_of(const MeshCase& c, const Config& config, const Grou
 }
 
 TEST(PlanMeasured, StatesAreWhatModelAndOptimizerAllocate) {
-  for (const MeshCase& c : mesh_cases()) {
+  std::vector<MeshCase> cases = mesh_cases();
+  cases.push_back({"hybrid tp2 sp", with(hybrid(), [](ModelConfig& c) { c.sequence_parallel = true; }), {.tensor = 2}});
+  cases.push_back({"hybrid pp2 ep2", hybrid(), {.data = 2, .pipeline = 2, .expert = 2}});
+  for (const MeshCase& c : cases) {
     const Config config = run_of(c.config, c.mesh, c.chunks, c.type);
     const ModelLayers layers(config.model);
     const Mesh mesh(c.mesh);
