@@ -1,4 +1,5 @@
-// train_step_bench [fp32|bf16] [steps] [train|decode] [qwen3|qwen3_moe|qwen3_next]: time of a training step (forward, backward, clipping, AdamW), or of greedy decoding, on the
+// train_step_bench [fp32|bf16] [steps] [train|decode] [qwen3|qwen3_moe|qwen3_next]: time of a training step (forward, backward, clipping,
+// AdamW), or of greedy decoding, on the
 // model of bench/train_step/compare.py: Qwen3 with hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000; batch 4 x 512. qwen3_moe: 32
 // experts of 384 in place of the ffn, four for each token. qwen3_next: those and a shared one, three layers of four with linear attention of 8 key and 16
 // value heads of 64.

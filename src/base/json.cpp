@@ -57,7 +57,10 @@ bool matches(const Json& v) {
   else return v.is_string();
 }
 template <class T>
-constexpr const char* kKind = std::is_same_v<T, int64_t> ? "an integer" : std::is_same_v<T, double> ? "a number" : std::is_same_v<T, bool> ? "true or false" : "a string";
+constexpr const char* kKind = std::is_same_v<T, int64_t>  ? "an integer"
+                              : std::is_same_v<T, double> ? "a number"
+                              : std::is_same_v<T, bool>   ? "true or false"
+                                                          : "a string";
 }  // namespace
 
 template <class T>

@@ -40,7 +40,9 @@ void load_optimizer(const WeightSource& source, AdamW& optimizer) {
 // Flat state names nothing: that its main parameters round to the weights beside it shows that it was taken apart in the right places.
 void check_main_params(AdamW& optimizer, const std::string& what) {
   for (const AdamW::Slot& slot : optimizer.slots())
-    require(at::equal(slot.main_param.to(at::kBFloat16), slot.value.to(at::kBFloat16)) || at::equal(slot.main_param.to(slot.value.scalar_type()), slot.value), "{}: the main parameters of {} do not round to its weights", what, slot.parameter->name);
+    require(at::equal(slot.main_param.to(at::kBFloat16), slot.value.to(at::kBFloat16)) ||
+                at::equal(slot.main_param.to(slot.value.scalar_type()), slot.value),
+            "{}: the main parameters of {} do not round to its weights", what, slot.parameter->name);
 }
 
 // Whether the checkpoint holds optimizer state; UserError where it is in a layout this version does not read.

@@ -112,10 +112,12 @@ Value rng_state_value(int64_t seed, const std::string& torch_generator_state) {
   const Value cuda_state = raw_bytes(std::string(16, '\0'));
   const Value state = Value::dict_of(
       {{"random_rng_state", Value::tuple({Value::integer(3), Value::tuple(words), Value()})},
-       {"np_rng_state", Value::tuple({Value::text("MT19937"), Value::list(Values(words.begin(), words.end() - 1)), words.back(), Value::integer(0), Value::real(0.0)})},
+       {"np_rng_state", Value::tuple({Value::text("MT19937"), Value::list(Values(words.begin(), words.end() - 1)), words.back(), Value::integer(0),
+                                      Value::real(0.0)})},
        {"torch_rng_state", torch_state},
        {"cuda_rng_state", cuda_state},
-       {"rng_tracker_states", Value::dict_of({{"data-parallel-rng", cuda_state}, {"model-parallel-rng", cuda_state}, {"expert-parallel-rng", cuda_state}})}});
+       {"rng_tracker_states",
+        Value::dict_of({{"data-parallel-rng", cuda_state}, {"model-parallel-rng", cuda_state}, {"expert-parallel-rng", cuda_state}})}});
   return Value::list({Value::list({state})});  // a sharded object is a list of one; its data is a list over data-parallel ranks
 }
 

@@ -130,8 +130,8 @@ void publish(StagedDirectory& staged, const fs::path& root, int64_t iteration) {
 std::vector<SavedPart> write_shares(Group& world, const fs::path& folder, const CheckpointContent& c) {
   SavedPart mine;
   agree(world, [&] {
-    require(fs::is_directory(folder), "checkpoint.save: {} was made by rank 0 and is not there for this rank; the folder must be on a file system all ranks share",
-            folder);
+    require(fs::is_directory(folder),
+            "checkpoint.save: {} was made by rank 0 and is not there for this rank; the folder must be on a file system all ranks share", folder);
     mine = write_share(folder, c);
     if (world.rank() > 0) fsync_tree(folder);  // rank 0 does so when it publishes, but sees only what has left this machine
   });

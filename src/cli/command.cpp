@@ -98,7 +98,8 @@ CLI::Option* within(CLI::Option* option, int64_t lowest, int64_t highest) {
     int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error == std::errc() && end == text.data() + text.size() && value >= lowest && value <= highest) return std::string();
-    return highest == INT64_MAX ? format("{} found, an integer of {} or more wanted", text, lowest) : format("{} found, an integer from {} to {} wanted", text, lowest, highest);
+    return highest == INT64_MAX ? format("{} found, an integer of {} or more wanted", text, lowest)
+                                : format("{} found, an integer from {} to {} wanted", text, lowest, highest);
   };
   return option->check(check);
 }

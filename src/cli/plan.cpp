@@ -20,7 +20,8 @@ struct PlanFlags {
 };
 
 constexpr const char* kAbout =
-    "What a run needs and how fast it would be, without its GPUs: memory of each rank, FLOPs, communication, pipeline bubble, estimated step time. The run is given as for "
+    "What a run needs and how fast it would be, without its GPUs: memory of each rank, FLOPs, communication, pipeline bubble, "
+    "estimated step time. The run is given as for "
     "`ponte train`: --recipe, --config-file, --hf-model, section.key=value.";
 
 Machine machine_of(const PlanFlags& flags) {
@@ -76,10 +77,13 @@ int run_plan(const Arguments& arguments) {
   require(run.config.model.num_layers > 0, "ponte plan: which model? give --recipe, --hf-model, or the sizes under model");
   leave_out_files(run.config);
   const ModelLayers layers(run.config.model, run.config.peft);
-  const PlanTitle title{train.request.recipe.empty() ? train.request.hf_model.empty() ? run.config.model.model_type : train.request.hf_model : train.request.recipe, flags.gpu};
+  const PlanTitle title{
+      train.request.recipe.empty() ? train.request.hf_model.empty() ? run.config.model.model_type : train.request.hf_model : train.request.recipe,
+      flags.gpu};
   if (flags.search) {
     const SearchResult result = search_layouts(layers, run.config, flags.gpus, machine, said_by_user(run.origins), static_cast<size_t>(flags.top));
-    print(flags.json ? dump_json(search_json(result, run.config, flags.gpus, machine, title)) : search_screen(result, run.config, flags.gpus, machine, title, flags.all));
+    print(flags.json ? dump_json(search_json(result, run.config, flags.gpus, machine, title))
+                     : search_screen(result, run.config, flags.gpus, machine, title, flags.all));
     return 0;
   }
   validate(run.config, flags.gpus);

@@ -15,7 +15,11 @@ Json volume_json(const Volume& volume, const Plan& plan) {
   Json out = Json::array();
   for (const VolumeEntry& e : volume.entries) {
     const GroupSpan& span = plan.spans[static_cast<size_t>(e.group)];
-    out.push_back({{"group", name_of(e.group)}, {"ranks", span.ranks}, {"ranks_per_node", span.per_node}, {"collective", name_of(e.movement)}, {"bytes", e.bytes},
+    out.push_back({{"group", name_of(e.group)},
+                   {"ranks", span.ranks},
+                   {"ranks_per_node", span.per_node},
+                   {"collective", name_of(e.movement)},
+                   {"bytes", e.bytes},
                    {"wire_bytes", wire_bytes(e.movement, e.bytes, span.ranks)}});
   }
   return out;
@@ -24,7 +28,11 @@ Json volume_json(const Volume& volume, const Plan& plan) {
 Json stage_json(const StagePlan& s, const Plan& plan) {
   Json chunks = Json::array();
   for (const Stage& c : s.chunks)
-    chunks.push_back({{"first_layer", c.first_layer}, {"layers", c.layers}, {"embedding", c.embedding}, {"loss", c.loss}, {"prediction_layers", c.prediction_layers}});
+    chunks.push_back({{"first_layer", c.first_layer},
+                      {"layers", c.layers},
+                      {"embedding", c.embedding},
+                      {"loss", c.loss},
+                      {"prediction_layers", c.prediction_layers}});
   return {{"chunks", chunks},
           {"parameters", s.weights.total()},
           {"memory", memory_json(s.memory)},
@@ -52,7 +60,15 @@ Json machine_json(const Machine& m, const PlanTitle& title) {
           {"link_gb_per_s", m.gpu.link_gb_per_s},
           {"network_gb_per_s", m.network_gb_per_s},
           {"gpus_per_node", m.per_node},
-          {"efficiencies", {{"matrix", e.matrix}, {"experts", e.experts}, {"half_rows", e.half_rows}, {"core", e.core}, {"memory", e.memory}, {"link", e.link}, {"network", e.network}, {"overlap", e.overlap}}}};
+          {"efficiencies",
+           {{"matrix", e.matrix},
+            {"experts", e.experts},
+            {"half_rows", e.half_rows},
+            {"core", e.core},
+            {"memory", e.memory},
+            {"link", e.link},
+            {"network", e.network},
+            {"overlap", e.overlap}}}};
 }
 
 }  // namespace
@@ -74,7 +90,13 @@ Json plan_json(const Plan& p, const Machine& machine, const PlanTitle& title) {
           {"tokens_per_step", p.tokens_per_step},
           {"bubble", p.bubble},
           {"step_seconds", t.total()},
-          {"seconds", {{"compute", t.compute}, {"memory", t.memory}, {"communication", t.communication}, {"bubble", t.bubble}, {"replicas", t.replicas}, {"optimizer", t.optimizer}}},
+          {"seconds",
+           {{"compute", t.compute},
+            {"memory", t.memory},
+            {"communication", t.communication},
+            {"bubble", t.bubble},
+            {"replicas", t.replicas},
+            {"optimizer", t.optimizer}}},
           {"tokens_per_second", p.tokens_per_second()},
           {"flops_per_second_per_gpu", p.flops_per_second_per_rank()},
           {"stages", stages},
@@ -87,7 +109,13 @@ Json search_json(const SearchResult& result, const Config& from, int64_t ranks, 
     best.push_back({{"layout", layout_json(p)}, {"step_seconds", p.seconds.total()}, {"tokens_per_second", p.tokens_per_second()}, {"bubble", p.bubble},
                     {"memory", memory_json(p.memory())}, {"overrides", overrides_of(p, from)}});
   for (const Rejection& r : result.rejected) rejected.push_back({{"layout", r.layout.text()}, {"kind", r.kind}, {"reason", r.reason}});
-  return {{"model", title.model}, {"gpus", ranks}, {"tried", result.tried}, {"fitting", result.fitting}, {"best", best}, {"rejected", rejected}, {"machine", machine_json(machine, title)}};
+  return {{"model", title.model},
+          {"gpus", ranks},
+          {"tried", result.tried},
+          {"fitting", result.fitting},
+          {"best", best},
+          {"rejected", rejected},
+          {"machine", machine_json(machine, title)}};
 }
 
 }  // namespace ponte

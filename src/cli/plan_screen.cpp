@@ -41,8 +41,8 @@ std::string layers_text(const StagePlan& stage) {
 
 bool alike(const StagePlan& a, const StagePlan& b) {
   const MemoryPlan &x = a.memory, &y = b.memory;
-  return x.parameters == y.parameters && x.gradients == y.gradients && x.optimizer == y.optimizer && x.activations == y.activations && x.workspace == y.workspace &&
-         a.in_flight == b.in_flight && a.chunks.front().embedding == b.chunks.front().embedding;
+  return x.parameters == y.parameters && x.gradients == y.gradients && x.optimizer == y.optimizer && x.activations == y.activations &&
+         x.workspace == y.workspace && a.in_flight == b.in_flight && a.chunks.front().embedding == b.chunks.front().embedding;
 }
 
 std::string heading(const Plan& p, const PlanTitle& title) {
@@ -54,8 +54,8 @@ std::string heading(const Plan& p, const PlanTitle& title) {
   if (p.chunks > 1) out += format(" with {} chunks each", p.chunks);
   if (p.config.model.num_moe_experts > 0) out += format("; experts: expert {} x tensor {} x data {}", m.expert, m.expert_tensor, p.expert_data);
   const TrainConfig& t = p.config.train;
-  out += format("\nstep: {} sequences x {} tokens, {} micro-batch{} of {} on each replica; {}\n", grouped(t.global_batch_size), grouped(p.config.model.seq_length),
-                p.micro_batches, p.micro_batches == 1 ? "" : "es", t.micro_batch_size,
+  out += format("\nstep: {} sequences x {} tokens, {} micro-batch{} of {} on each replica; {}\n", grouped(t.global_batch_size),
+                grouped(p.config.model.seq_length), p.micro_batches, p.micro_batches == 1 ? "" : "es", t.micro_batch_size,
                 p.config.model.recompute_granularity.empty() ? "nothing recomputed" : p.config.model.recompute_granularity + " recompute");
   return out;
 }
@@ -67,8 +67,8 @@ std::string memory_table(const Plan& p, const Machine& machine) {
     return longest;
   }()));
   std::string out = "\nMemory of a rank, GB\n";
-  out += format(" {:>7}  {:" + std::to_string(width) + "} {:>7} {:>9} {:>9} {:>11} {:>10} {:>8} {:>8} {:>7}\n", "stage", "layers", "weights", "gradients", "optimizer",
-                "activations", "workspace", "buckets", "reserved", "total");
+  out += format(" {:>7}  {:" + std::to_string(width) + "} {:>7} {:>9} {:>9} {:>11} {:>10} {:>8} {:>8} {:>7}\n", "stage", "layers", "weights",
+                "gradients", "optimizer", "activations", "workspace", "buckets", "reserved", "total");
   for (size_t first = 0; first < p.stages.size();) {
     size_t last = first;
     while (last + 1 < p.stages.size() && alike(p.stages[first], p.stages[last + 1])) ++last;
@@ -77,9 +77,9 @@ std::string memory_table(const Plan& p, const Machine& machine) {
     std::string layers = first == last ? layers_text(p.stages[first]) : layers_text(p.stages[first]) + " ..";
     if (layers.size() > width) layers = layers.substr(0, width - 2) + "..";
     const bool fullest = p.fullest >= first && p.fullest <= last;
-    out += format("{}{:>7}  {:" + std::to_string(width) + "} {:7.2f} {:9.2f} {:9.2f} {:11.2f} {:10.2f} {:8.2f} {:8.2f} {:7.2f}\n", fullest ? ">" : " ", stages, layers,
-                  gigabytes(m.parameters), gigabytes(m.gradients), gigabytes(m.optimizer), gigabytes(m.activations), gigabytes(m.workspace),
-                  gigabytes(m.communication), gigabytes(m.reserved), gigabytes(m.total()));
+    out += format("{}{:>7}  {:" + std::to_string(width) + "} {:7.2f} {:9.2f} {:9.2f} {:11.2f} {:10.2f} {:8.2f} {:8.2f} {:7.2f}\n",
+                  fullest ? ">" : " ", stages, layers, gigabytes(m.parameters), gigabytes(m.gradients), gigabytes(m.optimizer),
+                  gigabytes(m.activations), gigabytes(m.workspace), gigabytes(m.communication), gigabytes(m.reserved), gigabytes(m.total()));
     first = last + 1;
   }
   const double share = static_cast<double>(p.memory().total()) / machine.memory_bytes;
@@ -106,15 +106,16 @@ std::string time_table(const Plan& p, const Machine& machine) {
               {"pipeline bubble", t.bubble},              {"gradients and parameters", t.replicas}, {"optimizer", t.optimizer}};
   for (const auto& [name, seconds] : rows)
     if (seconds > 0) out += format(" {:25} {:>12}  {} {:4.1f} %\n", name, milliseconds(seconds), bar(seconds / t.total(), 30), 100 * seconds / t.total());
-  out += format(" {:.4g} PFLOP a step, {:.4g} GFLOP a token; bubble {:.1f} % of the pipeline's time\n", p.flops_per_step / 1e15, p.flops_per_token / 1e9, 100 * p.bubble);
+  out += format(" {:.4g} PFLOP a step, {:.4g} GFLOP a token; bubble {:.1f} % of the pipeline's time\n", p.flops_per_step / 1e15,
+                p.flops_per_token / 1e9, 100 * p.bubble);
   return out;
 }
 
 std::string volume_table(const Plan& p) {
   const StagePlan& stage = p.stages[p.slowest];
   if (stage.volume.entries.empty()) return "\nNothing is communicated.\n";
-  std::string out = format("\nCommunication of a rank of stage {} in a step\n {:22} {:>6}  {:15} {:>11} {:>11}  {}\n", p.slowest, "group", "ranks", "collective", "handed over",
-                           "on the wire", "link");
+  std::string out = format("\nCommunication of a rank of stage {} in a step\n {:22} {:>6}  {:15} {:>11} {:>11}  {}\n", p.slowest, "group", "ranks",
+                           "collective", "handed over", "on the wire", "link");
   std::vector<VolumeEntry> entries = stage.volume.entries;
   std::stable_sort(entries.begin(), entries.end(), [](const VolumeEntry& a, const VolumeEntry& b) { return a.group < b.group; });
   for (const VolumeEntry& e : entries) {
@@ -129,11 +130,14 @@ std::string volume_table(const Plan& p) {
 
 std::string assumptions(const Machine& m, const PlanTitle& title) {
   const Efficiencies& e = m.efficiency;
-  return format("\nAssumed: {} with {:.0f} TFLOP/s (bf16), {:.2f} TB/s, links of {:.0f} GB/s, {} GPUs a node, network {:.0f} GB/s a GPU. Of these rates: products {:.0f} %, "
-                "experts {:.0f} % (of {:.0f} rows half of it),\n attention {:.0f} %, memory {:.0f} %, links {:.0f} %, network {:.0f} %; {:.0f} % of what may overlap does; experts are used evenly; "
-                "{:.1f} GB and {:.0f} % of the rest reserved.\n",
-                title.gpu, m.gpu.matrix_tflops, m.gpu.memory_tb_per_s, m.gpu.link_gb_per_s, m.per_node, m.network_gb_per_s, 100 * e.matrix, 100 * e.experts, e.half_rows, 100 * e.core,
-                100 * e.memory, 100 * e.link, 100 * e.network, 100 * e.overlap, e.reserved_gb, 100 * e.fragmentation);
+  return format(
+      "\nAssumed: {} with {:.0f} TFLOP/s (bf16), {:.2f} TB/s, links of {:.0f} GB/s, {} GPUs a node, "
+      "network {:.0f} GB/s a GPU. Of these rates: products {:.0f} %, "
+      "experts {:.0f} % (of {:.0f} rows half of it),\n attention {:.0f} %, memory {:.0f} %, links {:.0f} %, network {:.0f} %; "
+      "{:.0f} % of what may overlap does; experts are used evenly; "
+      "{:.1f} GB and {:.0f} % of the rest reserved.\n",
+      title.gpu, m.gpu.matrix_tflops, m.gpu.memory_tb_per_s, m.gpu.link_gb_per_s, m.per_node, m.network_gb_per_s, 100 * e.matrix, 100 * e.experts,
+      e.half_rows, 100 * e.core, 100 * e.memory, 100 * e.link, 100 * e.network, 100 * e.overlap, e.reserved_gb, 100 * e.fragmentation);
 }
 
 Layout layout_of(const Plan& p) {
@@ -177,15 +181,15 @@ std::string plan_screen(const Plan& plan, const Machine& machine, const PlanTitl
 }
 
 std::string search_screen(const SearchResult& result, const Config& from, int64_t ranks, const Machine& machine, const PlanTitle& title, bool all) {
-  std::string out = format("{} on {} GPUs ({}) of {:.0f} GB: {} layouts looked at, {} fit\n", title.model, grouped(ranks), title.gpu, machine.memory_bytes / 1e9,
-                           grouped(result.tried), grouped(result.fitting));
+  std::string out = format("{} on {} GPUs ({}) of {:.0f} GB: {} layouts looked at, {} fit\n", title.model, grouped(ranks), title.gpu,
+                           machine.memory_bytes / 1e9, grouped(result.tried), grouped(result.fitting));
   if (!result.best.empty()) {
     out += format("\n {:>2}  {:34} {:16} {:>10} {:>12} {:>9} {:>7} {:>10}\n", "", "layout", "recompute", "step", "tokens/s/GPU", "TFLOP/s", "bubble", "memory");
     for (size_t i = 0; i < result.best.size(); ++i) {
       const Plan& p = result.best[i];
-      out += format(" {:>2}  {:34} {:16} {:>10} {:>12} {:9.0f} {:5.1f} % {:7.1f} GB\n", i + 1, layout_of(p).text(), recompute_text(p.config), milliseconds(p.seconds.total()),
-                    grouped(std::llround(p.tokens_per_second() / static_cast<double>(ranks))), p.flops_per_second_per_rank() / 1e12, 100 * p.bubble,
-                    gigabytes(p.memory().total()));
+      out += format(" {:>2}  {:34} {:16} {:>10} {:>12} {:9.0f} {:5.1f} % {:7.1f} GB\n", i + 1, layout_of(p).text(), recompute_text(p.config),
+                    milliseconds(p.seconds.total()), grouped(std::llround(p.tokens_per_second() / static_cast<double>(ranks))),
+                    p.flops_per_second_per_rank() / 1e12, 100 * p.bubble, gigabytes(p.memory().total()));
     }
     const std::vector<std::string> overrides = overrides_of(result.best[0], from);
     out += "\nThe first one:\n " + (overrides.empty() ? std::string("as it is") : join(overrides, " \\\n ")) + "\n";

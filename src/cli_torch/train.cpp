@@ -15,7 +15,8 @@ namespace {
 
 int launch_training(const TrainArguments& parsed, const Arguments& arguments) {
   validate(resolve_run(parsed.request).config, parsed.nproc_per_node);  // what is wrong for all is said before any is started
-  LaunchOptions options{.command = {fs::read_symlink("/proc/self/exe").string(), "train"}, .processes = parsed.nproc_per_node, .max_restarts = parsed.max_restarts};
+  LaunchOptions options{
+      .command = {fs::read_symlink("/proc/self/exe").string(), "train"}, .processes = parsed.nproc_per_node, .max_restarts = parsed.max_restarts};
   options.command.insert(options.command.end(), arguments.begin(), arguments.end());
   return launch_ranks(options);
 }

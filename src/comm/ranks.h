@@ -46,7 +46,8 @@ struct AgreedError : UserError {
 
 // Every rank's text, by rank.
 std::vector<std::string> gather_text(Group& group, const std::string& mine);
-// Runs `body`, which calls no collective; where it throws on some rank, an AgreedError is thrown on every rank, naming the ranks it failed on unless all failed alike.
+// Runs `body`, which calls no collective; where it throws on some rank, an AgreedError is thrown on every rank, naming the ranks it failed
+// on unless all failed alike.
 void agree(Group& group, const std::function<void()>& body);
 
 }  // namespace ponte

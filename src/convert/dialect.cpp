@@ -11,7 +11,9 @@ std::string replaced(std::string text, std::string_view what, std::string_view w
 }
 
 // The multi-token prediction layer keeps its first name on disk; an expert's parameters sit in a container of their own there.
-std::string disk_leaf(const std::string& leaf) { return replaced(replaced(leaf, "mtp_model_layer.", "transformer_layer."), "mlp.experts.", "mlp.experts.experts."); }
+std::string disk_leaf(const std::string& leaf) {
+  return replaced(replaced(leaf, "mtp_model_layer.", "transformer_layer."), "mlp.experts.", "mlp.experts.experts.");
+}
 
 bool is_stacked(const std::string& stack, int64_t layer, Dialect dialect) {
   return layer >= 0 && dialect.layer_keys == LayerKeys::stacked && !stack.starts_with("mtp");

@@ -1,3 +1,4 @@
+// Megatron checkpoint to HF folder: what is written around the weights, and when a target may be replaced.
 #include <chrono>
 #include <nlohmann/json.hpp>
 

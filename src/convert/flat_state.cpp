@@ -14,9 +14,16 @@ constexpr std::string_view kFirst = "optimizer.distributed.dp_group_idx_0.gbuf_i
 constexpr int64_t kAlignment = 64;  // of a parameter's first element in its bucket
 
 // The order in which a transformer layer's modules register their parameters.
-constexpr std::string_view kLeaves[] = {"self_attention.linear_proj.weight", "self_attention.linear_proj.bias", "self_attention.linear_qkv.layer_norm_weight",
-                                        "self_attention.linear_qkv.weight", "self_attention.linear_qkv.bias", "self_attention.q_layernorm.weight",
-                                        "self_attention.k_layernorm.weight", "mlp.linear_fc1.layer_norm_weight", "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"};
+constexpr std::string_view kLeaves[] = {"self_attention.linear_proj.weight",
+                                        "self_attention.linear_proj.bias",
+                                        "self_attention.linear_qkv.layer_norm_weight",
+                                        "self_attention.linear_qkv.weight",
+                                        "self_attention.linear_qkv.bias",
+                                        "self_attention.q_layernorm.weight",
+                                        "self_attention.k_layernorm.weight",
+                                        "mlp.linear_fc1.layer_norm_weight",
+                                        "mlp.linear_fc1.weight",
+                                        "mlp.linear_fc2.weight"};
 
 // Place in a walk over the whole model: embedding, layers, final norm, output layer.
 std::pair<int64_t, int64_t> registration_order(const Rule& rule, const std::string& what) {
@@ -46,8 +53,10 @@ FlatState::FlatState(const TorchDistReader& reader, const RuleTable& table) : re
   std::map<int64_t, std::string> keys;
   for (const TorchDistTensor& tensor : reader.tensors()) {
     if (!tensor.name.starts_with("optimizer.distributed.")) continue;
-    require(tensor.name.starts_with(kFirst), "{}: '{}': flat optimizer state (dp_reshardable) of several model-parallel ranks or optimizers; this version reads "
-            "that of one. Megatron writes state any layout reads with --dist-ckpt-optim-fully-reshardable", what, tensor.name);
+    require(tensor.name.starts_with(kFirst),
+            "{}: '{}': flat optimizer state (dp_reshardable) of several model-parallel ranks or optimizers; this version reads "
+            "that of one. Megatron writes state any layout reads with --dist-ckpt-optim-fully-reshardable",
+            what, tensor.name);
     const size_t at = tensor.name.rfind(".bucket_idx_"), end = tensor.name.rfind('.');
     int64_t bucket = -1;
     if (at != std::string::npos && end > at + 12) std::from_chars(tensor.name.data() + at + 12, tensor.name.data() + end, bucket);
@@ -84,15 +93,16 @@ std::vector<std::byte> FlatState::read(std::string_view kind, const Rule& rule) 
   require(found != places_.end(), "{}: no optimizer state for {}", reader_.directory(), rule.name());
   const Place& place = found->second;
   const TorchDistTensor& tensor = reader_.at(buckets_[place.bucket] + std::string(kind));
-  require(tensor.shape.size() == 1 && tensor.dtype == DType::f32 && place.begin + place.elements <= tensor.shape[0], "{}: '{}' has shape {}, too short", reader_.directory(),
-          tensor.name, tensor.shape);
+  require(tensor.shape.size() == 1 && tensor.dtype == DType::f32 && place.begin + place.elements <= tensor.shape[0],
+          "{}: '{}' has shape {}, too short", reader_.directory(), tensor.name, tensor.shape);
   constexpr int64_t kBytes = sizeof(float);
   std::vector<std::byte> out(static_cast<size_t>(place.elements * kBytes));
   for (const TorchDistChunk& chunk : tensor.chunks) {
     const int64_t first = std::max(chunk.offsets[0], place.begin), last = std::min(chunk.offsets[0] + chunk.sizes[0], place.begin + place.elements);
     if (first >= last) continue;
     const ChunkBytes bytes = reader_.bytes(tensor, chunk);
-    std::memcpy(out.data() + (first - place.begin) * kBytes, bytes.bytes.data() + (first - chunk.offsets[0]) * kBytes, static_cast<size_t>((last - first) * kBytes));
+    std::memcpy(out.data() + (first - place.begin) * kBytes, bytes.bytes.data() + (first - chunk.offsets[0]) * kBytes,
+                static_cast<size_t>((last - first) * kBytes));
   }
   return out;
 }

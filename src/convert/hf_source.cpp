@@ -1,3 +1,4 @@
+// An HF folder as the source of live parameters, through the rules of its family.
 #include <algorithm>
 #include <set>
 

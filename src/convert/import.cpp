@@ -1,3 +1,4 @@
+// HF folder to Megatron checkpoint: what is written around the weights, and when a target may be replaced.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -58,7 +59,8 @@ void refuse_training_runs(const fs::path& root) {
   for (const auto& entry : fs::directory_iterator(root))
     if (const std::string name = entry.path().filename().string(); name.starts_with("iter_") && name != kIteration) others.push_back(name);
   std::sort(others.begin(), others.end());
-  require(others.empty(), "{} holds {}: the checkpoints of a training run, which would start again from this import; give another path, or remove them first", root,
+  require(others.empty(),
+          "{} holds {}: the checkpoints of a training run, which would start again from this import; give another path, or remove them first", root,
           join(others, ", "));
 }
 

@@ -135,7 +135,8 @@ Json map_json(const fs::path& path) {
     for (size_t s = 0; s < rule.segments.size(); ++s) {
       const Segment& segment = rule.segments[s];
       const StoredSegment stored = stored_segment(rule, s, model.dialect);
-      Json part = {{"name", segment.name}, {"shape", segment.shape}, {"key", stored.key}, {"index", stored.prefix}, {"row", stored.row}, {"boxes", Json::array()}};
+      Json part = {{"name", segment.name},   {"shape", segment.shape}, {"key", stored.key},
+                   {"index", stored.prefix}, {"row", stored.row},      {"boxes", Json::array()}};
       for (const Box& box : segment.boxes) {
         Json axes = Json::array();
         for (const BoxAxis& a : box.axes) axes.push_back({{"extent", a.extent}, {"hf_stride", a.hf_stride}, {"dim", a.native_dim}, {"step", a.native_step}});

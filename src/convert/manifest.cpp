@@ -35,7 +35,11 @@ ManifestTensor read_tensor(const Json& value, const std::string& origin) {
 
 // One line per chunk: a manifest of a large mixture of experts stays readable and small.
 std::string manifest_text(const Manifest& manifest) {
-  Json head = {{"ponte_manifest", 1}, {"architecture", manifest.architecture}, {"casts", manifest.casts}, {"dropped", manifest.dropped}, {"absent", manifest.absent}};
+  Json head = {{"ponte_manifest", 1},
+               {"architecture", manifest.architecture},
+               {"casts", manifest.casts},
+               {"dropped", manifest.dropped},
+               {"absent", manifest.absent}};
   std::string out = "{";
   for (const auto& [key, value] : head.items()) out += format("\"{}\": {},\n ", key, value.dump());
   out += "\"tensors\": {";

@@ -119,18 +119,20 @@ std::string_view architecture_of(const Settings& s, const ModelConfig& c) {
   require(c.moe_router_score_function == "softmax" && !c.moe_router_enable_expert_bias, "{}: experts chosen by '{}' scores{}, which no supported family does",
           s.origin, c.moe_router_score_function, c.moe_router_enable_expert_bias ? " and a bias" : "");
   const bool shared = c.moe_shared_expert_intermediate_size > 0;
-  require(shared == !c.qk_layernorm && c.moe_shared_expert_gate == shared,
-          "{}: a mixture of experts with qk_layernorm {}, shared expert {} and shared expert gate {} is neither Qwen2-MoE (no, yes, yes) nor Qwen3-MoE (yes, no, "
-          "no)",
-          s.origin, c.qk_layernorm, shared, c.moe_shared_expert_gate);
+  require(
+      shared == !c.qk_layernorm && c.moe_shared_expert_gate == shared,
+      "{}: a mixture of experts with qk_layernorm {}, shared expert {} and shared expert gate {} is neither Qwen2-MoE (no, yes, yes) nor Qwen3-MoE (yes, no, "
+      "no)",
+      s.origin, c.qk_layernorm, shared, c.moe_shared_expert_gate);
   return c.qk_layernorm ? "Qwen3MoeForCausalLM" : "Qwen2MoeForCausalLM";
 }
 
 // The family whose facts these settings are.
 void choose_family(const Settings& s, ModelConfig& c) {
   require(s.text("normalization").value_or("RMSNorm") == "RMSNorm" && c.gated_linear_unit, "{}: not an RMSNorm, gated decoder of a supported family", s.origin);
-  require(!c.experimental_attention_variant.empty() || c.add_qkv_bias != c.qk_layernorm, "{}: add_qkv_bias {} with qk_layernorm {} is neither Qwen2 (bias, no norm) nor Qwen3 (norm, no bias)", s.origin,
-          c.add_qkv_bias, c.qk_layernorm);
+  require(!c.experimental_attention_variant.empty() || c.add_qkv_bias != c.qk_layernorm,
+          "{}: add_qkv_bias {} with qk_layernorm {} is neither Qwen2 (bias, no norm) nor Qwen3 (norm, no bias)", s.origin, c.add_qkv_bias,
+          c.qk_layernorm);
   const Family& family = family_of(architecture_of(s, c));
   c.hf_architecture = family.architecture;
   c.model_type = family.model_type;

@@ -1,3 +1,4 @@
+// A Megatron checkpoint as the source of live parameters: which iteration, which dialect, where each tensor lies.
 #include <algorithm>
 #include <charconv>
 #include <set>
@@ -63,11 +64,12 @@ int64_t stored_prediction_depths(const TorchDistReader& reader) {
 void refuse_other_layout(const TorchDistReader& reader, const fs::path& directory) {
   for (const TorchDistTensor& tensor : reader.tensors())
     for (std::string_view leaf : {".in_proj.weight", ".in_proj_qkvz.weight", ".in_proj_ba.weight"})
-      require(!tensor.name.ends_with("self_attention" + std::string(leaf)),
-              "{}: '{}' is how mcore-bridge (ms-swift) stores gated delta nets: packed by key head, and the queries of gated attention interleaved with their "
-              "gates. Megatron keeps both in another order, so these weights would be taken for others. Export the model to Hugging Face with ms-swift and import "
-              "that",
-              directory, tensor.name);
+      require(
+          !tensor.name.ends_with("self_attention" + std::string(leaf)),
+          "{}: '{}' is how mcore-bridge (ms-swift) stores gated delta nets: packed by key head, and the queries of gated attention interleaved with their "
+          "gates. Megatron keeps both in another order, so these weights would be taken for others. Export the model to Hugging Face with ms-swift and import "
+          "that",
+          directory, tensor.name);
 }
 
 // "optimizer.state.exp_avg." -> "exp_avg"; "" for other prefixes.
@@ -99,7 +101,8 @@ fs::path iteration_directory(const fs::path& path) {
 
 bool is_native_checkpoint(const fs::path& path) { return is_iteration(path) || fs::exists(path / kTracker); }
 
-NativeSource::NativeSource(const fs::path& path, const ModelConfig* config, const HfTensors& hf) : directory_(ponte::iteration_directory(path)), reader_(directory_) {
+NativeSource::NativeSource(const fs::path& path, const ModelConfig* config, const HfTensors& hf)
+    : directory_(ponte::iteration_directory(path)), reader_(directory_) {
   config_ = config ? *config : native_model_config(directory_, reader_);
   // The stored tensors decide whether the head is tied, not a flag.
   config_.share_embeddings_and_output_weights = !reader_.find("output_layer.weight") && !reader_.find("model.module.output_layer.weight");

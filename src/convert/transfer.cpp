@@ -89,7 +89,7 @@ void walk(const Copy& copy, size_t depth, const std::byte* from, int64_t from_by
     return;
   }
   const CopyAxis& axis = copy.axes[depth];
-  for (int64_t i = 0; i < axis.extent; ++i) 
+  for (int64_t i = 0; i < axis.extent; ++i)
     walk(copy, depth + 1, from + i * axis.from * from_bytes, from_bytes, to + i * axis.to * to_bytes, to_bytes, kernel, add);
 }
 

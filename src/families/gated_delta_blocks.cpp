@@ -60,10 +60,12 @@ Rule in_projection(const LayerPlace& place, const Sizes& s, InProjection storage
   if (storage == InProjection::separate) {
     rule.sources = {source("in_proj_qkv.weight", s.K * (2 * q + v)), source("in_proj_z.weight", s.K * v), source("in_proj_b.weight", s.K * s.R),
                     source("in_proj_a.weight", s.K * s.R)};
-    parts = {{"query", q, 0, 0, q}, {"key", q, 0, s.K * q, q}, {"value", v, 0, 2 * s.K * q, v}, {"z", v, 1, 0, v}, {"beta", s.R, 2, 0, s.R}, {"alpha", s.R, 3, 0, s.R}};
+    parts = {{"query", q, 0, 0, q}, {"key", q, 0, s.K * q, q}, {"value", v, 0, 2 * s.K * q, v},
+             {"z", v, 1, 0, v},     {"beta", s.R, 2, 0, s.R},  {"alpha", s.R, 3, 0, s.R}};
   } else {
     rule.sources = {source("in_proj_qkvz.weight", s.K * qkvz), source("in_proj_ba.weight", s.K * ba)};
-    parts = {{"query", q, 0, 0, qkvz}, {"key", q, 0, q, qkvz}, {"value", v, 0, 2 * q, qkvz}, {"z", v, 0, 2 * q + v, qkvz}, {"beta", s.R, 1, 0, ba}, {"alpha", s.R, 1, s.R, ba}};
+    parts = {{"query", q, 0, 0, qkvz},     {"key", q, 0, q, qkvz},  {"value", v, 0, 2 * q, qkvz},
+             {"z", v, 0, 2 * q + v, qkvz}, {"beta", s.R, 1, 0, ba}, {"alpha", s.R, 1, s.R, ba}};
   }
   for (const Part& part : parts) rule.segments.push_back(part_segment(part, s.K, {s.H}));
   return rule;

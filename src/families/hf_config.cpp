@@ -33,7 +33,8 @@ void read_sizes(const Json& hf, std::string_view origin, ModelConfig& c) {
   c.num_layers = size_field(hf, "num_hidden_layers", origin);
   require(c.num_layers <= 10000, "{}: 'num_hidden_layers' is {}, wanted at most 10000", origin, c.num_layers);
   c.hidden_size = size_field(hf, "hidden_size", origin);
-  c.ffn_hidden_size = size_field(hf, hf.contains("intermediate_size") || !hf.contains("moe_intermediate_size") ? "intermediate_size" : "moe_intermediate_size", origin);
+  c.ffn_hidden_size = size_field(
+      hf, hf.contains("intermediate_size") || !hf.contains("moe_intermediate_size") ? "intermediate_size" : "moe_intermediate_size", origin);
   c.num_attention_heads = size_field(hf, "num_attention_heads", origin);
   c.num_query_groups = size_field_or(hf, "num_key_value_heads", c.num_attention_heads, origin);
   require(c.num_attention_heads % c.num_query_groups == 0, "{}: {} attention heads do not divide over {} key/value heads", origin, c.num_attention_heads,

@@ -162,7 +162,8 @@ void read_moe_config(const Json& hf, std::string_view origin, ModelConfig& c) {
   if (hf.contains("mlp_only_layers") && !hf["mlp_only_layers"].is_null()) {
     require(hf["mlp_only_layers"].is_array(), "{}: 'mlp_only_layers' is not a list", origin);
     for (const Json& layer : hf["mlp_only_layers"]) {
-      require(layer.is_number_integer() && layer >= 0 && layer < c.num_layers, "{}: 'mlp_only_layers' names layer {} of {}", origin, layer.dump(), c.num_layers);
+      require(layer.is_number_integer() && layer >= 0 && layer < c.num_layers, "{}: 'mlp_only_layers' names layer {} of {}", origin, layer.dump(),
+              c.num_layers);
       sparse[layer.get<size_t>()] = 0;
     }
   }

@@ -9,7 +9,8 @@
 namespace ponte::olmoe {
 
 void read_config(const Json& hf, std::string_view origin, ModelConfig& config) {
-  require(!json_get_or<bool>(hf, "attention_bias", false, origin), "{}: attention_bias is true; OLMoE checkpoints are converted without attention biases", origin);
+  require(!json_get_or<bool>(hf, "attention_bias", false, origin),
+          "{}: attention_bias is true; OLMoE checkpoints are converted without attention biases", origin);
   require(!hf.contains("clip_qkv") || hf["clip_qkv"].is_null(), "{}: clip_qkv is {}; clipped queries, keys and values are not supported", origin,
           hf["clip_qkv"].dump());
   config.qk_layernorm = true;
@@ -36,7 +37,8 @@ RuleTable rules(const ModelConfig& config, const HfTensors& present) {
     const LayerPlace place{"decoder.layers", layer, config.num_layers, format("model.layers.{}.", layer)};
     add_self_attention(table, without_norms, place);
     for (const auto& [which, heads] : {std::pair{"q", config.num_attention_heads}, {"k", config.num_query_groups}}) {
-      table.rules.push_back(copied(place, format("self_attention.{}_layernorm.weight", which), format("self_attn.{}_norm.weight", which), {heads * config.kv_channels}));
+      table.rules.push_back(copied(place, format("self_attention.{}_layernorm.weight", which), format("self_attn.{}_norm.weight", which),
+                                   {heads * config.kv_channels}));
       add_extra_state(table, place, format("self_attention.{}_layernorm", which));
     }
     add_moe(table, config, place, present);

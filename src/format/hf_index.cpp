@@ -132,8 +132,8 @@ HfShardPlan plan_hf_shards(std::span<const TensorSpec> tensors, uint64_t max_sha
   }
   if (out.shards.size() > 1) {
     // Built as text: an ordered JSON object would take quadratic time over a large model's names.
-    std::string json = "{\n  \"metadata\": {\n    \"total_parameters\": " + std::to_string(parameters) + ",\n    \"total_size\": " + std::to_string(out.total_bytes) +
-                       "\n  },\n  \"weight_map\": {";
+    std::string json = "{\n  \"metadata\": {\n    \"total_parameters\": " + std::to_string(parameters) +
+                       ",\n    \"total_size\": " + std::to_string(out.total_bytes) + "\n  },\n  \"weight_map\": {";
     for (const char* separator = "\n"; const auto& [name, file] : weight_map) {
       json += separator + std::string("    ") + Json(name).dump() + ": \"" + file + "\"";
       separator = ",\n";
@@ -150,8 +150,8 @@ uint64_t parse_size(std::string_view text) {
   static const std::map<std::string, double> units{{"", 1},       {"b", 1},         {"kb", 1e3},        {"mb", 1e6},          {"gb", 1e9},
                                                    {"tb", 1e12},  {"kib", 1024.0},  {"mib", 1048576.0}, {"gib", 1073741824.0}, {"tib", 1099511627776.0}};
   const auto it = units.find(unit);
-  require(error == std::errc() && it != units.end() && number > 0 && number * it->second >= 1 && number * it->second < 9e18, "size '{}': wanted a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB",
-          text);
+  require(error == std::errc() && it != units.end() && number > 0 && number * it->second >= 1 && number * it->second < 9e18,
+          "size '{}': wanted a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB", text);
   return static_cast<uint64_t>(number * it->second);
 }
 

@@ -75,8 +75,8 @@ std::pair<TensorView, Range> read_tensor(std::string_view name, const JsonElemen
   });
   require(found == 7, "{}: its header entry lacks {}", what, !(found & 1) ? "dtype" : !(found & 2) ? "shape" : "data_offsets");
   const int64_t wanted = checked_multiply(checked_numel(t.shape, what), dtype_bytes(t.dtype), what);
-  require(static_cast<uint64_t>(wanted) == range.end - range.begin, "{}: {} of shape {} needs {} bytes, its range has {}", what, safetensors_name(t.dtype), t.shape,
-          wanted, range.end - range.begin);
+  require(static_cast<uint64_t>(wanted) == range.end - range.begin, "{}: {} of shape {} needs {} bytes, its range has {}", what,
+          safetensors_name(t.dtype), t.shape, wanted, range.end - range.begin);
   return {std::move(t), range};
 }
 

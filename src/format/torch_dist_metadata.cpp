@@ -132,9 +132,10 @@ Value size_value(const std::vector<int64_t>& extents) {
 
 Value properties_value(DType dtype) {
   const std::string name(torch_name(dtype).substr(6));
-  return Value::construct(kMetadataModule, "TensorProperties", {},
-                          Value::tuple({Value::global("torch", name), Value::call("torch.serialization", "_get_layout", {Value::text("torch.strided")}),
-                                        Value::boolean(false), Value::call(kMetadataModule, "_MEM_FORMAT_ENCODING", {Value::integer(0)}), Value::boolean(false)}));
+  return Value::construct(
+      kMetadataModule, "TensorProperties", {},
+      Value::tuple({Value::global("torch", name), Value::call("torch.serialization", "_get_layout", {Value::text("torch.strided")}),
+                    Value::boolean(false), Value::call(kMetadataModule, "_MEM_FORMAT_ENCODING", {Value::integer(0)}), Value::boolean(false)}));
 }
 
 Value tensor_value(const TorchDistTensor& tensor, std::map<DType, Value>& properties) {
@@ -168,7 +169,8 @@ std::string render_dist_metadata(const DistMetadata& metadata) {
   }
   return write_pickle(Value::construct(
       kMetadataModule, "Metadata", {},
-      Value::dict_of({{"state_dict_metadata", Value::dict(std::move(entries))}, {"planner_data", Value()}, {"storage_data", Value::dict(std::move(storage))}})));
+      Value::dict_of(
+          {{"state_dict_metadata", Value::dict(std::move(entries))}, {"planner_data", Value()}, {"storage_data", Value::dict(std::move(storage))}})));
 }
 
 void merge_dist_metadata(DistMetadata& into, DistMetadata part) {
@@ -182,8 +184,8 @@ void merge_dist_metadata(DistMetadata& into, DistMetadata part) {
       continue;
     }
     TorchDistTensor& known = into.tensors[it->second];
-    require(known.dtype == t.dtype && known.shape == t.shape, "tensor '{}' is {} {} on one rank and {} {} on another", t.name, torch_name(known.dtype), known.shape,
-            torch_name(t.dtype), t.shape);
+    require(known.dtype == t.dtype && known.shape == t.shape, "tensor '{}' is {} {} on one rank and {} {} on another", t.name,
+            torch_name(known.dtype), known.shape, torch_name(t.dtype), t.shape);
     for (TorchDistChunk& c : t.chunks) known.chunks.push_back(std::move(c));
   }
   for (std::string& name : part.objects) {

@@ -31,8 +31,8 @@ TorchDistReader::TorchDistReader(const fs::path& directory) : directory_(directo
     }
     const size_t file = file_index[s.file];
     const uint64_t size = files_[file]->bytes().size();
-    require(s.bytes <= size && s.offset <= size - s.bytes, "{}: '{}' is {} bytes at byte {} of {}, which has {}: truncated?", directory, item.key, s.bytes, s.offset,
-            s.file, size);
+    require(s.bytes <= size && s.offset <= size - s.bytes, "{}: '{}' is {} bytes at byte {} of {}, which has {}: truncated?", directory, item.key,
+            s.bytes, s.offset, s.file, size);
     if (item.offsets) chunk_places[{item.key, *item.offsets}] = {file, s};
     else objects_[item.key] = {file, s.offset, s.bytes};
   }

@@ -42,7 +42,8 @@ uint32_t join_pieces(std::vector<Piece>& pieces, uint64_t bytes, std::string_vie
   uint64_t end = 0;
   uint32_t crc = 0;
   for (const Piece& p : pieces) {
-    require(p.offset == end, "{}: bytes {} to {} were {}", what, std::min(p.offset, end), std::max(p.offset, end), p.offset > end ? "never written" : "written twice");
+    require(p.offset == end, "{}: bytes {} to {} were {}", what, std::min(p.offset, end), std::max(p.offset, end),
+            p.offset > end ? "never written" : "written twice");
     crc = end == 0 ? p.crc : crc32_joined(crc, p.crc, p.bytes);
     end += p.bytes;
   }

@@ -122,13 +122,13 @@ void locate(const Fields& f, Entry& e, uint64_t directory, std::string_view orig
   require(name_bytes == r.name.size() && f.text(e.header + 30, name_bytes) == r.name, "{}: zip record '{}' has another name in its header", origin, r.name);
   require(f.u16(e.header + 8) == 0, "{}: zip record '{}' is compressed", origin, r.name);
   r.offset = e.header + 30 + name_bytes + extra_bytes;
-  require(r.offset <= directory && r.bytes <= directory - r.offset, "{}: zip record '{}' of {} bytes at byte {} runs into the directory", origin, r.name, r.bytes,
-          r.offset);
+  require(r.offset <= directory && r.bytes <= directory - r.offset, "{}: zip record '{}' of {} bytes at byte {} runs into the directory", origin,
+          r.name, r.bytes, r.offset);
   if ((f.u16(e.header + 6) & 8) != 0) return;
   uint64_t size = f.u32(e.header + 22), packed = f.u32(e.header + 18), none = 0;
   read_zip64(f, e.header + 30 + name_bytes, extra_bytes, size, packed, none, origin);
-  require(size == r.bytes && packed == r.bytes && f.u32(e.header + 14) == r.crc, "{}: zip record '{}' has sizes or CRC in its header that its directory lacks", origin,
-          r.name);
+  require(size == r.bytes && packed == r.bytes && f.u32(e.header + 14) == r.crc,
+          "{}: zip record '{}' has sizes or CRC in its header that its directory lacks", origin, r.name);
 }
 
 }  // namespace
@@ -190,7 +190,8 @@ Value read_torch_archive(std::span<const std::byte> archive, std::string_view or
     const auto it = by_name.find(name);
     require(it != by_name.end(), "{}: storage '{}' is missing", origin, name);
     const int64_t wanted = checked_multiply(elements, dtype_bytes(dtype), origin);
-    require(wanted >= 0 && static_cast<uint64_t>(wanted) == it->second->bytes, "{}: storage '{}' has {} bytes, wanted {}", origin, name, it->second->bytes, wanted);
+    require(wanted >= 0 && static_cast<uint64_t>(wanted) == it->second->bytes, "{}: storage '{}' has {} bytes, wanted {}", origin, name,
+            it->second->bytes, wanted);
     return StorageReference{dtype, key, elements, bytes_of(*it->second), owner};
   };
   return read_pickle(bytes_of(*pickle->second), origin, options);

@@ -121,11 +121,13 @@ std::vector<Completion> generate(Model& model, const Tokenizer& tokenizer, const
       writers.push_back(std::make_unique<Writer>(tokenizer, part[i], options, most[first + i], [&listener, n = first + i](std::string_view text) {
         if (listener) listener(n, text);
       }));
-    decode_loop(model, part, *std::max_element(most.begin() + static_cast<std::ptrdiff_t>(first), most.begin() + static_cast<std::ptrdiff_t>(first + part.size())),
-                [&](size_t sequence, int64_t step, std::span<const float> logits) {
-                  return next_token(logits, options.sampling, first + sequence, static_cast<uint64_t>(step));
-                },
-                [&](size_t sequence, int32_t id) { return writers[sequence]->take(id); });
+    decode_loop(
+        model, part,
+        *std::max_element(most.begin() + static_cast<std::ptrdiff_t>(first), most.begin() + static_cast<std::ptrdiff_t>(first + part.size())),
+        [&](size_t sequence, int64_t step, std::span<const float> logits) {
+          return next_token(logits, options.sampling, first + sequence, static_cast<uint64_t>(step));
+        },
+        [&](size_t sequence, int32_t id) { return writers[sequence]->take(id); });
     for (auto& writer : writers) results.push_back(writer->finish());
   }
   return results;
@@ -150,12 +152,13 @@ Completion Conversation::reply(const std::vector<int32_t>& context, const Genera
     if (listener) listener(0, text);
   });
   const uint64_t turn = turn_++;
-  continue_sequence(model_, cache_, std::span(context).subspan(same), std::min(options.max_new_tokens, room),
-                    [&](size_t, int64_t step, std::span<const float> logits) { return next_token(logits, options.sampling, turn, static_cast<uint64_t>(step)); },
-                    [&](size_t, int32_t id) {
-                      cached_.push_back(id);
-                      return writer.take(id);
-                    });
+  continue_sequence(
+      model_, cache_, std::span(context).subspan(same), std::min(options.max_new_tokens, room),
+      [&](size_t, int64_t step, std::span<const float> logits) { return next_token(logits, options.sampling, turn, static_cast<uint64_t>(step)); },
+      [&](size_t, int32_t id) {
+        cached_.push_back(id);
+        return writer.take(id);
+      });
   cached_.resize(static_cast<size_t>(cache_.length(0)));
   return writer.finish();
 }

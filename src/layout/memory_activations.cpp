@@ -243,7 +243,8 @@ Tape head_tape(int64_t hidden, int64_t vocabulary, const ActivationSizes& sizes)
   const int64_t losses = 3 * 4 * S;
   Tape tape;
   tape.push_back({norm, norm + hidden_R, 3 * hidden_R + kRanges * hidden * 4});
-  tape.push_back({hidden_S, hidden_S + hidden_R + (gathered ? hidden_S : 0) + logits + product + losses, hidden_S + (sizes.tensor > 1 ? hidden_R : 0) + losses});
+  tape.push_back(
+      {hidden_S, hidden_S + hidden_R + (gathered ? hidden_S : 0) + logits + product + losses, hidden_S + (sizes.tensor > 1 ? hidden_R : 0) + losses});
   return tape;
 }
 

@@ -64,8 +64,8 @@ struct ChunkBuilder {
     volumes.push_back(layer_volume(local, at.volumes, at.recompute()));
     locals.push_back(&local);
     out.weights = out.weights + local.weights;
-    out.flops += static_cast<double>(at.sizes().tokens()) * local.flops.total() + static_cast<double>(at.sizes().residual_tokens()) * local.replicated_flops.total() +
-                 at.sizes().expert_rows * local.expert_flops;
+    out.flops += static_cast<double>(at.sizes().tokens()) * local.flops.total() +
+                 static_cast<double>(at.sizes().residual_tokens()) * local.replicated_flops.total() + at.sizes().expert_rows * local.expert_flops;
   }
   // A parameter outside the layers.
   void outside(const Rule& rule) {

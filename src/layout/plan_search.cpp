@@ -32,8 +32,8 @@ struct RecomputeChoice {
 bool better(const Plan& a, const Plan& b) {
   const auto key = [](const Plan& p) {
     const MeshSizes& m = p.mesh;
-    return std::tuple(std::llround(std::log(p.seconds.total()) * 200), m.tensor * m.pipeline * m.context, m.expert * m.expert_tensor, p.chunks, p.seconds.total(),
-                      p.config.train.micro_batch_size);
+    return std::tuple(std::llround(std::log(p.seconds.total()) * 200), m.tensor * m.pipeline * m.context, m.expert * m.expert_tensor, p.chunks,
+                      p.seconds.total(), p.config.train.micro_batch_size);
   };
   return key(a) < key(b);
 }
@@ -73,7 +73,8 @@ class Search {
     std::vector<int64_t> tensors = {1};
     if (tensor > 1) tensors.push_back(tensor);
     for (const int64_t expert_tensor : choices(fixed_.expert_tensor, m.expert_tensor_parallel_size, tensors))
-      for (const int64_t expert : choices(fixed_.expert, m.expert_model_parallel_size, divisors(m.num_moe_experts, ranks_))) out.push_back({expert, expert_tensor});
+      for (const int64_t expert : choices(fixed_.expert, m.expert_model_parallel_size, divisors(m.num_moe_experts, ranks_)))
+        out.push_back({expert, expert_tensor});
     return out;
   }
 
@@ -85,11 +86,20 @@ class Search {
   bool worth_a_look(const Layout& l) {
     const ModelConfig& m = base_.model;
     const int64_t model_ranks = l.tensor * l.pipeline * l.context;
-    if (ranks_ % model_ranks != 0) return ++result_.tried, reject(l, "ranks", format("{} ranks do not divide by TP{} x PP{} x CP{} = {}", ranks_, l.tensor, l.pipeline, l.context, model_ranks)), false;
+    if (ranks_ % model_ranks != 0)
+      return ++result_.tried,
+             reject(l, "ranks", format("{} ranks do not divide by TP{} x PP{} x CP{} = {}", ranks_, l.tensor, l.pipeline, l.context, model_ranks)),
+             false;
     if (!fixed_.tensor && l.tensor > machine_.per_node)
-      return ++result_.tried, reject(l, "tensor ranks over nodes", format("{} tensor ranks, {} GPUs in a node: every layer would wait for the network", l.tensor, machine_.per_node)), false;
+      return ++result_.tried,
+             reject(l, "tensor ranks over nodes",
+                    format("{} tensor ranks, {} GPUs in a node: every layer would wait for the network", l.tensor, machine_.per_node)),
+             false;
     if (m.num_moe_experts > 0 && (ranks_ / l.pipeline) % (l.expert * l.expert_tensor) != 0)
-      return ++result_.tried, reject(l, "expert ranks", format("the {} ranks of a stage do not divide by EP{} x ETP{}", ranks_ / l.pipeline, l.expert, l.expert_tensor)), false;
+      return ++result_.tried,
+             reject(l, "expert ranks",
+                    format("the {} ranks of a stage do not divide by EP{} x ETP{}", ranks_ / l.pipeline, l.expert, l.expert_tensor)),
+             false;
     const int64_t replicas = ranks_ / model_ranks;
     if (base_.train.global_batch_size % replicas != 0)
       return ++result_.tried, reject(l, "batch", format("global batch {} does not divide over {} replicas", base_.train.global_batch_size, replicas)), false;

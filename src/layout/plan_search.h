@@ -11,7 +11,8 @@ namespace ponte {
 
 // Axes the search must leave as they are (the user said them); the others vary.
 struct FixedAxes {
-  bool tensor = false, pipeline = false, virtual_pipeline = false, context = false, expert = false, expert_tensor = false, micro_batch = false, recompute = false;
+  bool tensor = false, pipeline = false, virtual_pipeline = false, context = false, expert = false, expert_tensor = false, micro_batch = false,
+       recompute = false;
 };
 
 struct Layout {

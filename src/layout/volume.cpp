@@ -78,7 +78,8 @@ void add_experts(LayerVolume& out, const LocalLayer& layer, const Sender& s) {
     out.backward.add(GroupKind::expert_tensor_expert, Movement::reduce_scatter, rows + all_weights);
     return;
   }
-  const double row = static_cast<double>(s.hidden) * e, sent = own * K * (expert - 1) / expert, received = own * K, experts = static_cast<double>(layer.experts);
+  const double row = static_cast<double>(s.hidden) * e, sent = own * K * (expert - 1) / expert, received = own * K,
+               experts = static_cast<double>(layer.experts);
   if (expert > 1) {
     out.forward.add(GroupKind::expert, Movement::all_to_all, sent * (2 * row + 4));
     out.backward.add(GroupKind::expert, Movement::all_to_all, sent * (2 * row + 4));

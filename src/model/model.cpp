@@ -193,7 +193,9 @@ void Model::zero_gradients() {
   for (Parameter* p : state_->in_order) {
     if (!p->value.requires_grad()) continue;
     if (p->main_grad.defined()) p->main_grad.zero_();
-    else p->main_grad = at::zeros(p->value.sizes(), p->value.options().dtype(p->value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).requires_grad(false));
+    else
+      p->main_grad = at::zeros(p->value.sizes(),
+                               p->value.options().dtype(p->value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).requires_grad(false));
   }
 }
 

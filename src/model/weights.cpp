@@ -52,7 +52,8 @@ at::Tensor whole_initial(const Parameter& p, const ModelConfig& c, uint64_t seed
   const auto uniform = [&](double from, double to) { return at::empty(p.rule->shape, at::kFloat).uniform_(from, to, generator); };
   if (contains(p.name, "self_attention.A_log")) return at::log(uniform(1, 16));
   if (contains(p.name, "self_attention.dt_bias")) return at::ones(p.rule->shape);
-  if (contains(p.name, "conv1d.weight")) return uniform(-1 / std::sqrt(static_cast<double>(p.rule->shape[2])), 1 / std::sqrt(static_cast<double>(p.rule->shape[2])));
+  if (contains(p.name, "conv1d.weight"))
+    return uniform(-1 / std::sqrt(static_cast<double>(p.rule->shape[2])), 1 / std::sqrt(static_cast<double>(p.rule->shape[2])));
   if (p.rule->shape.size() == 1) return at::zeros(p.rule->shape);
   const bool residual = contains(p.name, "linear_proj.weight") || contains(p.name, "linear_fc2.weight") || contains(p.name, "out_proj.weight");
   const double deviation = residual ? c.init_method_std / std::sqrt(2.0 * static_cast<double>(c.num_layers)) : c.init_method_std;

@@ -42,7 +42,8 @@ std::string lines_up_to(const fs::path& file, int64_t last) {
   if (last == 0 || !fs::exists(file)) return kept;
   for (const std::string& line : split(read_file(file), '\n')) {
     const Json entry = Json::parse(line, nullptr, false);
-    if (entry.is_object() && entry.contains("iteration") && entry["iteration"].is_number_integer() && entry["iteration"].get<int64_t>() <= last) kept += line + "\n";
+    if (entry.is_object() && entry.contains("iteration") && entry["iteration"].is_number_integer() && entry["iteration"].get<int64_t>() <= last)
+      kept += line + "\n";
   }
   return kept;
 }
@@ -119,8 +120,10 @@ void Reporter::write_events(const Run& run) {
   const int64_t step = run.state.train.step, samples = run.state.train.consumed_train_samples;
   std::vector<Scalar> by_step = {{"learning-rate", learning_rate(run)}, {"batch-size", static_cast<double>(run.config.train.global_batch_size)},
                                  {"lm loss", last_.loss}, {"grad-norm", last_.grad_norm}};
-  std::vector<Scalar> by_samples = {{"learning-rate vs samples", learning_rate(run)}, {"batch-size vs samples", static_cast<double>(run.config.train.global_batch_size)},
-                                    {"lm loss vs samples", last_.loss}, {"grad-norm vs samples", last_.grad_norm}};
+  std::vector<Scalar> by_samples = {{"learning-rate vs samples", learning_rate(run)},
+                                    {"batch-size vs samples", static_cast<double>(run.config.train.global_batch_size)},
+                                    {"lm loss vs samples", last_.loss},
+                                    {"grad-norm vs samples", last_.grad_norm}};
   const auto add = [&](bool wanted, std::string_view tag, std::string_view tag_by_samples, double value) {
     if (!wanted) return;
     by_step.push_back({tag, value});
@@ -169,7 +172,8 @@ void Reporter::write_json(const Run& run) {
   if (!experts.loads.empty()) entry["expert_load"] = experts.loads;
   if (validation_loss_) entry["val_loss"] = *validation_loss_;
   const std::string line = entry.dump() + "\n";
-  if (::write(json_, line.data(), line.size()) != static_cast<ssize_t>(line.size())) fail_errno(format("logger.jsonl {}: cannot be written", run.config.logger.jsonl));
+  if (::write(json_, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
+    fail_errno(format("logger.jsonl {}: cannot be written", run.config.logger.jsonl));
 }
 
 }  // namespace ponte

@@ -1,3 +1,4 @@
+// From a resolved configuration to the objects of a run: model, data, optimizer, schedule, position.
 #include <ATen/Context.h>
 
 #include <algorithm>
@@ -57,9 +58,10 @@ void resume(const FoundCheckpoint& found, Run& run) {
   run.state.data = data;
   run.schedule = loaded.schedule;
   if (!loaded.has_optimizer) run.state.schedule_steps = run.state.train.consumed_train_samples;
-  if (run.speaks()) log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}; {}", found.folder, run.state.train.step, run.config.train.train_iters,
-           run.state.train.consumed_train_samples, loaded.has_optimizer ? "weights and optimizer state" : "weights only",
-           stored ? "data checked to be the same" : "written by another program, so that the data cannot be checked to be the same");
+  if (run.speaks())
+    log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}; {}", found.folder, run.state.train.step, run.config.train.train_iters,
+             run.state.train.consumed_train_samples, loaded.has_optimizer ? "weights and optimizer state" : "weights only",
+             stored ? "data checked to be the same" : "written by another program, so that the data cannot be checked to be the same");
 }
 
 void take_weights(const fs::path& path, Run& run) {
@@ -104,8 +106,9 @@ void protect_other_runs(const Run& run) {
   if (save.empty() || run.state.train.step > 0) return;
   const std::vector<int64_t> there = iterations_in(save);
   const bool started_from_it = there.size() == 1 && there[0] == 0;  // an import, made to be trained in place
-  require(there.empty() || started_from_it, "checkpoint.save {}: another run has left iterations {} there; continue it with checkpoint.load={}, or choose another folder",
-          save, there, save);
+  require(there.empty() || started_from_it,
+          "checkpoint.save {}: another run has left iterations {} there; continue it with checkpoint.load={}, or choose another folder", save, there,
+          save);
 }
 
 }  // namespace

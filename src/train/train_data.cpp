@@ -72,7 +72,8 @@ void open_data(const ResolvedRun& resolved, Run& run) {
     run.eod_id = tokenizer.eos_id().value_or(-1);
     pad_id = own_padding_id(tokenizer);
   } else {
-    require(!needs_document_ends(config.dataset), "dataset.eod_mask_loss, reset_attention_mask and reset_position_ids need a tokenizer; give tokenizer.tokenizer_model");
+    require(!needs_document_ends(config.dataset),
+            "dataset.eod_mask_loss, reset_attention_mask and reset_position_ids need a tokenizer; give tokenizer.tokenizer_model");
     run.tokenizer_folder.clear();
   }
   DatasetOptions options{.seq_length = config.dataset.seq_length, .random_seed = static_cast<uint32_t>(config.dataset.random_seed),

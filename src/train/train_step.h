@@ -15,7 +15,8 @@ struct StepResult {
   bool skipped = false;     // the gradients overflowed under loss scaling: no update was made
 };
 
-// Forward and backward over this replica's micro-batches, sums over the replicas, gradient norm, clipping, update: the same result on every rank. UserError naming step, samples and parameters when the loss or
+// Forward and backward over this replica's micro-batches, sums over the replicas, gradient norm, clipping, update: the same result on every
+// rank. UserError naming step, samples and parameters when the loss or
 // the gradients are not finite (train.check_for_nan_in_loss).
 StepResult train_step(Run& run, const std::vector<MicroBatch>& micro_batches);
 

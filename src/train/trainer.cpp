@@ -23,8 +23,10 @@ bool due(int64_t iteration, int64_t interval) { return interval > 0 && iteration
 class Trainer {
  public:
   explicit Trainer(Run& run)
-      : run_(run), stop_(run.config.train.exit_signal_handler ? StopSignal::Handle::terminate_and_interrupt : StopSignal::Handle::none),
-        train_loader_(*run.data[0], loader_settings(run.config.train.micro_batch_size, run.config.train.global_batch_size, run.state.train.consumed_train_samples)),
+      : run_(run),
+        stop_(run.config.train.exit_signal_handler ? StopSignal::Handle::terminate_and_interrupt : StopSignal::Handle::none),
+        train_loader_(*run.data[0],
+                      loader_settings(run.config.train.micro_batch_size, run.config.train.global_batch_size, run.state.train.consumed_train_samples)),
         reporter_(run.speaks() ? std::make_unique<Reporter>(run) : nullptr) {
     const ValidationConfig& v = run.config.validation;
     if (v.eval_iters > 0 && v.eval_interval > 0 && run.data[1])
@@ -101,8 +103,13 @@ class Trainer {
     run_.state.optimizer_steps = run_.optimizer->steps();
     run_.state.loss_scaler = run_.loss_scaler.state();
     run_.ranks->phase(format("saving iteration {}", run_.state.train.step));
-    const fs::path folder = save_checkpoint(c.save, {.config = run_.config, .model = *run_.model, .optimizer = c.save_optim ? run_.optimizer.get() : nullptr,
-                                                     .schedule = &run_.schedule, .state = run_.state, .tokenizer_folder = run_.tokenizer_folder, .world = &run_.ranks->world(),
+    const fs::path folder = save_checkpoint(c.save, {.config = run_.config,
+                                                     .model = *run_.model,
+                                                     .optimizer = c.save_optim ? run_.optimizer.get() : nullptr,
+                                                     .schedule = &run_.schedule,
+                                                     .state = run_.state,
+                                                     .tokenizer_folder = run_.tokenizer_folder,
+                                                     .world = &run_.ranks->world(),
                                                      .rows = rows_to_save()});
     saved_at_ = run_.state.train.step;
     if (!run_.speaks()) return;

@@ -64,7 +64,8 @@ TEST(TensorParallel, InitialWeightsDoNotDependOnTheLayout) {
     Model shard(config_of(v), groups);
     shard.initialize(7);
     for (Parameter* p : shard.parameters())
-      for_pieces(*p, whole.find_parameter(p->name)->value, p->value, [&](const at::Tensor& a, const at::Tensor& b) { EXPECT_TRUE(at::equal(a, b)) << p->name; });
+      for_pieces(*p, whole.find_parameter(p->name)->value, p->value,
+                 [&](const at::Tensor& a, const at::Tensor& b) { EXPECT_TRUE(at::equal(a, b)) << p->name; });
   });
 }
 

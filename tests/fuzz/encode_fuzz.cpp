@@ -29,7 +29,8 @@ std::string pipeline(const std::string& normalizer, const std::vector<std::strin
   std::string splits;
   for (const std::string& pattern : patterns)
     splits += R"({"type":"Split","pattern":{"Regex":")" + escaped_json(pattern) + R"("},"behavior":"Isolated","invert":false},)";
-  return R"({"normalizer":)" + normalizer + R"(,"pre_tokenizer":{"type":"Sequence","pretokenizers":[)" + splits + R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]},"decoder":{"type":"ByteLevel"},)" +
+  return R"({"normalizer":)" + normalizer + R"(,"pre_tokenizer":{"type":"Sequence","pretokenizers":[)" + splits +
+         R"({"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]},"decoder":{"type":"ByteLevel"},)" +
          R"("added_tokens":[{"id":260,"content":"<|x|>","special":true},{"id":261,"content":" y","lstrip":true,"rstrip":true,"single_word":true}],)" +
          R"("model":{"type":"BPE","vocab":{)" + vocab + R"(},"merges":["a b","\u0120 a","a a","aa aa"]}})";
 }
@@ -39,19 +40,28 @@ const std::string kTail = R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
 const std::string kQwen = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)" + kTail;
 const std::string kLlama = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)" + kTail;
 
-const std::string kMetaspace = R"({"normalizer":{"type":"NFKC"},"pre_tokenizer":{"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first","split":false},)"
-                               R"("added_tokens":[{"id":5,"content":"<|x|>","special":true},{"id":6,"content":" y","lstrip":true,"rstrip":true,"single_word":true}],)"
-                               R"("model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,"vocab":{"<unk>":0,"\u2581":1,"a":2,"\u2581a":3,"aa":4},"merges":["\u2581 a","a a"]}})";
+const std::string kMetaspace =
+    R"({"normalizer":{"type":"NFKC"},"pre_tokenizer":{"type":"Metaspace","replacement":"\u2581","prepend_scheme":"first","split":false},)"
+    R"("added_tokens":[{"id":5,"content":"<|x|>","special":true},{"id":6,"content":" y","lstrip":true,"rstrip":true,"single_word":true}],)"
+    R"("model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,"vocab":{"<unk>":0,"\u2581":1,"a":2,"\u2581a":3,"aa":4},"merges":["\u2581 a","a a"]}})";
 
 const auto& tokenizers() {
   static const std::array<ponte::Tokenizer, 5> all = {
-      ponte::Tokenizer::parse(pipeline(R"({"type":"NFC"})",
-          {kQwen}), "", "qwen"),
-      ponte::Tokenizer::parse(pipeline("null",
-          {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*)" + kTail}), "", "tekken"),
+      ponte::Tokenizer::parse(pipeline(R"({"type":"NFC"})", {kQwen}), "", "qwen"),
+      ponte::Tokenizer::parse(
+          pipeline(
+              "null",
+              {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
+               R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
+               R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*)" +
+               kTail}),
+          "", "tekken"),
       ponte::Tokenizer::parse(pipeline(R"({"type":"NFKD"})", {R"(\p{L}+|\p{N}{1,2}|\s+)"}), "", "generic"),
-      ponte::Tokenizer::parse(pipeline(R"({"type":"Sequence","normalizers":[{"type":"Lowercase"},{"type":"NFD"},{"type":"StripAccents"},{"type":"Prepend","prepend":"\u2581x"}]})",
-          {ponte::kDeepSeekPatterns[0], ponte::kDeepSeekPatterns[1], ponte::kDeepSeekPatterns[2]}), "", "deepseek"),
+      ponte::Tokenizer::parse(
+          pipeline(
+              R"({"type":"Sequence","normalizers":[{"type":"Lowercase"},{"type":"NFD"},{"type":"StripAccents"},{"type":"Prepend","prepend":"\u2581x"}]})",
+              {ponte::kDeepSeekPatterns[0], ponte::kDeepSeekPatterns[1], ponte::kDeepSeekPatterns[2]}),
+          "", "deepseek"),
       ponte::Tokenizer::parse(kMetaspace, "", "metaspace")};
   return all;
 }

@@ -96,8 +96,11 @@ void dist_objects(const fs::path& directory, const fs::path&) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  const std::map<std::string, void (*)(const fs::path&, const fs::path&)> commands{
-      {"dist-to-safetensors", dist_to_safetensors}, {"dist-copy", dist_copy}, {"archive-copy", archive_copy}, {"hf-copy", hf_copy}, {"dist-objects", dist_objects}};
+  const std::map<std::string, void (*)(const fs::path&, const fs::path&)> commands{{"dist-to-safetensors", dist_to_safetensors},
+                                                                                   {"dist-copy", dist_copy},
+                                                                                   {"archive-copy", archive_copy},
+                                                                                   {"hf-copy", hf_copy},
+                                                                                   {"dist-objects", dist_objects}};
   require(argc == 4 && commands.contains(argv[1]), "usage: ponte-format-tool COMMAND FROM TO");
   commands.at(argv[1])(argv[2], argv[3]);
   return 0;

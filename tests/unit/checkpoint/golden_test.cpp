@@ -107,7 +107,8 @@ TEST(MegatronCheckpoint, SavedAgainItHasTheSameTensorsAndObjects) {
   std::sort(our_objects.begin(), our_objects.end());
   std::sort(their_objects.begin(), their_objects.end());
   EXPECT_EQ(our_objects, their_objects);
-  for (const char* name : {"common.pt", "metadata.json", "train_state.pt", "run_config.yaml", "tokenizer/tokenizer.json", "ponte/run.json", "ponte/manifest.json"})
+  for (const char* name :
+       {"common.pt", "metadata.json", "train_state.pt", "run_config.yaml", "tokenizer/tokenizer.json", "ponte/run.json", "ponte/manifest.json"})
     EXPECT_TRUE(fs::exists(folder / name)) << name;
 
   // And once more into fresh objects: the same values, now with a record of the data.

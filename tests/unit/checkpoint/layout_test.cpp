@@ -1,3 +1,4 @@
+// Folders of checkpoints: names, trackers, what is removed and what is left alone.
 #include "checkpoint/layout.h"
 
 #include <gtest/gtest.h>
@@ -65,7 +66,8 @@ TEST_F(CheckpointFolder, SaysWhatIsWrong) {
   track("ten");
   EXPECT_NE(error_of(0).find("\"ten\""), std::string::npos) << error_of(0);
   track("20");
-  EXPECT_NE(error_of(0).find("iteration 20 named by latest_checkpointed_iteration.txt is not there; found iterations [5, 10]"), std::string::npos) << error_of(0);
+  EXPECT_NE(error_of(0).find("iteration 20 named by latest_checkpointed_iteration.txt is not there; found iterations [5, 10]"), std::string::npos)
+      << error_of(0);
   EXPECT_NE(error_of(7).find("checkpoint.ckpt_step 7"), std::string::npos) << error_of(7);
 }
 

@@ -25,8 +25,14 @@ Schedule small_schedule() {
 }
 
 RunState sample_state() {
-  return {.train = {.step = 3, .consumed_train_samples = 12, .skipped_train_samples = 4, .consumed_valid_samples = 20, .floating_point_operations_so_far = 1.5e20},
-          .schedule_steps = 8, .optimizer_steps = 2, .loss_scaler = {.scale = 1024, .growth_tracker = 7, .hysteresis_tracker = 1},
+  return {.train = {.step = 3,
+                    .consumed_train_samples = 12,
+                    .skipped_train_samples = 4,
+                    .consumed_valid_samples = 20,
+                    .floating_point_operations_so_far = 1.5e20},
+          .schedule_steps = 8,
+          .optimizer_steps = 2,
+          .loss_scaler = {.scale = 1024, .growth_tracker = 7, .hysteresis_tracker = 1},
           .data = {.train_fingerprint = "abc", .valid_fingerprint = "def", .requested_train_samples = 400, .order = "megatron"},
           .best = {.iteration = 2, .loss = 0.1}};
 }
@@ -136,7 +142,8 @@ TEST(RunRecord, GeneratorState) {
 
 TEST(RunRecord, HostileRecords) {
   RunState state;
-  for (const char* text : {"[]", "{}", R"({"data": {}})", R"({"data": {"order": 1, "requested_train_samples": 1, "train_fingerprint": "", "valid_fingerprint": ""}})"})
+  for (const char* text :
+       {"[]", "{}", R"({"data": {}})", R"({"data": {"order": 1, "requested_train_samples": 1, "train_fingerprint": "", "valid_fingerprint": ""}})"})
     EXPECT_THROW(read_run_record(parse_json(text, "test"), "test", state), UserError) << text;
   const Value empty_group = Value::dict_of({{"optimizer", Value::dict_of({{"optimizer", Value::dict_of({{"param_groups", Value::list({})}})}})}});
   EXPECT_THROW(read_common_state(empty_group, "test", state), UserError);

@@ -1,3 +1,4 @@
+// Names and chunks on disk, both dialects.
 #include "convert/dialect.h"
 
 #include <gtest/gtest.h>

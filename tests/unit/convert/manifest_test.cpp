@@ -1,3 +1,4 @@
+// Manifests read back as written; anything else is an error.
 #include "convert/manifest.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Copies between strided boxes against an element-by-element walk.
 #include "convert/transfer.h"
 
 #include <gtest/gtest.h>

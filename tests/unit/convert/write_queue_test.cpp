@@ -1,3 +1,4 @@
+// The writer thread: order, bounds, faults.
 #include "convert/write_queue.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Batches by position alone, whatever the threads; faults where they belong.
 #include "data/batch_loader.h"
 
 #include <ATen/ATen.h>

@@ -1,3 +1,4 @@
+// HF configurations to model configurations and back.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>

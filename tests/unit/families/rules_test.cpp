@@ -1,3 +1,4 @@
+// The rules of dense families: names, segments, shapes.
 #include <gtest/gtest.h>
 
 #include <set>

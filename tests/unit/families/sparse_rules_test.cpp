@@ -180,7 +180,8 @@ TEST(SparseRules, StorageOfReleases) {
   // Names overrule the usual storage, both ways.
   EXPECT_EQ(sources(qwen3_5_moe::rules(c, {{"model.layers.0.linear_attn.in_proj_qkvz.weight", {}}}), "in_proj_qkvz"), 1u);
   EXPECT_EQ(sources(qwen3_5_moe::rules(c, {{"model.layers.0.mlp.experts.0.gate_proj.weight", {}}}), "model.layers.0.mlp.experts."), 9u);
-  EXPECT_THROW(qwen3_next::rules(c, {{"model.layers.0.linear_attn.in_proj_qkvz.weight", {}}, {"model.layers.0.linear_attn.in_proj_qkv.weight", {}}}), UserError);
+  EXPECT_THROW(qwen3_next::rules(c, {{"model.layers.0.linear_attn.in_proj_qkvz.weight", {}}, {"model.layers.0.linear_attn.in_proj_qkv.weight", {}}}),
+               UserError);
   c.num_moe_experts = 0;
   c.moe_shared_expert_intermediate_size = 0;
   expect_bijection(qwen3_5::rules(c, {}));

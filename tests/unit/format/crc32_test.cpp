@@ -1,3 +1,4 @@
+// Checksums against published values, and of joined parts.
 #include "format/crc32.h"
 
 #include <zlib.h>

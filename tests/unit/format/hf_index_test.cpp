@@ -1,3 +1,4 @@
+// HF folders of one and many files; incomplete and ambiguous ones.
 #include "format/hf_index.h"
 
 #include "format_testing.h"

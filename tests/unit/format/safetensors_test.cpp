@@ -28,7 +28,9 @@ std::vector<Bad> bad_files() {
       {"invalid UTF-8", file_of("{\"\xff\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8), "not a JSON object"},
       {"truncated data", file_of(one, 7), "ends at byte 8 of 7"},
       {"trailing data", file_of(one, 9), "1 bytes after the last tensor"},
-      {"duplicate tensor", file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "'a' appears twice"},
+      {"duplicate tensor",
+       file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8),
+       "'a' appears twice"},
       {"duplicate field", file_of(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8), "'dtype' appears twice"},
       {"unknown dtype", file_of(R"({"a":{"dtype":"F31","shape":[2],"data_offsets":[0,8]}})", 8), "tensor 'a': unknown safetensors dtype 'F31'"},
       {"size differs", file_of(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8), "needs 12 bytes, its range has 8"},
@@ -40,7 +42,8 @@ std::vector<Bad> bad_files() {
       {"backward range", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8), "wanted [begin, end]"},
       {"three offsets", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4,8]}})", 8), "wanted [begin, end]"},
       {"hole", file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "4 unused bytes before tensor 'a'"},
-      {"overlap", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "'b' overlaps"},
+      {"overlap", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8),
+       "'b' overlaps"},
       {"missing shape", file_of(R"({"a":{"dtype":"F32","data_offsets":[0,8]}})", 8), "lacks shape"},
       {"extra field", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}})", 8), "unknown field 'x'"},
       {"metadata number", file_of(R"({"__metadata__":{"a":1}})", 0), "'a' is not a text"},
@@ -81,7 +84,8 @@ TEST(Safetensors, PlanReproducesGoldenFiles) {
 }
 
 TEST(Safetensors, WiderTypesComeFirst) {
-  const std::vector<TensorSpec> specs{{"a", DType::boolean, {1}}, {"b", DType::bf16, {1}}, {"d", DType::f32, {1}}, {"c", DType::f32, {1}}, {"e", DType::i64, {1}}};
+  const std::vector<TensorSpec> specs{
+      {"a", DType::boolean, {1}}, {"b", DType::bf16, {1}}, {"d", DType::f32, {1}}, {"c", DType::f32, {1}}, {"e", DType::i64, {1}}};
   const SafetensorsPlan plan = plan_safetensors(specs);
   const uint64_t data = plan.header.size();
   EXPECT_EQ(data % 8, 0u);

@@ -52,7 +52,8 @@ void expect_keys(const fs::path& folder, const fs::path& keys) {
 }
 
 TEST(TorchDist, GoldensHaveTheirKeys) {
-  for (const char* name : {"qwen2", "qwen3", "qwen3_untied", "qwen3_v515", "qwen3_tp2pp2"}) expect_keys(golden(name) / "mcore/iter_0000000", golden(name) / "keys.txt");
+  for (const char* name : {"qwen2", "qwen3", "qwen3_untied", "qwen3_v515", "qwen3_tp2pp2"})
+    expect_keys(golden(name) / "mcore/iter_0000000", golden(name) / "keys.txt");
   expect_keys(golden("qwen3_fsdp/fsdp/iter_0000000"), golden("qwen3_fsdp/keys.txt"));
   const fs::path trained = golden("trained/qwen3_opt_fully_reshardable");
   expect_keys(trained / "mcore/iter_0000003", trained / "keys.txt");

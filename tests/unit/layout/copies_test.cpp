@@ -1,3 +1,4 @@
+// Copies between a rule and its tensors, against an element-by-element walk.
 #include "layout/copies.h"
 
 #include <gtest/gtest.h>

@@ -41,8 +41,13 @@ TEST(Mesh, CoordinatesArePlacesInGroups) {
 }
 
 TEST(Mesh, WhatDoesNotFitIsRefused) {
-  for (const MeshSizes& sizes : std::vector<MeshSizes>{{.tensor = 0}, {.data = 2, .expert = 3}, {.tensor = 2, .order = "cp-ep-dp-pp"}, {.order = "tp-tp"}, {.order = "tp-xp"},
-                                                       {.tensor = 2, .data = 2, .pipeline = 2, .expert = 2, .expert_tensor = 2, .order = "tp-cp-ep-pp-dp"}})
+  for (const MeshSizes& sizes :
+       std::vector<MeshSizes>{{.tensor = 0},
+                              {.data = 2, .expert = 3},
+                              {.tensor = 2, .order = "cp-ep-dp-pp"},
+                              {.order = "tp-tp"},
+                              {.order = "tp-xp"},
+                              {.tensor = 2, .data = 2, .pipeline = 2, .expert = 2, .expert_tensor = 2, .order = "tp-cp-ep-pp-dp"}})
     EXPECT_THROW(Mesh{sizes}, UserError) << sizes.order;
   ModelConfig config;
   config.tensor_model_parallel_size = 2;

@@ -65,19 +65,24 @@ INSTANTIATE_TEST_SUITE_P(
                     SplitCase{"94 over 8", 94, 8, 0, 0, 0, true, true, "", {11, 12, 12, 12, 12, 12, 12, 11}},
                     SplitCase{"94 over 8, first and last", 94, 8, 0, 11, 11, false, false, "", {11, 12, 12, 12, 12, 12, 12, 11}},
                     SplitCase{"94 over 8 in two chunks", 94, 8, 2, 0, 0, true, true, "", {5, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 5}},
-                    SplitCase{"first only", 7, 3, 0, 1, 0, false, false, "", {1, 3, 3}}, SplitCase{"last only", 7, 3, 0, 0, 3, false, false, "", {2, 2, 3}},
+                    SplitCase{"first only", 7, 3, 0, 1, 0, false, false, "", {1, 3, 3}},
+                    SplitCase{"last only", 7, 3, 0, 0, 3, false, false, "", {2, 2, 3}},
                     SplitCase{"uneven in chunks", 8, 2, 2, 2, 6, false, false, "", {1, 3, 1, 3}},
                     SplitCase{"embedding counted", 5, 3, 0, 0, 0, true, false, "", {1, 2, 2}},
                     SplitCase{"loss stage of its own", 3, 4, 0, 0, 0, false, true, "", {1, 1, 1, 0}},
                     SplitCase{"layout", 5, 2, 0, 0, 0, false, false, "Ett|tttL", {2, 3}},
                     SplitCase{"layout in chunks", 6, 2, 2, 0, 0, false, false, "E,t*3|(t|)*2tL", {3, 1, 1, 1}},
                     SplitCase{"layout with an empty stage", 4, 2, 2, 0, 0, false, false, "E|tt||ttL", {0, 2, 0, 2}},
-                    SplitCase{"does not divide", 7, 2, 0, 0, 0, false, false, "", {}}, SplitCase{"chunks do not divide", 6, 2, 2, 0, 0, false, false, "", {}},
+                    SplitCase{"does not divide", 7, 2, 0, 0, 0, false, false, "", {}},
+                    SplitCase{"chunks do not divide", 6, 2, 2, 0, 0, false, false, "", {}},
                     SplitCase{"nothing left", 4, 2, 0, 1, 1, false, false, "", {}}, SplitCase{"too many", 4, 3, 0, 3, 3, false, false, "", {}},
                     SplitCase{"chunks alone", 4, 1, 2, 0, 0, false, false, "", {}}, SplitCase{"both ways", 8, 2, 0, 4, 0, true, false, "", {}},
-                    SplitCase{"layout: layers", 5, 2, 0, 0, 0, false, false, "Ett|ttL", {}}, SplitCase{"layout: stages", 5, 2, 0, 0, 0, false, false, "Ett|tt|tL", {}},
-                    SplitCase{"layout: loss early", 4, 2, 0, 0, 0, false, false, "EttL|tt", {}}, SplitCase{"layout: letter", 4, 2, 0, 0, 0, false, false, "Ett|ttXL", {}},
-                    SplitCase{"layout: open", 4, 2, 0, 0, 0, false, false, "E(tt|ttL", {}}, SplitCase{"layout: count", 4, 2, 0, 0, 0, false, false, "Et*|ttL", {}},
+                    SplitCase{"layout: layers", 5, 2, 0, 0, 0, false, false, "Ett|ttL", {}},
+                    SplitCase{"layout: stages", 5, 2, 0, 0, 0, false, false, "Ett|tt|tL", {}},
+                    SplitCase{"layout: loss early", 4, 2, 0, 0, 0, false, false, "EttL|tt", {}},
+                    SplitCase{"layout: letter", 4, 2, 0, 0, 0, false, false, "Ett|ttXL", {}},
+                    SplitCase{"layout: open", 4, 2, 0, 0, 0, false, false, "E(tt|ttL", {}},
+                    SplitCase{"layout: count", 4, 2, 0, 0, 0, false, false, "Et*|ttL", {}},
                     SplitCase{"layout: nested", 4, 2, 0, 0, 0, false, false, "E((tt)*2|)L", {}},
                     SplitCase{"layout: bomb", 4, 2, 0, 0, 0, false, false, "E(((t*99999)*99999)*99999|L", {}},
                     SplitCase{"layout: predictions", 4, 2, 0, 0, 0, false, false, "Ett|ttmL", {}}));
@@ -90,12 +95,22 @@ TEST(PipelineLayout, RepetitionsAsMegatrons) {
 
 TEST(PipelineSchedule, OneForwardOneBackward) {
   using enum Pass;
-  EXPECT_EQ(pipeline_schedule({.ranks = 3, .micro_batches = 4}, 1),
-            (std::vector<PipelineAction>{{forward, 0, 0}, {forward, 1, 0}, {backward, 0, 0}, {forward, 2, 0}, {backward, 1, 0}, {forward, 3, 0}, {backward, 2, 0},
-                                         {backward, 3, 0}}));
-  EXPECT_EQ(pipeline_schedule({.ranks = 2, .chunks = 2, .micro_batches = 2}, 1),
-            (std::vector<PipelineAction>{{forward, 0, 0}, {forward, 1, 0}, {forward, 0, 1}, {backward, 0, 1}, {forward, 1, 1}, {backward, 1, 1}, {backward, 0, 0},
-                                         {backward, 1, 0}}));
+  EXPECT_EQ(pipeline_schedule({.ranks = 3, .micro_batches = 4}, 1), (std::vector<PipelineAction>{{forward, 0, 0},
+                                                                                                 {forward, 1, 0},
+                                                                                                 {backward, 0, 0},
+                                                                                                 {forward, 2, 0},
+                                                                                                 {backward, 1, 0},
+                                                                                                 {forward, 3, 0},
+                                                                                                 {backward, 2, 0},
+                                                                                                 {backward, 3, 0}}));
+  EXPECT_EQ(pipeline_schedule({.ranks = 2, .chunks = 2, .micro_batches = 2}, 1), (std::vector<PipelineAction>{{forward, 0, 0},
+                                                                                                              {forward, 1, 0},
+                                                                                                              {forward, 0, 1},
+                                                                                                              {backward, 0, 1},
+                                                                                                              {forward, 1, 1},
+                                                                                                              {backward, 1, 1},
+                                                                                                              {backward, 0, 0},
+                                                                                                              {backward, 1, 0}}));
 }
 
 // No deadlock, every pass once, as many forward passes held as the rank's place in the pipeline says, and the bubble of the closed form.

@@ -1,3 +1,4 @@
+// What each tensor-parallel rank holds of a parameter.
 #include "layout/placement.h"
 
 #include <gtest/gtest.h>

@@ -185,7 +185,9 @@ TEST(PlanMeasured, ActivationsWithinFivePercent) {
     Model model(c.config, single_groups(), {.dtype = c.type});
     model.initialize(3);
     const int64_t measured = measured_peak(model, 2), predicted = predicted_peak(c.config, 2, c.type == at::kFloat ? 4 : 2);
-    RecordProperty(std::string(c.name) + (c.config.layer_types.empty() ? c.config.num_moe_experts ? " sparse " : " dense " : " hybrid ") + c10::toString(c.type), std::to_string(static_cast<double>(predicted) / static_cast<double>(measured)));
+    RecordProperty(
+        std::string(c.name) + (c.config.layer_types.empty() ? c.config.num_moe_experts ? " sparse " : " dense " : " hybrid ") + c10::toString(c.type),
+        std::to_string(static_cast<double>(predicted) / static_cast<double>(measured)));
     EXPECT_NEAR(static_cast<double>(predicted) / static_cast<double>(measured), 1.0, 0.05)
         << c.name << " (" << c.config.model_type << ") " << c.type << ": " << predicted << " for " << measured;
   }
@@ -286,8 +288,10 @@ TEST(PlanMeasured, StatesAreWhatModelAndOptimizerAllocate) {
 using Sent = std::map<const Group*, std::array<double, kCollectives>>;
 
 Sent planned(const StagePlan& stage, Groups& groups) {
-  static constexpr std::pair<Movement, Collective> kSame[] = {{Movement::all_reduce, Collective::all_reduce}, {Movement::all_gather, Collective::all_gather},
-                                                              {Movement::reduce_scatter, Collective::reduce_scatter}, {Movement::all_to_all, Collective::all_to_all},
+  static constexpr std::pair<Movement, Collective> kSame[] = {{Movement::all_reduce, Collective::all_reduce},
+                                                              {Movement::all_gather, Collective::all_gather},
+                                                              {Movement::reduce_scatter, Collective::reduce_scatter},
+                                                              {Movement::all_to_all, Collective::all_to_all},
                                                               {Movement::transfer, Collective::transfer}};
   Sent out;
   for (const VolumeEntry& e : stage.volume.entries)
@@ -327,7 +331,8 @@ TEST(PlanMeasured, VolumeIsWhatGroupsCounted) {
       for (int64_t kind = 0; kind < kGroupKinds; ++kind) sent.try_emplace(groups[static_cast<GroupKind>(kind)].get());
       for (const auto& [group, bytes] : sent)
         for (size_t i = 0; i < kCollectives && group->size() > 1; ++i)
-          EXPECT_NEAR(static_cast<double>(group->traffic(static_cast<Collective>(i)).bytes), bytes[i], left_out) << c.name << ", " << group->size() << " ranks, collective " << i;
+          EXPECT_NEAR(static_cast<double>(group->traffic(static_cast<Collective>(i)).bytes), bytes[i], left_out)
+              << c.name << ", " << group->size() << " ranks, collective " << i;
     });
   }
 }
@@ -363,15 +368,19 @@ TEST(PlanMeasured, ReplicasExchangeAndShareWhatIsPlanned) {
       replicas.gather_values();
       for (const VolumeEntry& e : stage.volume.entries) {
         if (!e.at_end) continue;
-        static constexpr Collective kSame[] = {Collective::all_reduce, Collective::all_gather, Collective::reduce_scatter, Collective::all_to_all, Collective::transfer};
+        static constexpr Collective kSame[] = {Collective::all_reduce, Collective::all_gather, Collective::reduce_scatter, Collective::all_to_all,
+                                               Collective::transfer};
         const double counted = static_cast<double>(groups[e.group]->traffic(kSame[static_cast<size_t>(e.movement)]).bytes);
         // Whole rows: an all-to-all's part may be off by the longest.
-        EXPECT_NEAR(counted, e.bytes, e.movement == Movement::all_to_all ? 4.0 * 352 * 2 : 0) << c.name << " " << name_of(e.group) << " " << name_of(e.movement);
+        EXPECT_NEAR(counted, e.bytes, e.movement == Movement::all_to_all ? 4.0 * 352 * 2 : 0)
+            << c.name << " " << name_of(e.group) << " " << name_of(e.movement);
       }
       std::vector<AdamW::Part> parts;
       for (const DataParallel::Share& share : replicas.shares()) parts.push_back({share.parameter, share.rows, {share.own}});
       const int64_t row = 352 * 12 * static_cast<int64_t>(replicas.bucket_count());
-      EXPECT_NEAR(static_cast<double>(AdamW(parts, {}).state_bytes()), static_cast<double>(stage.memory.optimizer), static_cast<double>(c.distributed ? row : 0)) << c.name;
+      EXPECT_NEAR(static_cast<double>(AdamW(parts, {}).state_bytes()), static_cast<double>(stage.memory.optimizer),
+                  static_cast<double>(c.distributed ? row : 0))
+          << c.name;
     });
   }
 }

@@ -76,7 +76,8 @@ TEST(Plan, RanksTogetherHoldTheModel) {
       dense += stage.weights.dense + stage.weights.fp32;
       expert += stage.weights.expert;
     }
-    const int64_t copies = model.mtp_num_layers > 0 && s.pipeline > 1 ? model.vocab_size * model.hidden_size : 0;  // predictions look words up on the last stage
+    const int64_t copies =
+        model.mtp_num_layers > 0 && s.pipeline > 1 ? model.vocab_size * model.hidden_size : 0;  // predictions look words up on the last stage
     EXPECT_EQ(dense * s.tensor + expert * s.expert, layers.parameters + (s.tensor - 1) * replicated + copies) << model.model_type << " TP" << s.tensor;
   }
 }

@@ -70,7 +70,8 @@ void write_gradients(Model& model, const fs::path& folder) {
   for (Parameter* p : model.parameters()) {
     kept.push_back(p->main_grad.to(at::kFloat).contiguous());
     const at::Tensor g = kept.back();
-    shards.push_back({"", &rules.find(p->name), p->slice, DType::f32, [g] { return std::span(static_cast<const std::byte*>(g.const_data_ptr()), g.nbytes()); }});
+    shards.push_back(
+        {"", &rules.find(p->name), p->slice, DType::f32, [g] { return std::span(static_cast<const std::byte*>(g.const_data_ptr()), g.nbytes()); }});
   }
   fs::create_directories(folder);
   save_hf(folder, model.config(), rules, shards, int64_t{5} << 30);

@@ -1,3 +1,4 @@
+// The dynamic loss scale step by step, as Megatron moves it.
 #include "optim/loss_scaler.h"
 
 #include <gtest/gtest.h>

@@ -122,8 +122,9 @@ TEST(Recipes, SizesGiveThePublishedParameterCounts) {
     set_architecture(m, model);
     const double qkv = static_cast<double>((m.num_attention_heads + 2 * m.num_query_groups) * m.kv_channels);
     const double hidden = static_cast<double>(m.hidden_size);
-    const double feed_forward = m.num_moe_experts ? static_cast<double>(m.num_moe_experts) * (3.0 * hidden * static_cast<double>(m.moe_ffn_hidden_size) + hidden)
-                                                  : 3.0 * hidden * static_cast<double>(m.ffn_hidden_size);
+    const double feed_forward = m.num_moe_experts
+                                    ? static_cast<double>(m.num_moe_experts) * (3.0 * hidden * static_cast<double>(m.moe_ffn_hidden_size) + hidden)
+                                    : 3.0 * hidden * static_cast<double>(m.ffn_hidden_size);
     const double layer = hidden * qkv + (m.add_qkv_bias ? qkv : 0) + hidden * static_cast<double>(m.num_attention_heads * m.kv_channels) +
                          feed_forward + 2 * hidden +
                          (m.qk_layernorm ? 2.0 * static_cast<double>(m.kv_channels) : 0);
@@ -139,8 +140,8 @@ TEST(Recipes, HybridSizes) {
     double total, active;
     int64_t full;  // layers with full attention
   };
-  for (const Row& row : {Row{"qwen3_next_80b_a3b", 79.674, 3.875, 12}, Row{"qwen3_next_2b_fineweb", 1.991, 0.781, 6}, Row{"qwen3_next_3b_fineweb", 2.946, 1.097, 7},
-                         Row{"qwen3_next_5b_fineweb", 4.921, 1.824, 9}}) {
+  for (const Row& row : {Row{"qwen3_next_80b_a3b", 79.674, 3.875, 12}, Row{"qwen3_next_2b_fineweb", 1.991, 0.781, 6},
+                         Row{"qwen3_next_3b_fineweb", 2.946, 1.097, 7}, Row{"qwen3_next_5b_fineweb", 4.921, 1.824, 9}}) {
     const bool guide = std::string_view(row.name).ends_with("fineweb");
     const ModelConfig m = recipe_config(find_recipe(guide ? row.name : std::string(row.name) + "_pretrain_config")).model;
     const ParameterCount count = count_parameters(m);
@@ -154,8 +155,8 @@ TEST(Recipes, HybridSizes) {
 
 TEST(Recipes, TheGuidesRun) {
   const Config c = recipe_config(find_recipe("qwen3_next_3b_fineweb"));
-  EXPECT_EQ((std::vector<int64_t>{c.model.tensor_model_parallel_size, c.train.micro_batch_size, c.train.global_batch_size, c.model.seq_length, c.model.num_layers,
-                                  c.model.hidden_size, c.model.num_attention_heads}),
+  EXPECT_EQ((std::vector<int64_t>{c.model.tensor_model_parallel_size, c.train.micro_batch_size, c.train.global_batch_size, c.model.seq_length,
+                                  c.model.num_layers, c.model.hidden_size, c.model.num_attention_heads}),
             (std::vector<int64_t>{2, 2, 64, 4096, 24, 2048, 16}));
   const char* guide[] = {"full", "linear", "linear", "full", "linear", "linear", "full", "linear", "linear", "linear", "linear", "full",
                          "linear", "linear", "full", "linear", "linear", "linear", "linear", "full", "linear", "linear", "full", "linear"};
@@ -202,14 +203,17 @@ TEST(Recipes, SparseLayouts) {
   for (const Row& row : rows) {
     const Config c = recipe_config(find_recipe(row.name));
     const ModelConfig& m = c.model;
-    EXPECT_EQ((std::vector<int64_t>{m.tensor_model_parallel_size, m.pipeline_model_parallel_size, m.context_parallel_size, m.expert_model_parallel_size,
-                                    m.sequence_parallel, c.train.micro_batch_size, c.train.global_batch_size, c.train.train_iters, c.scheduler.lr_warmup_iters}),
-              (std::vector<int64_t>{row.tensor, row.pipeline, row.context, row.expert, row.sequence_parallel, row.micro, row.global, row.iterations, row.warmup}))
+    EXPECT_EQ((std::vector<int64_t>{m.tensor_model_parallel_size, m.pipeline_model_parallel_size, m.context_parallel_size,
+                                    m.expert_model_parallel_size, m.sequence_parallel, c.train.micro_batch_size, c.train.global_batch_size,
+                                    c.train.train_iters, c.scheduler.lr_warmup_iters}),
+              (std::vector<int64_t>{row.tensor, row.pipeline, row.context, row.expert, row.sequence_parallel, row.micro, row.global, row.iterations,
+                                    row.warmup}))
         << row.name;
     EXPECT_EQ(c.optimizer.lr, row.lr) << row.name;
     EXPECT_EQ(c.optimizer.adam_beta2, row.beta2) << row.name;
     EXPECT_EQ(m.expert_tensor_parallel_size, 1) << row.name;
-    if (m.experimental_attention_variant.empty()) EXPECT_EQ(m.recompute_granularity, std::string_view(row.name).find("pretrain_8gpu") == std::string_view::npos ? "" : "full") << row.name;
+    if (m.experimental_attention_variant.empty())
+      EXPECT_EQ(m.recompute_granularity, std::string_view(row.name).find("pretrain_8gpu") == std::string_view::npos ? "" : "full") << row.name;
   }
 }
 

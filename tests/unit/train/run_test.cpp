@@ -1,3 +1,4 @@
+// Set-up of runs and its refusals.
 #include "train/run.h"
 
 #include <gtest/gtest.h>
