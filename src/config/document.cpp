@@ -118,6 +118,21 @@ bool apply_model_spelling(ConfigDraft& draft, const std::string& key, const Yaml
     assign(draft, "model.rope_scaling_type", scalar("yarn", value.line), place);
     return true;
   }
+  if (key == "experimental_attention_variant" && value.is_scalar() && value.text == "gdn") {  // before megatron-core named it in full
+    assign(draft, "model.experimental_attention_variant", scalar("gated_delta_net", value.line), place);
+    return true;
+  }
+  if (key == "linear_attention_freq" && !value.items.empty()) {  // per layer: 1 linear, 0 full
+    YamlValue types = value;
+    for (YamlValue& layer : types.items) {
+      int64_t linear = -1;
+      require(read_integer(layer, linear) && (linear == 0 || linear == 1), "{}: model.linear_attention_freq holds {}, wanted 1 (linear) or 0 (full) per layer",
+              place.at(value), describe(layer));
+      layer = scalar(linear == 1 ? "linear_attention" : "full_attention", layer.line);
+    }
+    assign(draft, "model.layer_types", types, place);
+    return true;
+  }
   if (key.starts_with("yarn_") && value.is_null()) return true;  // Bridge's "no yarn"
   bool flag = false;
   if (key == "rope_scaling" && read_boolean(value, flag)) {  // Bridge's switch for Llama 3's scaling

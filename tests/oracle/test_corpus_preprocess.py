@@ -159,7 +159,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(ponte, tmp_path):
     (["--tokenizer-type", "GPT2BPETokenizer"], "only HuggingFaceTokenizer"),
     (["--on-error", "ignore"], "on-error"),
     (["--tokenizr-model", "x"], "did you mean --tokenizer-model?"),
-    (["--workers", "-1"], "--workers -1"),
+    (["--workers", "-1"], "--workers: -1 found"),
 ])
 def test_wrong_flags_are_named(flags, message, ponte, tmp_path):
     result = ponte("preprocess", "--input", PAIRS / "input.jsonl", "--output-prefix", tmp_path / "out", "--tokenizer-model", DEMO / "base", *flags, code=1)

@@ -13,8 +13,9 @@ def corpus(tmp_path):
 @pytest.fixture
 def training(ponte, tmp_path, tiny, corpus):
     folder, _ = tiny("qwen3")
-    return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='1,0,0'", "dataset.order=permutation",
-                    "train.train_iters=12", "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "validation.eval_interval=0",
+    return Training(ponte, tmp_path, "--hf-model", folder, "optimizer.lr=1e-3", f"dataset.data_path=[{corpus}]", "dataset.split='1,0,0'",
+                    "dataset.order=permutation", "train.train_iters=12", "train.global_batch_size=4", "train.micro_batch_size=2",
+                    "model.seq_length=32", "validation.eval_interval=0",
                     "validation.eval_iters=0")
 
 

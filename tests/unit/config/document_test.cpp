@@ -164,7 +164,10 @@ TEST(Document, ReadsRunConfigsOfBridge) {
     ConfigDraft draft;
     ASSERT_EQ(error_of([&] { apply_yaml_file(draft, entry.path()); }), "") << entry.path();
     const bool two_stages = entry.path().string().find("tp2pp2") != std::string::npos;
-    EXPECT_EQ(draft.config.model.num_layers, two_stages ? 4 : 2) << entry.path();
+    const bool hybrid = entry.path().string().find("qwen3_next") != std::string::npos;
+    EXPECT_EQ(draft.config.model.num_layers, two_stages || hybrid ? 4 : 2) << entry.path();
+    EXPECT_EQ(draft.config.model.experimental_attention_variant, hybrid ? "gated_delta_net" : "") << entry.path();
+    if (hybrid) EXPECT_EQ(draft.config.model.layer_types, (std::vector<std::string>{"linear_attention", "linear_attention", "linear_attention", "full_attention"}));
     EXPECT_EQ(draft.config.model.activation_func, "silu");
     EXPECT_EQ(draft.without_effect.size(), 1u);
     ++files;

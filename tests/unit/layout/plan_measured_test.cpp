@@ -184,7 +184,9 @@ TEST(PlanMeasured, ActivationsWithinFivePercent) {
     counter();
     Model model(c.config, single_groups(), {.dtype = c.type});
     model.initialize(3);
-    const int64_t measured = measured_peak(model, 2), predicted = predicted_peak(c.config, 2, c.type == at::kFloat ? 4 : 2);
+    // Enough rows for what libraries take for themselves, which no plan counts (0.5 MB in the head's bf16 product here), to be a small part.
+    constexpr int64_t kRows = 6;
+    const int64_t measured = measured_peak(model, kRows), predicted = predicted_peak(c.config, kRows, c.type == at::kFloat ? 4 : 2);
     RecordProperty(
         std::string(c.name) + (c.config.layer_types.empty() ? c.config.num_moe_experts ? " sparse " : " dense " : " hybrid ") + c10::toString(c.type),
         std::to_string(static_cast<double>(predicted) / static_cast<double>(measured)));
