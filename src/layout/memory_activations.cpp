@@ -191,7 +191,12 @@ TapeStep recomputed(std::span<const Tape> tapes, int64_t input_bytes) {
 Recompute recompute_of(const ModelConfig& c) {
   Recompute out;
   out.layers = c.recompute_num_layers;
-  if (c.recompute_granularity == "full") out.full = c.recompute_method == "block" ? Recompute::Full::block : Recompute::Full::uniform;
+  if (c.recompute_granularity == "full") {
+    require(out.layers >= 1, "model.recompute_num_layers: {}, wanted at least 1", out.layers);
+    require(c.recompute_method == "block" || c.recompute_method == "uniform",
+            "model.recompute_method: '{}', wanted uniform or block for full recompute", c.recompute_method);
+    out.full = c.recompute_method == "block" ? Recompute::Full::block : Recompute::Full::uniform;
+  }
   if (c.recompute_granularity != "selective") return out;
   const auto has = [&](std::string_view module) { return std::ranges::find(c.recompute_modules, module) != c.recompute_modules.end(); };
   out.core_attention = has("core_attn");

@@ -44,8 +44,10 @@ struct Recompute {
   enum class Full { none, uniform, block } full = Full::none;
   int64_t layers = 1;  // of a stretch (uniform), or how many (block)
 };
+// UserError for full recompute with a method or a number of layers there is not.
 Recompute recompute_of(const ModelConfig& config);
-// Lengths of the stretches that are computed again, from the first layer of a chunk on.
+// Lengths of the stretches that are computed again, from the first layer of a chunk on; the rest runs plainly. Uniform: all layers, in stretches of
+// recompute_num_layers; block: the first recompute_num_layers, one by one; otherwise none.
 std::vector<int64_t> recomputed_stretches(const Recompute& recompute, int64_t layers);
 
 Tape layer_tape(const LocalLayer& layer, const ActivationSizes& sizes, const Recompute& recompute);

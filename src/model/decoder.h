@@ -15,8 +15,4 @@ struct Decoder {
   at::Tensor operator()(const at::Tensor& x_SH, const Sequence& sequence) const;
 };
 
-// recompute_granularity "full": method "uniform" makes stretches of recompute_num_layers layers over the whole stack, "block" recomputes the first
-// recompute_num_layers layers one by one. Anything else: empty.
-std::vector<int64_t> recomputed_stretches(const ModelConfig& config, int64_t layers);
-
 }  // namespace ponte

@@ -6,6 +6,7 @@
 #include "families/registry.h"
 #include "layout/context_split.h"
 #include "layout/flops.h"
+#include "layout/memory_activations.h"
 #include "model/routing.h"
 #include "model/state.h"
 
@@ -76,7 +77,7 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
     decoder.layers.push_back(make_decoder_layer(c, i, format("decoder.layers.{}.", i), *parameters, seams));
   if (c.num_moe_experts > 0) loads.resize(static_cast<size_t>(c.num_layers + c.mtp_num_layers));
   if (c.moe_router_load_balancing_type == "global_aux_loss") earlier.resize(loads.size());
-  decoder.recomputed_stretches = recomputed_stretches(c, stage.layers);
+  decoder.recomputed_stretches = recomputed_stretches(recompute_of(c), stage.layers);
   if (stage.loss) {
     final_norm = {&parameters->get("decoder.final_layernorm.weight"), norm};
     Parameter& output = parameters->get(c.share_embeddings_and_output_weights ? "embedding.word_embeddings.weight" : "output_layer.weight");
