@@ -11,7 +11,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/parallel.h"
-#include "checkpoint/foreign_state.h"
+#include "convert/training_state.h"
 #include "checkpoint/tensor_dtype.h"
 #include "convert/weight_source.h"
 #include "format/torch_dist.h"

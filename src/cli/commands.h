@@ -6,6 +6,7 @@ namespace ponte {
 
 int run_import(const Arguments& arguments);      // import.cpp
 int run_export(const Arguments& arguments);      // export.cpp
+int run_convert(const Arguments& arguments);     // convert.cpp
 int run_verify(const Arguments& arguments);      // verify.cpp
 int run_inspect(const Arguments& arguments);     // inspect.cpp
 int run_data(const Arguments& arguments);        // data.cpp

@@ -28,6 +28,11 @@ std::string summary_line(const ConversionReport& report) {
                 human_bytes(static_cast<uint64_t>(rate)));
 }
 
+Container container_flag(const std::string& text) {
+  require(text == "torch_dist" || text == "fsdp_dtensor", "--ckpt-format: '{}' found; torch_dist or fsdp_dtensor wanted", text);
+  return text == "torch_dist" ? Container::torch_dist : Container::fsdp_dtensor;
+}
+
 std::optional<DType> dtype_flag(const std::string& text) {
   if (text.empty()) return std::nullopt;
   const DType dtype = dtype_from_user(text);

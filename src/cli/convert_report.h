@@ -10,5 +10,7 @@ void print_losses(const ConversionReport& report);
 std::string summary_line(const ConversionReport& report);
 // --torch-dtype; "" is none.
 std::optional<DType> dtype_flag(const std::string& text);
+// --ckpt-format: torch_dist or fsdp_dtensor, else a UserError.
+Container container_flag(const std::string& text);
 
 }  // namespace ponte

@@ -7,6 +7,7 @@ namespace {
 constexpr ponte::Command kCommands[] = {
     {"import", "a Hugging Face model becomes a Megatron checkpoint", ponte::run_import},
     {"export", "a Megatron checkpoint becomes a Hugging Face folder", ponte::run_export},
+    {"convert", "a Megatron checkpoint in another of Megatron's formats", ponte::run_convert},
     {"verify", "are the two the same, bit for bit", ponte::run_verify},
     {"inspect", "tensors of a checkpoint of any format, and how they map", ponte::run_inspect},
     {"preprocess", "text becomes a tokenised corpus (.bin/.idx)", ponte::run_preprocess},

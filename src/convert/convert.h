@@ -1,4 +1,4 @@
-// Checkpoint conversion, file to file: import (Hugging Face to Megatron), export (back), verify (both, bit by bit).
+// Checkpoint conversion, file to file: import (Hugging Face to Megatron), export (back), convert (Megatron to Megatron), verify (both sides, bit by bit).
 #pragma once
 #include <optional>
 #include <string>
@@ -6,6 +6,7 @@
 
 #include "base/dtype.h"
 #include "base/file.h"
+#include "convert/dialect.h"
 
 namespace ponte {
 
@@ -19,6 +20,7 @@ struct ConversionReport {
 };
 
 struct ImportOptions {
+  Container format = Container::torch_dist;
   fs::path hf_model;         // folder
   std::string reference;     // what the user called it, recorded in run_config.yaml
   fs::path megatron_path;    // root to be created
@@ -30,6 +32,20 @@ struct ImportOptions {
 // iteration stands until the new one is complete. A root with other iterations is a training run: UserError. So is a source whose own manifest
 // (ponte_manifest.json) does not fit its content.
 ConversionReport import_checkpoint(const ImportOptions& options);
+
+struct ConvertOptions {
+  fs::path megatron_path;  // root or iteration
+  fs::path save;           // root to be created
+  Container format = Container::torch_dist;
+  std::optional<fs::path> hf_model;  // whose configuration: for checkpoints that do not carry their own
+  std::optional<DType> torch_dtype;  // of the weights; optimizer state keeps its type
+  StagedDirectory::Existing existing = StagedDirectory::Existing::refuse;
+  int64_t threads = 0;
+};
+// One Megatron checkpoint as another: weights, optimizer state of any sharding that Ponte reads (written as `fully_reshardable`, or as Megatron-FSDP's),
+// random states, schedule, position and everything kept beside them. With optimizer state in fsdp_dtensor the fp32 main parameters are the weights; back
+// in torch_dist the weights get the type of the run again. Publishing as import_checkpoint.
+ConversionReport convert_checkpoint(const ConvertOptions& options);
 
 struct ExportOptions {
   fs::path megatron_path;  // root or iteration

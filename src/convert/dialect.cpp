@@ -25,9 +25,13 @@ std::string segment_suffix(const Segment& segment, Dialect dialect) {
   return "." + segment.name;
 }
 
+constexpr std::string_view kFsdpWeight = "model.module.", kFsdpParameter = "module.module.module.";
+
+std::string fsdp_name(const Rule& rule) { return replaced(rule.name(), "mtp_model_layer.", "transformer_layer."); }
+
 StoredSegment fsdp_segment(const Rule& rule, const Segment& segment, Dialect dialect) {
   StoredSegment out;
-  out.key = "model.module." + replaced(rule.name(), "mtp_model_layer.", "transformer_layer.");
+  out.key = std::string(kFsdpWeight) + fsdp_name(rule);
   out.shape = rule.shape;
   if (rule.segments.size() > 1) {
     out.key += segment_suffix(segment, dialect);
@@ -61,6 +65,14 @@ StoredSegment stored_segment(const Rule& rule, size_t index, Dialect dialect) {
   const Shape& own = apart ? segment.shape : rule.shape;
   out.shape.insert(out.shape.end(), own.begin(), own.end());
   return out;
+}
+
+std::string fsdp_parameter(const Rule& rule) { return std::string(kFsdpParameter) + fsdp_name(rule); }
+
+std::string state_key(const std::string& weight_key, std::string_view kind, Container container) {
+  if (container == Container::torch_dist) return format("optimizer.state.{}.{}", kind, weight_key);
+  if (kind == "param") return weight_key;
+  return format("optimizer.state.{}{}.{}", kFsdpParameter, weight_key.substr(kFsdpWeight.size()), kind);
 }
 
 std::string extra_state_key(const ExtraState& module, Dialect dialect) {

@@ -23,6 +23,11 @@ struct StoredSegment {
 };
 
 StoredSegment stored_segment(const Rule& rule, size_t segment, Dialect dialect);
+// The parameter as Megatron-FSDP's optimizer names it: "module.module.module.decoder.layers.3.mlp.linear_fc1.weight".
+std::string fsdp_parameter(const Rule& rule);
+// Key of model-shaped optimizer state beside the weight stored as `weight_key`. kind: "param" (the fp32 main parameter, which Megatron-FSDP keeps as the
+// weight itself), "exp_avg", "exp_avg_sq", "step" (fsdp_dtensor only).
+std::string state_key(const std::string& weight_key, std::string_view kind, Container container);
 // "decoder.layers.mlp.linear_fc1._extra_state/shard_3_28"
 std::string extra_state_key(const ExtraState& module, Dialect dialect);
 // torch_dist as Megatron writes this model.

@@ -88,22 +88,26 @@ FlatState::FlatState(const TorchDistReader& reader, const RuleTable& table) : re
           "{}: the parameters of this model do not fill the buckets of its optimizer state", what);
 }
 
-std::vector<std::byte> FlatState::read(std::string_view kind, const Rule& rule) const {
+std::vector<FlatState::Piece> FlatState::pieces(std::string_view kind, const Rule& rule) const {
   const auto found = places_.find(rule.name());
   require(found != places_.end(), "{}: no optimizer state for {}", reader_.directory(), rule.name());
   const Place& place = found->second;
   const TorchDistTensor& tensor = reader_.at(buckets_[place.bucket] + std::string(kind));
   require(tensor.shape.size() == 1 && tensor.dtype == DType::f32 && place.begin + place.elements <= tensor.shape[0],
           "{}: '{}' has shape {}, too short", reader_.directory(), tensor.name, tensor.shape);
-  constexpr int64_t kBytes = sizeof(float);
-  std::vector<std::byte> out(static_cast<size_t>(place.elements * kBytes));
+  std::vector<Piece> out;
   for (const TorchDistChunk& chunk : tensor.chunks) {
     const int64_t first = std::max(chunk.offsets[0], place.begin), last = std::min(chunk.offsets[0] + chunk.sizes[0], place.begin + place.elements);
-    if (first >= last) continue;
-    const ChunkBytes bytes = reader_.bytes(tensor, chunk);
-    std::memcpy(out.data() + (first - place.begin) * kBytes, bytes.bytes.data() + (first - chunk.offsets[0]) * kBytes,
-                static_cast<size_t>((last - first) * kBytes));
+    if (first < last) out.push_back({reader_.bytes(tensor, chunk), first - chunk.offsets[0], first - place.begin, last - first});
   }
+  return out;
+}
+
+std::vector<std::byte> FlatState::read(std::string_view kind, const Rule& rule) const {
+  constexpr int64_t kBytes = sizeof(float);
+  std::vector<std::byte> out(static_cast<size_t>(elements_of(rule) * kBytes));
+  for (const Piece& piece : pieces(kind, rule))
+    std::memcpy(out.data() + piece.begin * kBytes, piece.bytes.bytes.data() + piece.first * kBytes, static_cast<size_t>(piece.elements * kBytes));
   return out;
 }
 

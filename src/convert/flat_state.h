@@ -19,7 +19,14 @@ class FlatState {
   // Lays the model's parameters over the buckets. UserError where they do not fill them exactly, or where the state is that of several model-parallel
   // ranks or chained optimizers.
   FlatState(const TorchDistReader& reader, const RuleTable& table);
-  // The whole parameter, fp32, row-major. kind: param, exp_avg or exp_avg_sq.
+  // Where a parameter's elements lie: those from `begin` on are `elements` of the bytes from element `first` on.
+  struct Piece {
+    ChunkBytes bytes;
+    int64_t first, begin, elements;
+  };
+  // kind: param, exp_avg or exp_avg_sq.
+  std::vector<Piece> pieces(std::string_view kind, const Rule& rule) const;
+  // The whole parameter, fp32, row-major.
   std::vector<std::byte> read(std::string_view kind, const Rule& rule) const;
 
  private:

@@ -1,17 +1,17 @@
-// HF folder to Megatron checkpoint: what is written around the weights, and when a target may be replaced.
-#include <algorithm>
+// HF folder to Megatron checkpoint: what is written around the weights.
 #include <chrono>
 #include <memory>
 
 #include "base/errors.h"
-#include "base/folder_lock.h"
 #include "config/config.h"
+#include "convert/checkpoint_target.h"
 #include "convert/convert.h"
 #include "convert/exact_values.h"
 #include "convert/hash_check.h"
 #include "convert/hf_files.h"
 #include "convert/native_config.h"
 #include "convert/native_writer.h"
+#include "convert/training_state.h"
 
 namespace ponte {
 namespace {
@@ -23,6 +23,7 @@ std::string run_config_text(const ModelConfig& model, const ImportOptions& optio
   Config config;
   config.model = model;
   config.checkpoint.save = fs::absolute(options.megatron_path).lexically_normal().string();
+  config.checkpoint.ckpt_format = options.format == Container::torch_dist ? "torch_dist" : "fsdp_dtensor";
   config.checkpoint.save_optim = false;
   config.checkpoint.save_rng = false;
   config.tokenizer.tokenizer_type = "HuggingFaceTokenizer";
@@ -32,8 +33,16 @@ std::string run_config_text(const ModelConfig& model, const ImportOptions& optio
 
 // Everything below iter_0000000; the manifest comes last.
 Manifest write_iteration(const HfSource& source, const fs::path& directory, const ImportOptions& options) {
-  fs::create_directories(directory);
-  Manifest manifest = write_native_weights(source, directory, options.torch_dtype, options.threads);
+  const bool torch_dist = options.format == Container::torch_dist;
+  const Dialect dialect = torch_dist ? dialect_of(source.rules()) : Dialect{Container::fsdp_dtensor, LayerKeys::numbered};
+  const Value common = common_state_of_import(source.config());
+  const NativeContent weights[] = {{source, "", options.torch_dtype}};
+  Manifest manifest = write_native_tensors(weights, torch_dist ? NativeExtras() : fsdp_extras(source.rules(), common, {}, {}), directory,
+                                           {dialect, options.threads, "import"});
+  if (torch_dist) {
+    save_torch_file(directory / "common.pt", common);
+    write_file_atomically(directory / "metadata.json", metadata_json());
+  }
   manifest.dropped = source.dropped();
   ModelConfig config = source.config();
   config.params_dtype = options.torch_dtype.value_or(source.dtype(source.rules().rules[0]));
@@ -53,49 +62,16 @@ void write_trackers(const fs::path& root) {
   write_file_atomically(root / kTracker, "0");
 }
 
-// Setting the tracker of a training run back to iteration 0 would make its next start forget everything.
-void refuse_training_runs(const fs::path& root) {
-  std::vector<std::string> others;
-  for (const auto& entry : fs::directory_iterator(root))
-    if (const std::string name = entry.path().filename().string(); name.starts_with("iter_") && name != kIteration) others.push_back(name);
-  std::sort(others.begin(), others.end());
-  require(others.empty(),
-          "{} holds {}: the checkpoints of a training run, which would start again from this import; give another path, or remove them first", root,
-          join(others, ", "));
-}
-
-bool is_absent_or_empty(const fs::path& root) { return !fs::exists(root) || (fs::is_directory(root) && fs::is_empty(root)); }
-
 }  // namespace
 
 ConversionReport import_checkpoint(const ImportOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const fs::path& root = options.megatron_path;
-  const bool fresh = is_absent_or_empty(root);
-  const bool replace = options.existing == StagedDirectory::Existing::replace;
-  require(fresh || replace, "{} already exists: give another path, or --overwrite to replace its iteration 0", root);
-  require(fresh || is_native_checkpoint(root), "{} exists and is no Megatron checkpoint; --overwrite replaces only those", root);
-  std::optional<FolderLock> lock;
-  if (!fresh) {
-    lock.emplace(root, "an import");
-    remove_leftovers(root, Writers::none_alive);
-    refuse_training_runs(root);
-  }
+  CheckpointTarget target(options.megatron_path, kIteration, options.existing, "an import");
   const HfSource source(options.hf_model);
   check_hf_manifest(source.checkpoint(), options.threads);
 
   Manifest manifest;
-  if (fresh) {
-    StagedDirectory staged(root, StagedDirectory::Existing::replace);
-    manifest = write_iteration(source, staged.path() / kIteration, options);
-    write_trackers(staged.path());
-    staged.publish();
-  } else {
-    StagedDirectory staged(root / kIteration, StagedDirectory::Existing::replace);
-    manifest = write_iteration(source, staged.path(), options);
-    staged.publish();
-    write_trackers(root);
-  }
+  target.publish([&](const fs::path& folder) { manifest = write_iteration(source, folder, options); }, write_trackers);
   ConversionReport report;
   report.architecture = source.config().hf_architecture;
   report.tensors = static_cast<int64_t>(source.checkpoint().tensors().size());

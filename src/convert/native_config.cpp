@@ -236,18 +236,30 @@ Settings argument_settings(const Value& args, const std::string& origin) {
   return s;
 }
 
-ModelConfig from_run_config(const fs::path& file) {
-  YAML::Node document;
+YAML::Node load_yaml(const fs::path& file) {
   try {
-    document = YAML::Load(read_file(file));
+    return YAML::Load(read_file(file));
   } catch (const YAML::Exception& e) {
     fail("{}: not valid YAML: {}", file, e.what());
   }
+}
+
+ModelConfig from_run_config(const fs::path& file) {
+  const YAML::Node document = load_yaml(file);
   require(document.IsMap() && document["model"] && document["model"].IsMap(), "{}: no 'model' section", file);
   return read_settings(yaml_settings(document["model"], file.string()));
 }
 
 }  // namespace
+
+bool run_config_flag(const fs::path& directory, const char* section, const char* key) {
+  const fs::path file = directory / "run_config.yaml";
+  if (!fs::exists(file)) return false;
+  const YAML::Node document = load_yaml(file);
+  if (!document.IsMap() || !document[section] || !document[section].IsMap() || !document[section][key]) return false;
+  const YAML::Node value = document[section][key];
+  return value.IsScalar() && value.Scalar() == "true";
+}
 
 ModelConfig native_model_config(const fs::path& directory, const TorchDistReader& reader) {
   const fs::path kept = directory / kKeptFolder / "config.json", run_config = directory / "run_config.yaml";

@@ -172,13 +172,20 @@ void NativeSource::append_feeds(size_t rule, size_t segment, const Window& to, s
   for (const SegmentChunk& chunk : chunks_[rule][segment]) append_copies(chunk.window, to, chunk.buffer, out);
 }
 
-// Megatron-FSDP names state after the parameter and its kind, and keeps the fp32 main parameter as the weight itself.
-std::string NativeSource::state_key(std::string_view prefix, const Rule& rule, size_t segment) const {
+std::string NativeSource::key_of_state(std::string_view prefix, const Rule& rule, size_t segment) const {
   const std::string key = stored_segment(rule, segment, dialect_).key;
   const std::string_view kind = state_kind(prefix);
-  if (dialect_.container != Container::fsdp_dtensor || kind.empty()) return std::string(prefix) + key;
-  constexpr std::string_view kWeight = "model.module.";
-  return kind == "param" ? key : format("optimizer.state.module.module.module.{}.{}", key.substr(kWeight.size()), kind);
+  return kind.empty() ? std::string(prefix) + key : state_key(key, kind, dialect_.container);
+}
+
+std::vector<SegmentChunk> NativeSource::bind_state(std::string_view prefix, const Rule& rule, size_t segment, const OpenChunk& open) const {
+  StoredSegment stored = stored_segment(rule, segment, dialect_);
+  stored.key = key_of_state(prefix, rule, segment);
+  const TorchDistTensor& tensor = reader_.at(stored.key);
+  Shape found = tensor.shape;
+  if (rule.segments[segment].padded && found.size() == stored.shape.size() && found[0] > stored.shape[0]) found[0] = stored.shape[0];
+  require(found == stored.shape, "{}: {}: shape {}, wanted {}", directory_, stored.key, tensor.shape, stored.shape);
+  return bind_segment(rule.segments[segment], tensor, stored, [&](const TorchDistChunk& chunk) { return open(tensor, chunk); });
 }
 
 const FlatState* NativeSource::flat() const {
@@ -189,7 +196,7 @@ const FlatState* NativeSource::flat() const {
 }
 
 bool NativeSource::has_state(std::string_view prefix, const Rule& rule) const {
-  return reader_.find(state_key(prefix, rule, 0)) != nullptr || (!state_kind(prefix).empty() && FlatState::present(reader_));
+  return reader_.find(key_of_state(prefix, rule, 0)) != nullptr || (!state_kind(prefix).empty() && FlatState::present(reader_));
 }
 
 void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const Slice& slice, std::span<std::byte> out, DType out_dtype) const {
@@ -212,15 +219,9 @@ void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const
       first_row += shape[0];
       continue;
     }
-    StoredSegment stored = stored_segment(rule, s, dialect_);
-    stored.key = state_key(prefix, rule, s);
-    const TorchDistTensor& tensor = reader_.at(stored.key);
-    Shape found = tensor.shape;
-    if (rule.segments[s].padded && found.size() == stored.shape.size() && found[0] > stored.shape[0]) found[0] = stored.shape[0];
-    require(found == stored.shape, "{}: {}: shape {}, wanted {}", directory_, stored.key, tensor.shape, stored.shape);
-    chunks.push_back(bind_segment(rule.segments[s], tensor, stored, [&](const TorchDistChunk& chunk) {
+    chunks.push_back(bind_state(prefix, rule, s, [&](const TorchDistTensor& tensor, const TorchDistChunk& chunk) {
       opened.push_back(reader_.bytes(tensor, chunk));
-      buffers.push_back({stored.key, tensor.dtype, opened.back().bytes});
+      buffers.push_back({tensor.name, tensor.dtype, opened.back().bytes});
       return static_cast<int64_t>(buffers.size()) - 1;
     }));
   }

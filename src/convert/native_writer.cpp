@@ -28,31 +28,47 @@ DType native_dtype(const SegmentSource& source, size_t r, std::optional<DType> a
   return plain;
 }
 
-void plan_segment(const SegmentSource& source, size_t r, size_t s, DType dtype, NativePlan& plan) {
-  const Rule& rule = source.rules().rules[r];
+struct PlannedContent {
+  const NativeContent& content;
+  size_t rule;
+  DType dtype;
+  int64_t first_buffer;  // of the content's buffers among all
+};
+
+void plan_segment(const PlannedContent& p, size_t s, Dialect dialect, NativePlan& plan) {
+  const SegmentSource& source = p.content.source;
+  const Rule& rule = source.rules().rules[p.rule];
   const Segment& segment = rule.segments[s];
-  const StoredSegment stored = stored_segment(rule, s, dialect_of(source.rules()));
+  StoredSegment stored = stored_segment(rule, s, dialect);
+  if (!p.content.kind.empty()) stored.key = state_key(stored.key, p.content.kind, dialect.container);
   ManifestChunk chunk{stored.prefix, Shape(stored.prefix.size(), 1), ""};
   chunk.offsets.resize(stored.shape.size(), 0);
   chunk.offsets[stored.prefix.size()] = stored.row;
   chunk.sizes.insert(chunk.sizes.end(), segment.shape.begin(), segment.shape.end());
-  Target target{rule.name(), dtype, checked_numel(segment.shape, stored.key), {}, source.offset(r)};
-  source.append_feeds(r, s, dense_window(Shape(segment.shape.size(), 0), segment.shape), target.copies);
+  const std::string name = p.content.kind.empty() ? rule.name() : format("{} of {}", p.content.kind, rule.name());
+  Target target{name, p.dtype, checked_numel(segment.shape, stored.key), {}, source.offset(p.rule)};
+  source.append_feeds(p.rule, s, dense_window(Shape(segment.shape.size(), 0), segment.shape), target.copies);
+  for (Copy& copy : target.copies) copy.source += p.first_buffer;
   plan.targets.push_back(std::move(target));
-  plan.specs.push_back({stored.key, dtype, stored.shape});
+  plan.specs.push_back({stored.key, p.dtype, stored.shape});
   plan.chunks.push_back(std::move(chunk));
 }
 
-NativePlan plan_native(const SegmentSource& source, std::optional<DType> asked) {
-  NativePlan plan;
-  const RuleTable& table = source.rules();
+void plan_content(const NativeContent& content, int64_t first_buffer, Dialect dialect, NativePlan& plan) {
+  const RuleTable& table = content.source.rules();
   for (size_t r = 0; r < table.rules.size(); ++r) {
     const Rule& rule = table.rules[r];
-    const DType from = source.dtype(rule), to = native_dtype(source, r, asked);
+    const DType from = content.source.dtype(rule), to = native_dtype(content.source, r, content.asked);
     if (from != to) plan.casts.push_back(format("{}: {} to {}", rule.name(), torch_name(from), torch_name(to)));
-    for (size_t s = 0; s < rule.segments.size(); ++s) plan_segment(source, r, s, to, plan);
+    for (size_t s = 0; s < rule.segments.size(); ++s) plan_segment({content, r, to, first_buffer}, s, dialect, plan);
   }
-  return plan;
+}
+
+void plan_tensor(const NativeTensor& tensor, int64_t buffer, NativePlan& plan) {
+  const int64_t elements = checked_numel(tensor.spec.shape, tensor.spec.name);
+  plan.targets.push_back({tensor.spec.name, tensor.spec.dtype, elements, {{buffer, 0, 0, {{elements, 1, 1}}}}});
+  plan.specs.push_back(tensor.spec);
+  plan.chunks.push_back({Shape(tensor.spec.shape.size(), 0), tensor.spec.shape, ""});
 }
 
 // Layers stacked into one stored tensor share its type.
@@ -79,25 +95,36 @@ bool inverts(std::span<const SourceBuffer> sources, const Target& target, DType 
   return std::equal(wanted.begin(), wanted.end(), back.begin());
 }
 
-Manifest write_native_weights(const SegmentSource& source, const fs::path& directory, std::optional<DType> asked, int64_t threads) {
-  const NativePlan plan = plan_native(source, asked);
+Manifest write_native_tensors(std::span<const NativeContent> contents, const NativeExtras& extras, const fs::path& directory,
+                              const NativeWriteOptions& options) {
+  NativePlan plan;
+  std::vector<SourceBuffer> buffers;
+  for (const NativeContent& content : contents) {
+    plan_content(content, static_cast<int64_t>(buffers.size()), options.dialect, plan);
+    buffers.insert(buffers.end(), content.source.buffers().begin(), content.source.buffers().end());
+  }
   require_one_dtype(plan);
+  for (const NativeTensor& tensor : extras.tensors) {
+    plan_tensor(tensor, static_cast<int64_t>(buffers.size()), plan);
+    buffers.push_back({tensor.spec.name, tensor.spec.dtype, std::as_bytes(std::span(tensor.bytes.data(), tensor.bytes.size()))});
+  }
   TorchDistWriter writer(directory);
   for (size_t i = 0; i < plan.specs.size(); ++i) {
     const size_t number = writer.add_chunk(plan.specs[i], plan.chunks[i].offsets, plan.chunks[i].sizes);
     PONTE_ASSERT(number == i);
   }
-  for (const ExtraState& module : source.rules().extra_state) writer.add_object(extra_state_key(module, dialect_of(source.rules())), empty_extra_state());
+  const SegmentSource& first = contents[0].source;
+  if (options.dialect.container == Container::torch_dist)
+    for (const ExtraState& module : first.rules().extra_state) writer.add_object(extra_state_key(module, options.dialect), empty_extra_state());
+  for (const auto& [name, value] : extras.objects) writer.add_object(name, value);
   writer.begin();
-  const auto hashes = run_transfer(source.buffers(), plan.targets,
+  const auto hashes = run_transfer(buffers, plan.targets,
                                    [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) { writer.write(target, offset, block); },
-                                   {threads, "import"});
+                                   {options.threads, options.label});
   writer.finish();
-  save_torch_file(directory / "common.pt", common_state_of_import(source.config()));
-  write_file_atomically(directory / "metadata.json", metadata_json());
 
   Manifest manifest;
-  manifest.architecture = source.config().hf_architecture;
+  manifest.architecture = first.config().hf_architecture;
   manifest.casts = plan.casts;
   for (size_t i = 0; i < plan.specs.size(); ++i) {
     ManifestTensor& tensor = manifest.tensors[plan.specs[i].name];

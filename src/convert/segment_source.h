@@ -71,6 +71,9 @@ struct SegmentChunk {
   Window window;
 };
 
+// Gives a chunk a number among some buffers.
+using OpenChunk = std::function<int64_t(const TorchDistTensor& tensor, const TorchDistChunk& chunk)>;
+
 // A Megatron checkpoint, torch_dist or fsdp_dtensor, in any chunking.
 class NativeSource : public SegmentSource {
  public:
@@ -86,9 +89,11 @@ class NativeSource : public SegmentSource {
   Dialect dialect() const { return dialect_; }
 
  private:
+  friend class StateSource;
   void choose_dialect();
   void bind();
-  std::string state_key(std::string_view prefix, const Rule& rule, size_t segment) const;
+  std::string key_of_state(std::string_view prefix, const Rule& rule, size_t segment) const;
+  std::vector<SegmentChunk> bind_state(std::string_view prefix, const Rule& rule, size_t segment, const OpenChunk& open) const;
   fs::path directory_;
   TorchDistReader reader_;
   Dialect dialect_;
@@ -98,6 +103,23 @@ class NativeSource : public SegmentSource {
   const FlatState* flat() const;
   mutable std::mutex flat_mutex_;
   mutable std::optional<FlatState> flat_;
+};
+
+// One kind of a training run's state ("param", "exp_avg", "exp_avg_sq") as a source of its own, for the file-to-file paths. Borrows `native`.
+class StateSource : public SegmentSource {
+ public:
+  // UserError when a parameter has none.
+  StateSource(const NativeSource& native, std::string_view kind);
+  // Of flat state (dp_reshardable): whole segments, dense, alone.
+  void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const override;
+
+ private:
+  struct FlatRun {  // elements [begin, begin + elements) of the parameter are those from `first` on of the buffer
+    int64_t buffer, first, begin, elements;
+  };
+  std::vector<std::vector<std::vector<SegmentChunk>>> chunks_;  // [rule][segment]; empty when flat
+  std::vector<std::vector<FlatRun>> runs_;                      // [rule]; empty when not flat
+  std::vector<ChunkBytes> opened_;
 };
 
 // The iter_* folder meant by `path`: itself, or the newest one its tracker names. UserError when it is neither.
