@@ -75,7 +75,7 @@ SchedulePolicy policy_of(const SchedulerConfig& config) {
 
 }  // namespace
 
-void load_weights(const fs::path& path, Model& model) {
+void load_weights(const fs::path& path, RankModel& model) {
   const std::unique_ptr<WeightSource> source = WeightSource::open(path, model.config());
   model.load(*source);
 }
@@ -88,7 +88,7 @@ std::optional<DataRecord> stored_data(const FoundCheckpoint& checkpoint) {
   return state.data;
 }
 
-LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, Model& model, AdamW* optimizer) {
+LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, RankModel& model, AdamW* optimizer) {
   const std::string what = checkpoint.folder.string();
   const TorchDistReader reader(checkpoint.folder);
   const std::optional<Value> common = training_state(reader);

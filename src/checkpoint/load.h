@@ -6,13 +6,13 @@
 #include "checkpoint/layout.h"
 #include "checkpoint/run_record.h"
 #include "config/config.h"
-#include "model/model.h"
 #include "optim/adamw.h"
+#include "parallel/rank_model.h"
 
 namespace ponte {
 
 // Weights alone, from an HF folder, a folder of checkpoints or one iteration's folder. UserError when they do not fit the model.
-void load_weights(const fs::path& path, Model& model);
+void load_weights(const fs::path& path, RankModel& model);
 
 // Which data the checkpoint's positions count in; nullopt when another program wrote it.
 std::optional<DataRecord> stored_data(const FoundCheckpoint& checkpoint);
@@ -26,6 +26,6 @@ struct LoadedRun {
 // Everything a checkpoint holds into the live objects. `optimizer` null: its state is not wanted. UserError where the checkpoint does not hold
 // what is wanted, or is of another model or schedule. Optimizer state of fully_reshardable,
 // dp_reshardable (dense models, one model-parallel rank) and fsdp_dtensor.
-LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, Model& model, AdamW* optimizer);
+LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, RankModel& model, AdamW* optimizer);
 
 }  // namespace ponte

@@ -48,7 +48,7 @@ bool is_saved(const Parameter& parameter, const RowsOf& rows) {
   return saved != rows.end() && saved->second.count() > 0 && !parameter.is_copy;
 }
 
-std::vector<LiveShard> weight_shards(Model& model, const RowsOf& rows) {
+std::vector<LiveShard> weight_shards(RankModel& model, const RowsOf& rows) {
   std::vector<LiveShard> out;
   for (const Parameter* parameter : model.parameters())
     if (is_saved(*parameter, rows)) out.push_back(shard("", *parameter, parameter->value.detach(), {0, parameter->slice.shape[0]}, rows.at(parameter)));

@@ -6,9 +6,9 @@
 #include "checkpoint/run_state.h"
 #include "comm/group.h"
 #include "config/config.h"
-#include "model/model.h"
 #include "optim/adamw.h"
 #include "optim/schedule.h"
+#include "parallel/rank_model.h"
 
 namespace ponte {
 
@@ -20,7 +20,7 @@ struct SavedRows {
 
 struct CheckpointContent {
   const Config& config;
-  Model& model;
+  RankModel& model;
   AdamW* optimizer = nullptr;         // null: weights only (checkpoint.save_optim=false)
   const Schedule* schedule = nullptr;
   const RunState& state;

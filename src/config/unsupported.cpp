@@ -22,15 +22,11 @@ bool has_narrow_optimizer_state(const Config& c, int64_t) {
 }
 
 constexpr Part kParts[] = {
-    {"interleaved pipeline stages in training", [](const Config& c, int64_t) { return c.model.virtual_pipeline_model_parallel_size > 1; },
-     "model.virtual_pipeline_model_parallel_size"},
     {"sinkhorn balancing of experts", [](const Config& c, int64_t) { return c.model.moe_router_load_balancing_type == "sinkhorn"; },
      "model.moe_router_load_balancing_type"},
     {"recompute of shared experts alone",
      [](const Config& c, int64_t) { return std::ranges::count(c.model.recompute_modules, std::string_view("shared_experts")) > 0; }, "model.recompute_modules"},
     {"norms over all heads at once (OLMoE)", [](const Config& c, int64_t) { return c.model.model_type == "olmoe"; }, "model.model_type"},
-    {"multi-token prediction over pipeline stages",
-     [](const Config& c, int64_t) { return c.model.mtp_num_layers > 0 && c.model.pipeline_model_parallel_size > 1; }, "model.mtp_num_layers"},
     {"fully sharded data parallelism", [](const Config& c, int64_t) { return c.ddp.use_megatron_fsdp || c.dist.use_torch_fsdp2; },
      "ddp.use_megatron_fsdp"},
     {"fsdp_dtensor checkpoints in training", [](const Config& c, int64_t) { return c.checkpoint.ckpt_format == "fsdp_dtensor"; },

@@ -146,6 +146,19 @@ std::string layers_divide_into_stages(const Case& c) {
   const int64_t chunks = std::max<int64_t>(m.virtual_pipeline_model_parallel_size, 1);
   return stages == 0 ? "" : divides("pipeline: layers (embedding and loss counted where asked)", layers, "stages x chunks", stages * chunks);
 }
+std::string chunks_have_ranks(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t chunks = m.virtual_pipeline_model_parallel_size;
+  return chunks > 1 && m.pipeline_model_parallel_size == 1
+             ? format("model.virtual_pipeline_model_parallel_size {} wants model.pipeline_model_parallel_size > 1", chunks) : "";
+}
+std::string interleaving_has_its_micro_batches(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t model_ranks = m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size, micro = c.config.train.micro_batch_size;
+  if (m.virtual_pipeline_model_parallel_size <= 1 || model_ranks <= 0 || micro <= 0 || c.world_size % model_ranks != 0) return "";
+  return divides("micro-batches of a step with interleaved pipeline stages", c.config.train.global_batch_size / (micro * (c.world_size / model_ranks)),
+                 "model.pipeline_model_parallel_size", m.pipeline_model_parallel_size);
+}
 std::string sequence_parallel_wants_tensor_parallel(const Case& c) {
   const ModelConfig& m = c.config.model;
   return m.sequence_parallel && m.tensor_model_parallel_size == 1 ? "model.sequence_parallel wants model.tensor_model_parallel_size > 1" : "";
@@ -325,6 +338,8 @@ constexpr std::string (*kChecks[])(const Case&) = {
     ranks_make_replicas,
     ranks_hold_experts,
     layers_divide_into_stages,
+    chunks_have_ranks,
+    interleaving_has_its_micro_batches,
     sequence_parallel_wants_tensor_parallel,
     sequence_divides_over_ranks,
     one_fsdp,

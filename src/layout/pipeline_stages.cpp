@@ -74,7 +74,8 @@ PipelineSplit split_by_layout(const ModelConfig& c) {
   require(count(flat, 't') == c.num_layers, "model.pipeline_model_parallel_layout: {} decoder layers, the model has {}", count(flat, 't'), c.num_layers);
   require(count(flat, 'm') == c.mtp_num_layers, "model.pipeline_model_parallel_layout: {} prediction layers, the model has {}", count(flat, 'm'),
           c.mtp_num_layers);
-  require(count(flat, 'm') == 0 || flat.find('m') > flat.rfind('t'), "model.pipeline_model_parallel_layout: prediction layers come after all decoder layers");
+  require(count(rows.back(), 'm') == c.mtp_num_layers && (c.mtp_num_layers == 0 || flat.find('m') > flat.rfind('t')),
+          "model.pipeline_model_parallel_layout: prediction layers come after all decoder layers, in the stage of the loss, which they share");
   return out;
 }
 

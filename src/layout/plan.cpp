@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "base/errors.h"
+#include "layout/word_embeddings.h"
 
 namespace ponte {
 namespace {
@@ -117,7 +118,7 @@ ChunkPlan plan_chunk(const Layout& at, const Stage& stage, const std::function<c
     b.append(embedding_tape(H, static_cast<int64_t>(static_cast<double>(m.config.kv_channels) * m.config.rotary_percent), at.sizes()));
     b.exchange(embedding_volume(H, at.volumes));
     b.outside(*m.embedding);
-    if (m.all_trained() && !m.output && !stage.loss) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
+    if (m.all_trained() && has_two_embeddings(m.config) && !stage.loss) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
   }
   for (int64_t i = 0; i < stage.layers; ++i) b.layer(local(m.decoder[static_cast<size_t>(stage.first_layer + i)]));
   int64_t again = 0;
@@ -128,6 +129,7 @@ ChunkPlan plan_chunk(const Layout& at, const Stage& stage, const std::function<c
     b.layer(local(m.prediction[static_cast<size_t>(k)]));
     b.append(b.tapes[0]);
     b.close_layers(0);
+    b.exchange(prediction_volume(H, at.volumes));
     b.head();
   }
   // What goes to the next stage stays until its gradient comes back.
@@ -137,10 +139,11 @@ ChunkPlan plan_chunk(const Layout& at, const Stage& stage, const std::function<c
     b.head();
     b.outside(*m.final_norm);
     if (m.all_trained() && at.shards.tensor.sequence_parallel) b.out.weights.summed += local_elements(*m.final_norm, at.shards.tensor);
-    if (m.all_trained() && !m.output && !stage.embedding) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
-    // A tied head on another stage than the embedding is a copy of it; predictions look words up there too.
     if (m.output) b.outside(*m.output);
-    if (!stage.embedding && (!m.output || stage.prediction_layers > 0)) b.outside(*m.embedding);
+    if (!stage.embedding && has_two_embeddings(m.config)) {
+      b.outside(*m.embedding);
+      if (m.all_trained()) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
+    }
   }
   return std::move(b.out);
 }

@@ -157,6 +157,14 @@ LayerVolume embedding_volume(int64_t hidden, const VolumeSizes& sizes) {
   return out;
 }
 
+LayerVolume prediction_volume(int64_t hidden, const VolumeSizes& sizes) {
+  LayerVolume out = embedding_volume(hidden, sizes);
+  const Sender s(sizes, hidden);
+  Sender(sizes, 2 * hidden).enter(out);
+  s.leave(out);
+  return out;
+}
+
 LayerVolume head_volume(int64_t hidden, const VolumeSizes& sizes) {
   LayerVolume out;
   const Sender s(sizes, hidden);

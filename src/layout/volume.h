@@ -44,6 +44,8 @@ struct VolumeSizes {
 };
 LayerVolume layer_volume(const LocalLayer& layer, const VolumeSizes& sizes, const Recompute& recompute);
 LayerVolume embedding_volume(int64_t hidden, const VolumeSizes& sizes);
+// What a prediction layer does before its decoder layer: words looked up, and the projection of two residual streams side by side.
+LayerVolume prediction_volume(int64_t hidden, const VolumeSizes& sizes);
 LayerVolume head_volume(int64_t hidden, const VolumeSizes& sizes);
 // An activation to the next stage, its gradient back.
 double message_bytes(int64_t hidden, const ActivationSizes& sizes);

@@ -16,8 +16,6 @@ namespace {
 void check_supported(const ModelConfig& c) {
   require(c.experimental_attention_variant.empty() || c.experimental_attention_variant == "gated_delta_net",
           "model.experimental_attention_variant: '{}', wanted gated_delta_net", c.experimental_attention_variant);
-  require(c.mtp_num_layers == 0 || c.pipeline_model_parallel_size == 1, "model.mtp_num_layers: {}: prediction layers over {} pipeline stages are not supported",
-          c.mtp_num_layers, c.pipeline_model_parallel_size);
   require(c.model_type != "olmoe", "model: norms over all heads of queries and keys (OLMoE) are not part of this build; such checkpoints are converted only");
   require(c.normalization == "RMSNorm", "model.normalization: '{}', wanted RMSNorm", c.normalization);
   require(c.gated_linear_unit && c.activation_func == "silu", "model.activation_func: '{}', wanted silu with gated_linear_unit", c.activation_func);
@@ -72,7 +70,7 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
   const TensorRegion region{g.tensor, residual_of(c)};
   const NormOptions norm{c.layernorm_epsilon, c.layernorm_zero_centered_gamma ? 1.0 : 0.0};
   const LayerSeams seams{region, {g.expert, g.expert_tensor, g.expert_tensor_expert}, attention_core(c.cp_comm_type, g.context)};
-  if (stage.embedding) embedding = {&parameters->get("embedding.word_embeddings.weight"), region};
+  if (stage.embedding || stage.prediction_layers > 0) embedding = {&parameters->get("embedding.word_embeddings.weight"), region};
   for (int64_t i = stage.first_layer; i < stage.first_layer + stage.layers; ++i)
     decoder.layers.push_back(make_decoder_layer(c, i, format("decoder.layers.{}.", i), *parameters, seams));
   if (c.num_moe_experts > 0) loads.resize(static_cast<size_t>(c.num_layers + c.mtp_num_layers));
@@ -81,13 +79,15 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
   if (stage.loss) {
     final_norm = {&parameters->get("decoder.final_layernorm.weight"), norm};
     Parameter& output = parameters->get(c.share_embeddings_and_output_weights ? "embedding.word_embeddings.weight" : "output_layer.weight");
-    output.is_copy = c.share_embeddings_and_output_weights && !stage.embedding;
     loss_head = {&output, region};
-    prediction = make_prediction_layers(c, *parameters, seams);
+    if (stage.prediction_layers > 0) prediction = make_prediction_layers(c, *parameters, seams);
     prediction_losses.resize(prediction.size());
   }
   parameters->check_complete([&](const Rule& rule) { return is_elsewhere(rule, stage, c, seams.experts); });
-  for (Parameter& p : parameters->all()) in_order.push_back(&p);
+  for (Parameter& p : parameters->all()) {
+    p.is_copy = p.name == "embedding.word_embeddings.weight" && !stage.embedding;
+    in_order.push_back(&p);
+  }
 }
 
 Stage stage_of(const ModelConfig& config, const Groups& groups, int64_t chunk) {

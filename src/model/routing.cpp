@@ -81,14 +81,16 @@ std::span<const ExpertLoad> Model::expert_loads() const { return state_->loads; 
 
 void Model::update_expert_biases() {
   at::NoGradGuard off;
-  for (const DecoderLayer& layer : state_->decoder.layers) {
+  const auto update = [this](const DecoderLayer& layer) {
     const auto* sparse = std::get_if<MoeMlp>(&layer.mlp);
-    if (!sparse || !sparse->router.expert_bias) continue;
+    if (!sparse || !sparse->router.expert_bias) return;
     const at::Tensor& tokens_E = state_->loads[sparse->router.layer].tokens_E;
-    if (!tokens_E.defined()) continue;
+    if (!tokens_E.defined()) return;
     at::Tensor& bias = sparse->router.expert_bias->value;
     bias.copy_(updated_expert_bias(bias, tokens_E, state_->config.moe_router_bias_update_rate));
-  }
+  };
+  for (const DecoderLayer& layer : state_->decoder.layers) update(layer);
+  for (const PredictionLayer& prediction : state_->prediction) update(prediction.layer);
 }
 
 }  // namespace ponte

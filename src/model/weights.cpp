@@ -8,6 +8,7 @@
 #include "base/errors.h"
 #include "base/hash.h"
 #include "convert/weight_source.h"
+#include "layout/word_embeddings.h"
 #include "model/state.h"
 
 namespace ponte {
@@ -103,11 +104,10 @@ void Model::reduce_gradients() {
     if (p->slice.gradient == GradientReduction::sum_tensor_parallel) group.all_reduce(p->main_grad, ReduceOp::sum);
     if (p->slice.gradient == GradientReduction::sum_sharers) sum_over_sharers(*p, group);
   }
-  if (!state_->config.share_embeddings_and_output_weights || state_->groups.embedding->size() == 1) return;
-  // Tied embeddings: the first stage has the lookup's gradient, the last the output layer's.
-  if (!state_->stage.embedding && !state_->stage.loss) return;
-  Parameter* tied = find_parameter("embedding.word_embeddings.weight");
-  if (tied->main_grad.defined()) state_->groups.embedding->all_reduce(tied->main_grad, ReduceOp::sum);
+  // Word embeddings on two stages: the first has the lookup's gradient, the last the tied output layer's and the prediction layers'.
+  if (state_->groups.embedding->size() == 1 || !has_two_embeddings(state_->config)) return;
+  Parameter* words = find_parameter("embedding.word_embeddings.weight");
+  if (words && words->main_grad.defined()) state_->groups.embedding->all_reduce(words->main_grad, ReduceOp::sum);
 }
 
 }  // namespace ponte

@@ -7,7 +7,6 @@
 #include <cstdio>
 
 #include "base/format.h"
-#include "nn/router.h"
 
 namespace ponte {
 namespace {
@@ -19,7 +18,7 @@ std::vector<double> even_shares(const ExpertLoad& load) {
 
 }  // namespace
 
-ExpertSummary summarize_experts(const Model& model) {
+ExpertSummary summarize_experts(const RankModel& model) {
   ExpertSummary out;
   const auto loads = model.expert_loads();
   double balancing = 0, z = 0, busiest = 0;

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/model.h"
+#include "parallel/rank_model.h"
 
 namespace ponte {
 
@@ -15,7 +15,7 @@ struct ExpertSummary {
   std::vector<std::vector<double>> loads;              // per sparse layer each expert's share of an even load
 };
 
-// Of the micro-batches since the model's gradients were last zeroed.
-ExpertSummary summarize_experts(const Model& model);
+// Of the step whose reports were last reduced.
+ExpertSummary summarize_experts(const RankModel& model);
 
 }  // namespace ponte

@@ -14,7 +14,7 @@ std::string shortened(const std::vector<std::string>& names) {
   return join(shown, ", ") + (names.size() > kShown ? format(" and {} more", names.size() - kShown) : "");
 }
 
-std::vector<std::string> parameters_with_non_finite_values(Model& model) {
+std::vector<std::string> parameters_with_non_finite_values(RankModel& model) {
   std::vector<std::string> out;
   for (const Parameter* parameter : model.parameters())
     if (!at::isfinite(parameter->value.detach()).all().item<bool>()) out.push_back(parameter->name);
@@ -33,7 +33,7 @@ std::vector<int64_t> bad_samples(const MicroBatch& micro, const at::Tensor& toke
 std::string describe_loss(Run& run, const MicroBatch& micro, const NonFiniteLoss& bad) {
   std::string out = format("the loss is not finite for samples {} of the training data", bad_samples(micro, bad.token_losses_BT));
   if (run.groups.pipeline->size() == 1 && run.groups.context->size() == 1 && run.groups.expert_tensor_expert->size() == 1)
-    out += format("; the first activations that are not finite come out of {}", run.model->first_non_finite(micro.batch));
+    out += format("; the first activations that are not finite come out of {}", run.model->whole().first_non_finite(micro.batch));
   const std::vector<std::string> weights = parameters_with_non_finite_values(*run.model);
   return out + "; " + (weights.empty() ? "every weight is finite" : "weights that are not finite: " + shortened(weights));
 }
@@ -59,7 +59,7 @@ void report_non_finite_gradients(Run& run, const std::vector<MicroBatch>& micro_
   for (const MicroBatch& micro : micro_batches) {
     if (run.ranks->size() == 1) {
       run.model->zero_gradients();
-      run.model->forward_loss(micro.batch, run.loss_scaler.scale() / std::max(micro.valid_tokens, 1.0)).scaled.backward();
+      run.model->whole().forward_loss(micro.batch, run.loss_scaler.scale() / std::max(micro.valid_tokens, 1.0)).scaled.backward();
       run.model->reduce_gradients();
       if (run.optimizer->measure(1.0, AdamW::Zeros::not_counted).non_finite.empty()) continue;
     }

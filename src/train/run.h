@@ -9,11 +9,11 @@
 #include "config/config.h"
 #include "corpus/gpt_dataset.h"
 #include "data/batch_loader.h"
-#include "model/model.h"
 #include "optim/adamw.h"
 #include "optim/loss_scaler.h"
 #include "optim/schedule.h"
 #include "parallel/data_parallel.h"
+#include "parallel/rank_model.h"
 #include "recipes/resolve.h"
 
 namespace ponte {
@@ -26,7 +26,7 @@ struct Run {
   DatasetSplits data;
   std::shared_ptr<Ranks> ranks;
   Groups groups;
-  std::unique_ptr<Model> model;
+  std::unique_ptr<RankModel> model;
   std::unique_ptr<DataParallel> replicas;
   std::unique_ptr<AdamW> optimizer;
   Schedule schedule;

@@ -139,7 +139,7 @@ void build_model(Run& run) {
   const Config& c = run.config;
   const Mesh mesh(mesh_sizes(c.model, run.ranks->size(), c.dist.use_tp_pp_dp_mapping));
   run.groups = mesh_groups(*run.ranks, mesh);
-  agree(run.ranks->world(), [&] { run.model = std::make_unique<Model>(c.model, run.groups, ModelOptions{.dtype = scalar_type_of(c.model.params_dtype)}); });
+  agree(run.ranks->world(), [&] { run.model = std::make_unique<RankModel>(c.model, run.groups, ModelOptions{.dtype = scalar_type_of(c.model.params_dtype)}); });
   run.replicas = std::make_unique<DataParallel>(run.model->parameters(), run.groups, replica_settings(c, run.groups.data_context->size()));
   std::vector<AdamW::Part> parts;
   for (const DataParallel::Share& share : run.replicas->shares()) {

@@ -45,13 +45,12 @@ StepResult train_step(Run& run, const std::vector<MicroBatch>& micro_batches) {
   };
   run.ranks->phase(format("forward and backward of iteration {}", run.state.train.step + 1));
   run.model->zero_gradients();
-  Model* const chunks[] = {run.model.get()};
-  const StepLoss loss = run_micro_batches(chunks, batches_of(micro_batches), {.loss_scale = run.loss_scaler.scale(), .on_loss = look});
+  const StepLoss loss = run_micro_batches(run.model->chunks(), batches_of(micro_batches), {.loss_scale = run.loss_scaler.scale(), .on_loss = look});
   if (run.config.train.check_for_nan_in_loss && !std::isfinite(loss.sum)) report_non_finite_loss(run, micro_batches, bad);
   run.ranks->phase("reducing gradients");
   run.model->reduce_gradients();
   run.replicas->reduce_gradients();
-  run.model->reduce_expert_loads();
+  run.model->reduce_reports();
   StepResult out{.loss = loss.sum / std::max(loss.valid_tokens, 1.0)};  // a step whose every label is masked has loss zero
   update(run, micro_batches, out);
   if (run.config.logger.log_params_norm) out.parameter_norm = parameter_norm_over(*run.optimizer, run.ranks->world());
@@ -61,10 +60,9 @@ StepResult train_step(Run& run, const std::vector<MicroBatch>& micro_batches) {
 double evaluate(Run& run, BatchLoader& loader) {
   at::NoGradGuard no_grad;
   run.ranks->phase("evaluating");
-  Model* const chunks[] = {run.model.get()};
   double sum = 0, valid_tokens = 0;
   for (int64_t i = 0; i < run.config.validation.eval_iters; ++i) {
-    const StepLoss loss = run_micro_batches(chunks, batches_of(loader.next_step()));
+    const StepLoss loss = run_micro_batches(run.model->chunks(), batches_of(loader.next_step()));
     sum += loss.sum;
     valid_tokens += loss.valid_tokens;
   }

@@ -190,6 +190,10 @@ std::vector<Row> specials() {
       {"prediction layers", hybrid, predictions, {.tensor = 2, .data = 2, .expert = 2}, {}},
       {"prediction layers, shards", hybrid, predictions, {.tensor = 2, .context = 2, .expert = 2}, sequence},
       {"prediction layers, tied, padding", dense_tied, dense_predictions, {.tensor = 2, .context = 2, .data = 2}, {}, padded},
+      {"prediction layers in stages, tied", dense_tied, dense_predictions, {.tensor = 2, .context = 2, .pipeline = 2}, sequence, padded},
+      {"prediction layers in stages, untied", hybrid, predictions, {.tensor = 2, .data = 2, .pipeline = 2, .expert = 2}, {}},
+      {"prediction layers in a layout string", hybrid, {}, {.pipeline = 2}, [](ModelConfig& c) { c.pipeline_model_parallel_layout = "Et|t|tt|mL"; }},
+      {"expert bias of prediction layers", hybrid, bias, {.data = 2, .pipeline = 2, .expert = 2}, {}},
       {"expert bias", experts, bias, {.tensor = 2, .data = 2, .expert = 2}, sequence},
       {"expert bias in stages", experts, bias, {.context = 2, .data = 2, .pipeline = 2}, {}},
   };

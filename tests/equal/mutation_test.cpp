@@ -107,6 +107,8 @@ std::vector<Mutation> mutations() {
   both("stage_messages_left_out", "stage_messages_scaled", Kind::dense_untied, pp, K::pipeline, transfer);
   both("stage_loss_left_out", "stage_loss_scaled", Kind::dense_untied, pp, K::pipeline, all_reduce);
   both("tied_embeddings_left_out", "tied_embeddings_scaled", Kind::dense_tied, pp, K::embedding, all_reduce);
+  both("copied_embeddings_left_out", "copied_embeddings_scaled", Kind::hybrid, pp, K::embedding, all_reduce);
+  both("reports_of_stages_left_out", "reports_of_stages_scaled", Kind::experts, pp, K::pipeline, all_reduce);
   both("valid_tokens_left_out", "valid_tokens_scaled", Kind::dense_untied, dp, K::data, all_reduce);
   const auto distributed = [](Layout& l) { l.mesh.data = 2, l.optimizer = DataParallel::Optimizer::distributed; };
   both("replicas_sum_left_out", "replicas_sum_scaled", Kind::dense_untied, dp, K::data_context, reduce_scatter);

@@ -91,25 +91,22 @@ double own_squares(const DataParallel& replicas) {
   return sum;
 }
 
-struct Rank {
-  std::vector<std::unique_ptr<Model>> models;
-  std::vector<Model*> chunks;
-  std::vector<Parameter*> parameters;
+void fill(RankModel& model) {
+  at::NoGradGuard off;
+  for (Parameter* p : model.parameters())
+    for_pieces(*p, random_whole(*p, model.config()), p->value, [](const at::Tensor& from, const at::Tensor& to) { to.copy_(from); });
+}
 
-  Rank(const ModelConfig& config, const Groups& groups, at::ScalarType type) {
-    ModelOptions options;
-    options.dtype = type;
-    const int64_t stages = groups.pipeline->size() == 1 ? 1 : pipeline_split(config).chunks;
-    for (int64_t chunk = 0; chunk < stages; ++chunk) {
-      models.push_back(std::make_unique<Model>(config, groups, options, chunk));
-      chunks.push_back(models.back().get());
-      for (Parameter* p : chunks.back()->parameters()) parameters.push_back(p);
-    }
-    at::NoGradGuard off;
-    for (Parameter* p : parameters)
-      for_pieces(*p, random_whole(*p, config), p->value, [](const at::Tensor& from, const at::Tensor& to) { to.copy_(from); });
+// What a log would say of experts and predictions.
+std::vector<double> reports(const RankModel& model) {
+  std::vector<double> out;
+  for (const ExpertLoad& load : model.expert_loads()) {
+    out.insert(out.end(), {load.tokens, load.balancing, load.z});
+    for (int64_t e = 0; load.tokens_E.defined() && e < load.tokens_E.size(0); ++e) out.push_back(load.tokens_E[e].item<double>());
   }
-};
+  for (const PredictionLoss& loss : model.prediction_losses()) out.insert(out.end(), {loss.sum, loss.tokens});
+  return out;
+}
 
 enum class Part { gradients, weights };
 
@@ -135,16 +132,20 @@ void collect_gradients(const DataParallel& replicas, Outcome& out) {
 
 void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::ScalarType type, const Groups& groups, Outcome& out, std::mutex& mutex) {
   at::set_num_threads(1);
-  Rank rank(layout.config, groups, type);
+  ModelOptions options;
+  options.dtype = type;
+  RankModel model(layout.config, groups, options);
+  fill(model);
   const Coordinates at = mesh.coordinates(groups.world->rank());
-  DataParallel replicas(rank.parameters, groups, {.optimizer = layout.optimizer, .bucket_elements = 2000});
+  DataParallel replicas(model.parameters(), groups, {.optimizer = layout.optimizer, .bucket_elements = 2000});
   for (int64_t step = 0; step < kSteps; ++step) {
     std::vector<Batch> batches;
     for (int64_t m = at.data; m < data.micro_batches; m += mesh.sizes().data) batches.push_back(batch_of(data, step, m));
-    for (Model* model : rank.chunks) model->zero_gradients();
-    const StepLoss loss = run_micro_batches(rank.chunks, batches);
-    for (Model* model : rank.chunks) model->reduce_gradients();
+    model.zero_gradients();
+    const StepLoss loss = run_micro_batches(model.chunks(), batches);
+    model.reduce_gradients();
     replicas.reduce_gradients();
+    model.reduce_reports();
     at::Tensor squares = at::full({1}, own_squares(replicas), at::kDouble);
     groups.world->all_reduce(squares, ReduceOp::sum);
     {
@@ -153,7 +154,9 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
         out.losses.push_back(loss.sum);
         out.valid_tokens.push_back(loss.valid_tokens);
         out.norms.push_back(std::sqrt(squares.item<double>()));
+        out.reports.push_back(reports(model));
       }
+      if (out.reports[step] != reports(model)) out.disagreements.push_back("reports");
       if (out.losses[step] != loss.sum) out.disagreements.push_back("loss");
       if (step == 0) collect_gradients(replicas, out);
     }
@@ -163,14 +166,11 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
       own(share.parameter->value).sub_(own(share.parameter->main_grad).to(share.parameter->value.scalar_type()), learning_rate(layout.config));
     }
     replicas.gather_values();
-    for (Model* model : rank.chunks) {
-      model->reduce_expert_loads();
-      model->update_expert_biases();
-    }
+    model.update_expert_biases();
     groups.world->barrier();  // nobody adds the next step's loss before everybody has compared this one's
   }
   std::lock_guard lock(mutex);
-  for (const Parameter* p : rank.parameters) bring(*p, p->value.detach().to(at::kDouble), Part::weights, out);
+  for (const Parameter* p : model.parameters()) bring(*p, p->value.detach().to(at::kDouble), Part::weights, out);
 }
 
 double distance(const at::Tensor& a, const at::Tensor& b) { return ((a - b).norm() / (b.norm() + 1e-300)).item<double>(); }
@@ -194,6 +194,7 @@ void make_hybrid(ModelConfig& c) {
   c.linear_num_value_heads = 8;
   c.moe_shared_expert_intermediate_size = 16;
   c.moe_shared_expert_gate = true;
+  c.mtp_num_layers = 1;
 }
 
 }  // namespace
@@ -244,6 +245,10 @@ std::vector<std::string> differences(const Outcome& many, const Outcome& one, do
   numbers("loss", many.losses, one.losses);
   numbers("valid tokens", many.valid_tokens, one.valid_tokens);
   numbers("gradient norm", many.norms, one.norms);
+  for (size_t step = 0; step < one.reports.size(); ++step) {
+    if (many.reports.at(step).size() != one.reports[step].size()) out.push_back("reports: other numbers");
+    else numbers("report", many.reports[step], one.reports[step]);
+  }
   const auto tensors = [&](const char* what, const auto& a, const auto& b) {
     for (const auto& [name, tensor] : b) check(format("{} of {}", what, name), a.contains(name) ? distance(a.at(name), tensor) : INFINITY);
     for (const auto& [name, tensor] : a) check(format("{} of {}", what, name), b.contains(name) ? 0 : INFINITY);

@@ -11,8 +11,8 @@
 #include "comm/group.h"
 #include "config/model_config.h"
 #include "layout/mesh.h"
-#include "model/model.h"
 #include "parallel/data_parallel.h"
+#include "parallel/rank_model.h"
 
 namespace ponte::equality {
 
@@ -37,6 +37,7 @@ ModelConfig tiny(Kind kind);
 
 struct Outcome {
   std::vector<double> losses, valid_tokens, norms;                // by step
+  std::vector<std::vector<double>> reports;                       // by step: loads of experts, losses of routers and prediction layers
   std::map<std::string, at::Tensor> gradients, weights;           // whole: the first step's gradients, the weights after the last
   std::vector<std::string> disagreements;                         // of ranks that should hold the same numbers
 };

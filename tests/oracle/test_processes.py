@@ -21,6 +21,24 @@ LAYOUTS = {
     "pp2": (2, ["model.pipeline_model_parallel_size=2"]),
     "pp2 dp2, distributed optimizer": (4, ["model.pipeline_model_parallel_size=2", "ddp.use_distributed_optimizer=true"]),
     "cp2": (2, ["model.context_parallel_size=2"]),
+    "pp2 vpp2": (2, ["model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2"]),
+    "pp2 vpp2 tp2, distributed optimizer": (4, ["model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2",
+                                                "model.tensor_model_parallel_size=2", "ddp.use_distributed_optimizer=true"]),
+}
+EXPERT_LAYOUTS = {
+    "ep2": (2, ["model.expert_model_parallel_size=2"]),
+    "ep2 etp2": (4, ["model.expert_model_parallel_size=2", "model.expert_tensor_parallel_size=2"]),
+    "ep4, tp2, sequence parallel, distributed optimizer": (4, ["model.expert_model_parallel_size=4", "model.expert_tensor_parallel_size=1",
+                                                               "model.tensor_model_parallel_size=2", "model.sequence_parallel=true",
+                                                               "ddp.use_distributed_optimizer=true"]),
+    "pp2 ep2": (4, ["model.pipeline_model_parallel_size=2", "model.expert_model_parallel_size=2"]),
+    "cp2 ep2, tokens gathered": (2, ["model.context_parallel_size=2", "model.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=allgather"]),
+}
+HYBRID_LAYOUTS = {
+    "pp2": LAYOUTS["pp2"],
+    "pp2 vpp2": LAYOUTS["pp2 vpp2"],
+    "tp2 ep2": (2, ["model.tensor_model_parallel_size=2", "model.expert_model_parallel_size=2", "model.expert_tensor_parallel_size=1"]),
+    "cp2 dp2 ep2, distributed optimizer": (4, ["model.context_parallel_size=2", "model.expert_model_parallel_size=2", "ddp.use_distributed_optimizer=true"]),
 }
 
 
@@ -34,8 +52,8 @@ def training(ponte, tmp_path, tiny):
                     "dist.distributed_timeout_seconds_after_init=200")
 
 
-def run(training, layout, *more, **options):
-    processes, settings = LAYOUTS[layout] if layout else (1, [])
+def run(training, layout, *more, layouts=LAYOUTS, **options):
+    processes, settings = layouts[layout] if layout else (1, [])
     return training.run(*(["--nproc-per-node", processes] if layout else []), *settings, *more, **options)
 
 
@@ -56,6 +74,35 @@ def test_losses_of_one_process(training, layout):
     many, result = run(training, layout, name="many")
     assert_close(many, one, 2e-6)
     assert "[rank" not in result.err  # only one rank speaks
+
+
+@pytest.fixture(scope="module")
+def sparse_trainings(ponte, tmp_path_factory, tiny, golden):
+    """For experts and for hybrid layers with a prediction layer: the training and its steps on one process."""
+    out = {}
+    for name, folder in (("experts", tiny("qwen3_moe", num_hidden_layers=4)[0]), ("hybrid", golden / "qwen3_next_mtp/hf")):
+        here = tmp_path_factory.mktemp(name)
+        corpus = write_corpus(here / "corpus", documents=12, shortest=40, longest=60)
+        training = Training(ponte, here, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='80,20,0'", "train.train_iters=3",
+                            "train.global_batch_size=4", "train.micro_batch_size=1", "model.seq_length=32", "optimizer.lr=1e-3", "mixed_precision=null",
+                            "model.params_dtype=torch.float32", "model.bf16=false", "model.moe_aux_loss_coeff=0.02", "model.moe_z_loss_coeff=0.01",
+                            "model.moe_router_load_balancing_type=global_aux_loss", "validation.eval_interval=3", "validation.eval_iters=2",
+                            "dist.distributed_timeout_seconds_after_init=200")
+        out[name] = training, run(training, None, name="one")[0]
+    return out
+
+
+@pytest.mark.parametrize("kind, layout", [("experts", layout) for layout in EXPERT_LAYOUTS] + [("hybrid", layout) for layout in HYBRID_LAYOUTS])
+def test_losses_and_reports_of_sparse_models(sparse_trainings, kind, layout):
+    training, one = sparse_trainings[kind]
+    many, _ = run(training, layout, layouts=EXPERT_LAYOUTS if kind == "experts" else HYBRID_LAYOUTS, name="many")
+    assert_close(many, one, 1e-5)
+    for mine, other in zip(many, one):
+        for key in {"load_balancing_loss", "z_loss", "mtp_1 loss"} & other.keys():
+            assert mine[key] == pytest.approx(other[key], rel=1e-5), (mine["iteration"], key)
+        assert mine["expert_load"] == [pytest.approx(layer) for layer in other["expert_load"]]
+        assert len(mine["expert_load"]) == (4 if kind == "experts" else 5)
+    assert "load_balancing_loss" in one[0] and "z_loss" in one[0] and (kind == "experts" or "mtp_1 loss" in one[0])
 
 
 def test_optimizers_over_replicas_give_the_same_bits(training, tmp_path):

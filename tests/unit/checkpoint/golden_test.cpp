@@ -21,7 +21,7 @@ const fs::path kIteration = kGolden / "mcore/iter_0000003";
 
 struct Loaded {
   Config config;
-  std::unique_ptr<Model> model;
+  std::unique_ptr<RankModel> model;
   std::unique_ptr<AdamW> optimizer;
   LoadedRun run;
 };
@@ -35,7 +35,7 @@ Loaded load_golden() {
   out.config.optimizer.min_lr = 1e-4;
   out.config.optimizer.adam_beta2 = 0.95;
   out.config.scheduler.use_checkpoint_opt_param_scheduler = true;
-  out.model = std::make_unique<Model>(out.config.model, single_groups(), ModelOptions{.dtype = at::kBFloat16});
+  out.model = std::make_unique<RankModel>(out.config.model, single_groups(), ModelOptions{.dtype = at::kBFloat16});
   out.optimizer = std::make_unique<AdamW>(out.model->parameters(), AdamSettings{});
   const std::optional<FoundCheckpoint> found = find_checkpoint(kGolden / "mcore", 0);
   out.run = load_run(*found, out.config, Schedule{}, *out.model, out.optimizer.get());
@@ -127,7 +127,7 @@ TEST(MegatronCheckpoint, SavedAgainItHasTheSameTensorsAndObjects) {
 TEST(MegatronCheckpoint, AnotherModelIsRefused) {
   Loaded golden = load_golden();
   golden.config.model.ffn_hidden_size = 128;
-  Model other(golden.config.model, single_groups(), ModelOptions{.dtype = at::kBFloat16});
+  RankModel other(golden.config.model, single_groups(), ModelOptions{.dtype = at::kBFloat16});
   try {
     load_weights(kGolden / "mcore", other);
     FAIL() << "loaded weights of another shape";

@@ -16,6 +16,7 @@ struct SplitCase {
   bool embedding, loss;
   const char* layout;
   std::vector<int64_t> wanted;  // layers per stage; empty: refused
+  int64_t predictions = 0;
 };
 
 void PrintTo(const SplitCase& c, std::ostream* out) { *out << c.name; }
@@ -30,6 +31,7 @@ ModelConfig config_of(const SplitCase& c) {
   out.account_for_embedding_in_pipeline_split = c.embedding;
   out.account_for_loss_in_pipeline_split = c.loss;
   out.pipeline_model_parallel_layout = c.layout;
+  out.mtp_num_layers = c.predictions;
   return out;
 }
 
@@ -51,6 +53,7 @@ TEST_P(PipelineSplits, Layers) {
     EXPECT_EQ(split.stages[s].layers, c.wanted[s]);
     EXPECT_EQ(split.stages[s].embedding, s == 0);
     EXPECT_EQ(split.stages[s].loss, s + 1 == c.wanted.size());
+    EXPECT_EQ(split.stages[s].prediction_layers, split.stages[s].loss ? c.predictions : 0);
     next += c.wanted[s];
   }
   const auto own = split.of_rank(c.ranks - 1);
@@ -85,7 +88,9 @@ INSTANTIATE_TEST_SUITE_P(
                     SplitCase{"layout: count", 4, 2, 0, 0, 0, false, false, "Et*|ttL", {}},
                     SplitCase{"layout: nested", 4, 2, 0, 0, 0, false, false, "E((tt)*2|)L", {}},
                     SplitCase{"layout: bomb", 4, 2, 0, 0, 0, false, false, "E(((t*99999)*99999)*99999|L", {}},
-                    SplitCase{"layout: predictions", 4, 2, 0, 0, 0, false, false, "Ett|ttmL", {}}));
+                    SplitCase{"layout: predictions", 4, 2, 0, 0, 0, false, false, "Ett|ttmL", {}},
+                    SplitCase{"layout with predictions", 4, 2, 0, 0, 0, false, false, "Ett|ttmL", {2, 2}, 1},
+                    SplitCase{"layout: predictions away from the loss", 4, 4, 0, 0, 0, false, false, "Ett|tt|m|L", {}, 1}));
 
 TEST(PipelineLayout, RepetitionsAsMegatrons) {
   EXPECT_EQ(parse_pipeline_layout("Ettt|(tt|)*3,m|L"), (std::vector<std::string>{"Ettt", "tt", "tt", "tt", "m", "L"}));

@@ -229,7 +229,11 @@ std::vector<MeshCase> mesh_cases() {
   const auto tied = [](ModelConfig& c) { c.share_embeddings_and_output_weights = true; };
   const auto odd = [](ModelConfig& c) { c.vocab_size = 301; };
   const auto three = [](ModelConfig& c) { c.num_layers = 4; c.num_query_groups = 1; };
+  const auto predictions = [](ModelConfig& c) { c.mtp_num_layers = 2, c.model_type = "qwen3_next", c.hf_architecture = "Qwen3NextForCausalLM"; };
   return {{"tp2", dense(), {.tensor = 2}},
+          {"predictions, tp2 sp", with(with(dense(), sequence), predictions), {.tensor = 2}},
+          {"predictions, tp2 pp2", with(dense(), predictions), {.tensor = 2, .pipeline = 2}},
+          {"predictions, tied, pp2", with(with(dense(), tied), predictions), {.pipeline = 2}},
           {"tp2 bf16", dense(), {.tensor = 2}, 1, at::kBFloat16},
           {"tp2 sp odd vocabulary", with(with(dense(), sequence), odd), {.tensor = 2}},
           {"tp2, one query group", with(dense(), three), {.tensor = 2}},
