@@ -60,7 +60,8 @@ void RankModel::reduce_reports() {
   loads_.assign(static_cast<size_t>(layers), ExpertLoad());
   for (int64_t i = 0; i < layers; ++i) {
     const at::Tensor row = table[i];
-    if (row[E].item<double>() > 0) loads_[static_cast<size_t>(i)] = {row.narrow(0, 0, E).clone(), row[E].item<double>(), row[E + 1].item<double>(), row[E + 2].item<double>()};
+    const auto number = [&](int64_t column) { return row[E + column].item<double>(); };
+    if (number(0) > 0) loads_[static_cast<size_t>(i)] = {row.narrow(0, 0, E).clone(), number(0), number(1), number(2)};
   }
   prediction_losses_.clear();
   for (int64_t k = 0; k < depths; ++k) prediction_losses_.push_back({table[layers + k][0].item<double>(), table[layers + k][1].item<double>()});

@@ -1,5 +1,5 @@
-// What one rank holds of the model: its pipeline stage, or several where the schedule interleaves chunks of layers. To whoever trains, saves and loads it is one
-// model: parameters of all chunks, gradients, reports.
+// What one rank holds of the model: its pipeline stage, or several where the schedule interleaves chunks of layers. To whoever trains, saves and loads it
+// is one model: parameters of all chunks, gradients, reports.
 #pragma once
 #include <memory>
 #include <span>
