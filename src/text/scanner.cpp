@@ -132,8 +132,7 @@ struct Known {
 };
 template <ScanRules R>
 constexpr Known known() {
-  if constexpr (R.letters == ScanRules::Letters::cased) return {R, {scan_words<R>, nullptr, nullptr, nullptr}};
-  else return {R, {scan_words<R>, kWindows<R>[0], kWindows<R>[1], kWindows<R>[2]}};
+  return {R, {scan_words<R>, kWindows<R>[0], kWindows<R>[1], kWindows<R>[2]}};
 }
 constexpr Known kKnown[] = {known<kGpt2>(), known<kQwen2>(), known<kQwen3Next>(), known<kLlama3>(), known<kO200k>(), known<kTekken>()};
 

@@ -16,7 +16,7 @@ namespace ponte {
 
 class WordCache {
  public:
-  static constexpr size_t kShort = 15, kLong = 255;  // bytes: longer words are not kept
+  static constexpr size_t kShort = 15, kLong = 1023;  // bytes: longer words are not kept
 
   // A short word as the 16 bytes it is compared by: its bytes, zeros, and its length in the low half of the last byte.
   struct Key {

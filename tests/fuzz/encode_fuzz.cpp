@@ -45,16 +45,18 @@ const std::string kMetaspace =
     R"("added_tokens":[{"id":5,"content":"<|x|>","special":true},{"id":6,"content":" y","lstrip":true,"rstrip":true,"single_word":true}],)"
     R"("model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,"vocab":{"<unk>":0,"\u2581":1,"a":2,"\u2581a":3,"aa":4},"merges":["\u2581 a","a a"]}})";
 
+const std::string kPrefix = R"([^\r\n\p{L}\p{N}]?)", kUpper = R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])", kLower = R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])",
+                  kSuffix = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)?)", kOther = R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*)" + kTail;
+const std::string kO200k = kPrefix + kUpper + "*" + kLower + "+" + kSuffix + "|" + kPrefix + kUpper + "+" + kLower + "*" + kSuffix + R"(|\p{N}{1,3})" + kOther;
+const std::string kTekken = kPrefix + kUpper + "*" + kLower + "+|" + kPrefix + kUpper + "+" + kLower + R"(*|\p{N})" + kOther;
+
 const auto& tokenizers() {
   static const std::array<ponte::Tokenizer, 5> all = {
       ponte::Tokenizer::parse(pipeline(R"({"type":"NFC"})", {kQwen}), "", "qwen"),
       ponte::Tokenizer::parse(
           pipeline(
               "null",
-              {R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
-               R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
-               R"(|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*)" +
-               kTail}),
+              {kTekken}),
           "", "tekken"),
       ponte::Tokenizer::parse(pipeline(R"({"type":"NFKD"})", {R"(\p{L}+|\p{N}{1,2}|\s+)"}), "", "generic"),
       ponte::Tokenizer::parse(
@@ -98,7 +100,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   std::string valid;
   ponte::unicode::append_lossy(valid, text);
-  for (const std::string& pattern : {kQwen, kLlama, std::string(ponte::kGpt2Pattern)}) {
+  for (const std::string& pattern : {kQwen, kLlama, std::string(ponte::kGpt2Pattern), kO200k, kTekken}) {
     const auto scanners = ponte::find_scanners(pattern);
     const auto want = ends_of(scanners[0], valid);
     for (const ponte::ScanWords scan : scanners)

@@ -61,7 +61,9 @@ std::string hostile_text(uint64_t seed, int parts) {
       "a", "B", "'", "'s", "'LL", "'\xC5\xBFx", "s", " ", " ", " ", " ", "  ", "\t", "\n", "\r\n", "\n    ", " \n", "1", "22", "4567890",
       ".", "((", ");\n", "...", "\xC3\xA9", "\xCC\x81", "\xE4\xB8\xAD", "\xE4\xB7\x80", "\xE3\x80\x82", "\xC2\xA0", "\xE3\x80\x80",
       "\xF0\x9F\x99\x82", "\xE2\x80\x99", "\xD0\xBF\xD1\x80\xD0\xB8", "\xCE\x87", "\xC3\x97", "\xD9\xA3", "\xC2\xBD",
-      "\xE0\xA4\xA8\xE0\xA4\xBF", "the", " quick", "/", "\x01", "\xED\x95\x9C\xEA\xB5\xAD", "ll"};
+      "\xE0\xA4\xA8\xE0\xA4\xBF", "the", " quick", "/", "\x01", "\xED\x95\x9C\xEA\xB5\xAD", "ll",
+      "Ab", "ABC", "xY", "\xC3\x89", "\xD0\x96", "\xD1\xA0\xD1\xA1", "\xC7\x85", "\xCA\xB0", "\xE4\xB8\xAD\x41",
+      "'s's", "'S\xE4\xB8\xAD", "'rE", ";\n//", "\n/", "\xCE\xA3"};
   std::string out;
   for (int i = 0; i < parts; ++i) {
     seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
