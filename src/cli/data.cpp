@@ -65,7 +65,7 @@ int merge(const Arguments& arguments) {
 
 struct SampleFlags {
   std::vector<std::string> data_path, train, valid, test;
-  std::string order = "megatron", split_name = "train";
+  std::string order, split_name = "train";
   DatasetOptions options;
   std::vector<int64_t> num_samples;
   int64_t first = 0, count = -1;
@@ -114,7 +114,7 @@ int samples(const Arguments& arguments) {
   app.add_option("--split-name", f.split_name, "the split to print")
       ->capture_default_str()
       ->check(CLI::IsMember({"train", "valid", "test"}));
-  app.add_option("--order", f.order, "megatron or permutation")->capture_default_str();
+  app.add_option("--order", f.order, "megatron or permutation; without it permutation, and megatron for mock data");
   within(app.add_option("--seq-length", f.options.seq_length, "tokens per sample")->required(), 1, int64_t{1} << 30);
   within(app.add_option("--seed", f.options.random_seed, "random seed")->capture_default_str(), 0, UINT32_MAX);
   within(app.add_option("--num-samples", f.num_samples, "samples the run draws from train, valid and test (-1: one epoch)")->expected(3)->delimiter(','), -1);
@@ -131,7 +131,8 @@ int samples(const Arguments& arguments) {
   app.add_flag("--no-extra-token", f.no_extra, "add_extra_token_to_sequence=false");
   app.add_flag("--keep-partial-validation-sequence", f.keep_partial, "drop_last_partial_validation_sequence=false");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
-  f.options.order = sample_order_from_user(f.order);
+  const bool mock = f.data_path.empty() && f.train.empty() && f.valid.empty() && f.test.empty();
+  f.options.order = !f.order.empty() ? sample_order_from_user(f.order) : mock ? SampleOrder::megatron : SampleOrder::permutation;
   f.options.add_extra_token_to_sequence = !f.no_extra;
   f.options.drop_last_partial_validation_sequence = !f.keep_partial;
   if (!f.data_path.empty()) request.blend = parse_blend(f.data_path);

@@ -120,7 +120,7 @@ struct DatasetConfig {
   std::string split;                   // "9999,8,2"; "": "969,30,1" where one is needed
   int64_t seq_length = 0;              // 0: model.seq_length
   int64_t random_seed = 0;             // 0: rng.seed
-  std::string order = "megatron";      // the sample order: Megatron Core's GPTDataset, or permutation
+  std::string order;                   // megatron (Megatron Core's GPTDataset) or permutation; "": sample_order() of train/train_data.h decides
   std::string path_to_cache;
   bool reset_position_ids = false, reset_attention_mask = false, eod_mask_loss = false;
   bool mmap_bin_files = true;

@@ -192,6 +192,7 @@ void apply_target(ConfigDraft& draft, const std::string& section, const YamlValu
   } else if (section == "dataset") {
     const bool sft = name.find("SFT") != std::string::npos || name.find("Finetun") != std::string::npos;
     assign(draft, "dataset.kind", scalar(sft ? "sft" : "gpt", target.line), place);
+    if (!sft) assign(draft, "dataset.order", scalar("megatron", target.line), place);  // a Megatron data set is asked for; a key `order` may say otherwise
   }
 }
 

@@ -14,7 +14,8 @@ void list_dataset(Listing<DatasetConfig> row) {
   row("split", &D::split, none_is_null, "shares of training, validation and test documents, e.g. \"9999,8,2\"");
   row("seq_length", &D::seq_length, none_is_null, "tokens per sample; null: model.seq_length");
   row("random_seed", &D::random_seed, none_is_null, "seed of the sample order; null: rng.seed");
-  row("order", &D::order, {"megatron", "permutation"}, "sample order: Megatron Core's, or a permutation of any size without an index in memory");
+  row("order", &D::order, none_is_null, {"megatron", "permutation"},
+      "sample order: Megatron Core's, or a permutation of any size without an index; null: a continued run's own, megatron for mock data, else permutation");
   row("path_to_cache", &D::path_to_cache, none_is_null, "folder for sample indices; null: beside the data");
   row("reset_position_ids", &D::reset_position_ids, "positions start over after each document");
   row("reset_attention_mask", &D::reset_attention_mask, "no attention across documents");

@@ -31,12 +31,12 @@ LossScaler loss_scaler_of(const Config& config) {
 
 // The positions of a checkpoint count in its data; on other data they would silently mean other samples.
 void check_same_data(const DataRecord& stored, const DataRecord& now, const std::string& folder) {
-  require(stored.requested_train_samples == now.requested_train_samples,
+  require(stored.order == now.order, "{}: its sample order is {} and this run's {} (dataset.order)", folder, stored.order, now.order);
+  require(stored.order != "megatron" || stored.requested_train_samples == now.requested_train_samples,
           "{}: its sample order was made for {} training samples and this run asks for {} (train.train_iters x train.global_batch_size); Megatron's order "
           "changes with that number, so the run would not continue. Keep the number (train.exit_interval stops earlier), or start a new run from these "
           "weights with checkpoint.finetune=true",
           folder, stored.requested_train_samples, now.requested_train_samples);
-  require(stored.order == now.order, "{}: its sample order is {} and this run's {} (dataset.order)", folder, stored.order, now.order);
   require(stored.train_fingerprint == now.train_fingerprint,
           "{}: it was trained on other data (fingerprint {}, now {}): dataset.data_path, split, seq_length and random_seed must be as they were, or start a "
           "new run from these weights with checkpoint.finetune=true",
@@ -176,7 +176,12 @@ Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks) {
   });
   at::manual_seed(static_cast<uint64_t>(run.config.rng.seed));  // LibTorch starts its generator anywhere, and checkpoints keep its state
   run.ranks->phase("opening the data");
-  agree(everyone, [&] { open_data(resolved, run); });
+  agree(everyone, [&] {
+    std::string& order = run.config.dataset.order;
+    if (order.empty() && run.speaks()) log_info("dataset.order: {}", sample_order(run.config));
+    order = sample_order(run.config);
+    open_data(resolved, run);
+  });
   check_same_data_everywhere(run);
   run.ranks->phase("building the model");
   build_model(run);

@@ -2,6 +2,7 @@
 
 #include "base/errors.h"
 #include "base/log.h"
+#include "checkpoint/load.h"
 #include "hub/hub.h"
 #include "text/tokenizer.h"
 
@@ -54,6 +55,16 @@ std::string fingerprint_of(const DatasetSplits& splits, Split split) {
 }
 
 }  // namespace
+
+std::string sample_order(const Config& config) {
+  if (!config.dataset.order.empty()) return config.dataset.order;
+  if (is_mock(config.dataset)) return "megatron";
+  if (config.checkpoint.load.empty() || config.checkpoint.finetune) return "permutation";
+  const std::optional<FoundCheckpoint> found = find_checkpoint(config.checkpoint.load, config.checkpoint.ckpt_step);
+  if (!found) return "permutation";
+  if (const std::optional<DataRecord> stored = stored_data(*found)) return stored->order;
+  return found->iteration > 0 ? "megatron" : "permutation";
+}
 
 std::array<int64_t, 3> requested_samples(const Config& config) {
   const TrainConfig& t = config.train;

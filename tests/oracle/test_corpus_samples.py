@@ -120,7 +120,7 @@ def reference(corpora, paths, split, seq_length, samples, fields):
 
 
 def flags_of(corpora, paths, split, seq_length, samples, fields):
-    flags = ["--seq-length", seq_length, "--num-samples", ",".join(str(-1 if n is None else n) for n in samples), "--eod-id", EOD, "--vocab-size", VOCAB]
+    flags = ["--order", "megatron", "--seq-length", seq_length, "--num-samples", ",".join(str(-1 if n is None else n) for n in samples), "--eod-id", EOD, "--vocab-size", VOCAB]
     named = lambda words: [corpora.get(w, w) for w in words]  # noqa: E731
     if isinstance(paths, dict):
         for name, words in paths.items():
@@ -176,7 +176,8 @@ def test_samples_equal_megatron_core(name, ponte, corpora):
 
 
 def test_cached_indices_give_the_same_samples(ponte, corpora, tmp_path):
-    flags = ["data", "samples", "--data-path", "30", corpora["a"], "70", corpora["b"], "--split", "8,1,1", "--seq-length", 32, "--num-samples", "500,10,10"]
+    flags = ["data", "samples", "--data-path", "30", corpora["a"], "70", corpora["b"], "--split", "8,1,1", "--seq-length", 32, "--num-samples", "500,10,10",
+             "--order", "megatron"]
     plain = ponte(*flags)
     built = ponte(*flags, "--path-to-cache", tmp_path)
     mapped = ponte(*flags, "--path-to-cache", tmp_path)
@@ -187,7 +188,7 @@ def test_cached_indices_give_the_same_samples(ponte, corpora, tmp_path):
 
 
 def test_permutation_visits_every_sample_once_per_epoch(ponte, corpora):
-    flags = ["data", "samples", "--data-path", corpora["a"], "--split", "1,0,0", "--seq-length", 32, "--order", "permutation"]
+    flags = ["data", "samples", "--data-path", corpora["a"], "--split", "1,0,0", "--seq-length", 32]  # the order where none is named
     epoch = [tuple(json.loads(line)["tokens"]) for line in ponte(*flags).out.splitlines()]
     stream = numpy.fromfile(corpora["a"] + ".bin", dtype=numpy.uint16).tolist()
     wanted = [tuple(stream[i * 32:i * 32 + 33]) for i in range((len(stream) - 1) // 32)]

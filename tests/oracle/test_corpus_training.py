@@ -14,9 +14,34 @@ def corpus(tmp_path):
 def training(ponte, tmp_path, tiny, corpus):
     folder, _ = tiny("qwen3")
     return Training(ponte, tmp_path, "--hf-model", folder, "optimizer.lr=1e-3", f"dataset.data_path=[{corpus}]", "dataset.split='1,0,0'",
-                    "dataset.order=permutation", "train.train_iters=12", "train.global_batch_size=4", "train.micro_batch_size=2",
-                    "model.seq_length=32", "validation.eval_interval=0",
-                    "validation.eval_iters=0")
+                    "train.train_iters=12", "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32",
+                    "scheduler.lr_decay_style=constant", "scheduler.lr_decay_iters=12", "scheduler.lr_warmup_iters=2",
+                    "validation.eval_interval=0", "validation.eval_iters=0")
+
+
+def losses(steps):
+    return [step["lm_loss"] for step in steps]
+
+
+def test_the_order_where_none_is_named(training, tmp_path):
+    """Permutation for a new run, which may then be made longer; a checkpoint goes on in the order it was made with; mock data has Megatron's."""
+    whole, result = training.run()
+    assert "dataset.order: permutation" in result.err
+    named, result = training.run("dataset.order=permutation")
+    assert losses(named) == losses(whole) and "dataset.order:" not in result.err
+    megatron, _ = training.run("dataset.order=megatron")
+    assert losses(megatron) != losses(whole)
+    for order, more, wanted in (("permutation", ["train.train_iters=5"], whole), ("megatron", ["dataset.order=megatron", "train.exit_interval=5"], megatron)):
+        folder = tmp_path / order
+        first, _ = training.run(*more, f"checkpoint.save={folder}", name=order)
+        rest, result = training.run(f"checkpoint.save={folder}", f"checkpoint.load={folder}", "scheduler.override_opt_param_scheduler=true", name=order)
+        assert len(first) == 5 and f"dataset.order: {order}" in result.err
+        assert losses(rest) == losses(wanted)
+        other = {"permutation": "megatron", "megatron": "permutation"}[order]
+        _, result = training.run(f"dataset.order={other}", f"checkpoint.load={folder}", name="other", code=1)
+        assert f"its sample order is {order} and this run's {other} (dataset.order)" in result.err
+    _, result = training.run("dataset.data_path=[]", "train.train_iters=1", name="mock")
+    assert "dataset.order: megatron" in result.err
 
 
 def test_the_wait_for_data_is_part_of_the_iteration(training):

@@ -33,6 +33,7 @@ def test_every_value_arrives(ponte, golden, tmp_path, name, container, settings,
                         "scheduler.use_checkpoint_opt_param_scheduler=true", f"checkpoint.load={folder / container}", f"checkpoint.save={tmp_path / 'run'}",
                         "train.iterations_to_skip=[4]", "train.exit_interval=4", *settings)
     _, result = training.run()
+    assert "dataset.order: megatron" in result.err  # its positions count in Megatron's order
     assert "at iteration 3 of 10" in result.err and "weights and optimizer state" in result.err
     saved = load_checkpoint(tmp_path / "run" / "iter_0000004")
     compared = 0

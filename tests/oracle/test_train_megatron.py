@@ -28,13 +28,14 @@ def test_megatron_core_goes_on_from_it(ponte, tiny, tmp_path, precision, tied, t
     folder, _ = tiny("qwen3", num_hidden_layers=2, tie_word_embeddings=tied)
     corpus = write_corpus(tmp_path / "corpus")
     training = Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", "train.train_iters=6",
+                        "dataset.order=megatron",
                         "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "optimizer.adam_eps=1e-7",
                         "scheduler.lr_decay_style=constant", "scheduler.lr_warmup_iters=2", "validation.eval_interval=0",
                         f"checkpoint.save={tmp_path / 'save'}", "checkpoint.save_interval=3",
                         *([] if precision == "fp32" else [f"mixed_precision={precision}"]))
     steps, _ = training.run()
     lines = ponte("data", "samples", "--data-path", corpus, "--split", "100,0,0", "--seq-length", 32, "--seed", 1234, "--num-samples", "24,0,0", "--first", 12,
-                  "--count", 4).out.splitlines()
+                  "--count", 4, "--order", "megatron").out.splitlines()
     torch.save(torch.tensor([json.loads(line)["tokens"] for line in lines]), tmp_path / "tokens.pt")
     config = {**json.loads((folder / "config.json").read_text()), "dtype": "float32" if precision == "fp32" else "bfloat16"}
     (tmp_path / "config.json").write_text(json.dumps(config))

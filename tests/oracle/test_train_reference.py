@@ -63,13 +63,13 @@ def test_fifty_steps(ponte, tmp_path, tiny, kind, changes, qk_decay):
     import transformers
     folder, _ = tiny(kind, **changes)
     corpus = write_corpus(tmp_path / "corpus", vocab=511)
-    training = Training(ponte, tmp_path, "--hf-model", folder, *SETTINGS, f"dataset.data_path=[{corpus}]",
+    training = Training(ponte, tmp_path, "--hf-model", folder, *SETTINGS, f"dataset.data_path=[{corpus}]", "dataset.order=megatron",
                         f"optimizer.apply_wd_to_qk_layernorm={str(qk_decay).lower()}", f"checkpoint.save={tmp_path / 'save'}")
     steps, _ = training.run()
     assert [s["iteration"] for s in steps] == list(range(1, STEPS + 1))
 
     printed = ponte("data", "samples", "--data-path", corpus, "--split", "100,0,0", "--seq-length", LENGTH, "--seed", 99, "--num-samples",
-                    f"{STEPS * BATCH},0,0", "--count", STEPS * BATCH).out
+                    f"{STEPS * BATCH},0,0", "--count", STEPS * BATCH, "--order", "megatron").out
     samples = [json.loads(line)["tokens"] for line in printed.splitlines()]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
     losses, norms = reference(model, samples, qk_decay)

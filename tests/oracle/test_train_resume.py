@@ -21,6 +21,7 @@ def training(ponte, tmp_path, tiny):
     folder, _ = tiny("qwen3")
     corpus = write_corpus(tmp_path / "corpus", documents=12, shortest=40, longest=60)
     return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", f"train.train_iters={STEPS}",
+                    "dataset.order=megatron",
                     "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "scheduler.lr_decay_style=cosine",
                     "scheduler.lr_warmup_iters=3", "validation.eval_interval=0", "checkpoint.save_interval=1", "logger.log_params_norm=true")
 

@@ -30,6 +30,15 @@ ConfigDraft from_overrides(const std::vector<std::string>& overrides) {
   return draft;
 }
 
+TEST(Document, AMegatronDataSetAsksForMegatronsOrder) {
+  EXPECT_EQ(ConfigDraft().config.dataset.order, "");
+  EXPECT_EQ(from_yaml("dataset:\n  seq_length: 8\n").config.dataset.order, "");
+  const std::string target = "dataset:\n  _target_: megatron.bridge.training.config.GPTDatasetConfig\n";
+  EXPECT_EQ(from_yaml(target).config.dataset.order, "megatron");
+  EXPECT_EQ(from_yaml(target + "  order: permutation\n").config.dataset.order, "permutation");
+  EXPECT_EQ(from_yaml("dataset:\n  _target_: megatron.bridge.training.config.FinetuningDatasetConfig\n").config.dataset.order, "");
+}
+
 TEST(Document, ReadsTheSpellingsOfBridge) {
   const ConfigDraft draft = from_yaml(
       "model:\n  params_dtype: torch.bfloat16\n  num_layers: 4\n  virtual_pipeline_model_parallel_size: null\n  recompute_modules: [core_attn, mlp]\n"
