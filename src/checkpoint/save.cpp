@@ -1,7 +1,11 @@
 #include "checkpoint/save.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/full.h>
 
+#include <chrono>
+#include <cstring>
+#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -85,38 +89,45 @@ void write_kept_files(const fs::path& folder, const CheckpointContent& c) {
   if (!c.tokenizer_folder.empty() && fs::exists(generation)) write_file_atomically(folder / kKeptFolder / "generation_config.json", read_file(generation));
 }
 
+// What a rank writes, fixed: nothing here changes while training goes on.
+struct Share {
+  std::vector<LiveShard> shards;
+  std::vector<LiveObject> objects;
+};
+
+Share share_of(const CheckpointContent& c) {
+  const RowsOf rows = saved_rows(c);
+  Share out;
+  out.shards = weight_shards(c.model, rows);
+  if (c.optimizer) append_optimizer_shards(*c.optimizer, rows, out.shards);
+  if (c.config.checkpoint.save_rng && (!c.world || c.world->rank() == 0))
+    out.objects.push_back({"rng_state/shard_0.0_1.1", write_torch_archive(rng_state_value(c.config.rng.seed, torch_generator_state()))});
+  return out;
+}
+
 // Hugging Face's files: from memory where this rank holds the whole model, else from what the ranks have just written.
-void write_hf(const fs::path& folder, const CheckpointContent& c) {
+void write_hf(const fs::path& folder, const CheckpointContent& c, const Share& share) {
   if (c.world && c.world->size() > 1) {
     export_checkpoint({.megatron_path = folder, .hf_path = folder / "hf", .max_shard_bytes = kMaxShardBytes});
     return;
   }
   fs::create_directories(folder / "hf");
-  save_hf(folder / "hf", c.config.model, c.model.rules(), weight_shards(c.model, saved_rows(c)), kMaxShardBytes);
+  std::vector<LiveShard> weights;
+  for (const LiveShard& shard : share.shards)
+    if (shard.prefix.empty()) weights.push_back(shard);
+  save_hf(folder / "hf", c.config.model, c.model.rules(), weights, kMaxShardBytes);
   if (!c.tokenizer_folder.empty()) restore_hf_files(c.tokenizer_folder, folder / "hf");
 }
 
-// What every rank writes: its share of the tensors.
-SavedPart write_share(const fs::path& folder, const CheckpointContent& c) {
-  const RowsOf rows = saved_rows(c);
-  const int64_t rank = c.world ? c.world->rank() : 0;
-  std::vector<LiveShard> shards = weight_shards(c.model, rows);
-  if (c.optimizer) append_optimizer_shards(*c.optimizer, rows, shards);
-  std::vector<LiveObject> objects;
-  if (c.config.checkpoint.save_rng && rank == 0)
-    objects.push_back({"rng_state/shard_0.0_1.1", write_torch_archive(rng_state_value(c.config.rng.seed, torch_generator_state()))});
-  return save_torch_dist_part(folder, rank, c.config.model, c.model.rules(), shards, objects);
-}
-
 // What one rank writes.
-void write_rest(const fs::path& folder, const CheckpointContent& c, const std::vector<SavedPart>& parts) {
+void write_rest(const fs::path& folder, const CheckpointContent& c, const Share& share, const std::vector<SavedPart>& parts) {
   join_torch_dist_parts(folder, parts);
   save_torch_file(folder / "common.pt", common_state_value(c.config, c.state, c.optimizer ? c.schedule : nullptr));
   save_torch_file(folder / "train_state.pt", train_state_value(c.state.train));
   write_file_atomically(folder / "run_config.yaml", bridge_run_config_yaml(c.config));
   write_kept_files(folder, c);
   if (!c.tokenizer_folder.empty() && c.config.checkpoint.save_tokenizer_assets) copy_tokenizer(c.tokenizer_folder, folder / "tokenizer");
-  if (c.config.checkpoint.save_hf) write_hf(folder, c);
+  if (c.config.checkpoint.save_hf) write_hf(folder, c, share);
   write_file_atomically(folder / "metadata.json", metadata_json());  // last: its presence says "this is a checkpoint"
 }
 
@@ -126,41 +137,136 @@ void publish(StagedDirectory& staged, const fs::path& root, int64_t iteration) {
   write_file_atomically(root / kLatestIteration, format("{}", iteration));
 }
 
-// The parts of all ranks, on each of them; a failure on one is a failure on all.
-std::vector<SavedPart> write_shares(Group& world, const fs::path& folder, const CheckpointContent& c) {
-  SavedPart mine;
-  agree(world, [&] {
-    require(fs::is_directory(folder),
-            "checkpoint.save: {} was made by rank 0 and is not there for this rank; the folder must be on a file system all ranks share", folder);
-    mine = write_share(folder, c);
-    if (world.rank() > 0) fsync_tree(folder);  // rank 0 does so when it publishes, but sees only what has left this machine
-  });
+// The parts of all ranks, on each of them.
+std::vector<SavedPart> gather_parts(Group& world, const SavedPart& mine) {
   const std::vector<std::string> metadata = gather_text(world, mine.metadata), manifests = gather_text(world, mine.manifest);
   std::vector<SavedPart> out;
   for (size_t r = 0; r < metadata.size(); ++r) out.push_back({metadata[r], manifests[r]});
   return out;
 }
 
+// Whether every rank's work has come to its end.
+template <class Result>
+bool is_ready(Group& world, const std::future<Result>& work) {
+  const bool mine = !work.valid() || work.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  at::Tensor busy = at::full({1}, mine ? 0 : 1, at::kByte);
+  world.all_reduce(busy, ReduceOp::max);
+  return busy.item<int64_t>() == 0;
+}
+
 }  // namespace
 
-fs::path save_checkpoint(const fs::path& root, const CheckpointContent& content) {
-  const int64_t iteration = content.state.train.step;
-  const fs::path target = root / iteration_folder_name(iteration);
-  Group& world = content.world ? *content.world : *single_group();
-  std::optional<StagedDirectory> staged;
+// Grows to the largest share once and stays: saves of one run are alike.
+struct CheckpointWriter::StagingBuffer {
+  std::unique_ptr<std::byte[]> bytes;
+  size_t size = 0;
+
+  // The shards over copies of their bytes. Tensors that are one in memory (an fp32 weight is its own main parameter) are copied once.
+  void take(std::vector<LiveShard>& shards) {
+    std::map<std::pair<const void*, size_t>, size_t> places;
+    size_t total = 0;
+    const auto key = [](std::span<const std::byte> from) { return std::pair<const void*, size_t>(from.data(), from.size()); };
+    for (const LiveShard& shard : shards)
+      if (const auto from = shard.bytes(); places.emplace(key(from), total).second) total += (from.size() + 63) / 64 * 64;
+    if (total > size) {
+      bytes.reset();
+      bytes = std::make_unique_for_overwrite<std::byte[]>(total);
+      size = total;
+    }
+    for (const auto& [from, offset] : places) std::memcpy(bytes.get() + offset, from.first, from.second);
+    for (LiveShard& shard : shards) {
+      const std::span<const std::byte> from = shard.bytes(), copy(bytes.get() + places.at(key(from)), from.size());
+      shard.bytes = [copy] { return copy; };
+    }
+  }
+};
+
+struct CheckpointWriter::Save {
+  fs::path root, folder;
+  RunState state;  // as it was
+  Schedule schedule;
+  CheckpointContent content;
+  Share share;
+  std::optional<StagedDirectory> staged;  // of rank 0
+  bool joining = false;                   // every rank has written its part
+  std::shared_ptr<Group> single = single_group();
+  Group& world;
+  // Last: their threads end before what they use does.
+  std::future<SavedPart> part;
+  std::future<void> rest;  // of rank 0, when all parts are there
+
+  Save(const fs::path& root, const CheckpointContent& c)
+      : root(root), state(c.state), schedule(c.schedule ? *c.schedule : Schedule()),
+        content{c.config, c.model, c.optimizer, c.schedule ? &schedule : nullptr, state, c.tokenizer_folder, c.world, c.rows},
+        world(c.world ? *c.world : *single) {}
+};
+
+CheckpointWriter::CheckpointWriter() : staging_(std::make_unique<StagingBuffer>()) {}
+CheckpointWriter::~CheckpointWriter() = default;
+uint64_t CheckpointWriter::staged_bytes() const { return staging_->size; }
+
+void CheckpointWriter::begin(const fs::path& root, const CheckpointContent& content, Staging staging) {
+  PONTE_ASSERT(!save_);
+  auto save = std::make_unique<Save>(root, content);
+  Group& world = save->world;
   agree(world, [&] {
     if (world.rank() != 0) return;
     fs::create_directories(root);
-    staged.emplace(target, StagedDirectory::Existing::replace);
+    save->staged.emplace(root / iteration_folder_name(content.state.train.step), StagedDirectory::Existing::replace);
   });
-  const fs::path folder = gather_text(world, staged ? staged->path().string() : "")[0];
-  const std::vector<SavedPart> parts = write_shares(world, folder, content);
+  save->folder = gather_text(world, save->staged ? save->staged->path().string() : "")[0];
   agree(world, [&] {
-    if (world.rank() != 0) return;
-    write_rest(folder, content, parts);
-    publish(*staged, root, iteration);
+    save->share = share_of(content);
+    if (staging == Staging::copied) staging_->take(save->share.shards);
   });
-  return target;
+  const SaveThreads threads = staging == Staging::copied ? SaveThreads::one : SaveThreads::all;
+  save->part = std::async(std::launch::async, [&s = *save, rank = world.rank(), threads] {
+    require(fs::is_directory(s.folder),
+            "checkpoint.save: {} was made by rank 0 and is not there for this rank; the folder must be on a file system all ranks share", s.folder);
+    const CheckpointContent& c = s.content;
+    SavedPart part = save_torch_dist_part(s.folder, rank, c.config.model, c.model.rules(), s.share.shards, s.share.objects, threads);
+    fsync_tree(s.folder);  // publishing does so too, but sees only what has left this machine, and holds up training
+    return part;
+  });
+  save_ = std::move(save);
+}
+
+// Rank 0 gets everybody's part, and writes what one rank writes.
+void CheckpointWriter::join_parts() {
+  Save& s = *save_;
+  SavedPart mine;
+  agree(s.world, [&] { mine = s.part.get(); });
+  std::vector<SavedPart> parts = gather_parts(s.world, mine);
+  s.joining = true;
+  if (!s.staged) return;
+  s.rest = std::async(std::launch::async, [&s, parts = std::move(parts)] {
+    write_rest(s.folder, s.content, s.share, parts);
+    fsync_tree(s.folder);
+  });
+}
+
+std::optional<PublishedCheckpoint> CheckpointWriter::finish(Wait wait) {
+  if (!save_) return std::nullopt;
+  Group& world = save_->world;
+  if (!save_->joining) {
+    if (wait == Wait::no && !is_ready(world, save_->part)) return std::nullopt;
+    join_parts();
+  }
+  if (wait == Wait::no && !is_ready(world, save_->rest)) return std::nullopt;
+  const std::unique_ptr<Save> save = std::move(save_);
+  const int64_t iteration = save->state.train.step;
+  agree(world, [&] {
+    if (!save->staged) return;
+    save->rest.get();
+    publish(*save->staged, save->root, iteration);
+  });
+  return PublishedCheckpoint{save->root / iteration_folder_name(iteration), iteration, save->state.best.iteration};
+}
+
+fs::path save_checkpoint(const fs::path& root, const CheckpointContent& content) {
+  CheckpointWriter writer;
+  writer.begin(root, content, Staging::none);
+  return writer.finish(Wait::yes)->folder;
 }
 
 }  // namespace ponte

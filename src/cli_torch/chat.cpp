@@ -73,7 +73,8 @@ int run_chat(const Arguments& arguments) {
   settle_sampling(app, flags.generation.sampling);
   const Json variables = parse_json(flags.template_variables, "--chat-template-kwargs");
   require(variables.is_object(), "--chat-template-kwargs: {} found, a JSON object wanted", flags.template_variables);
-  LanguageModel language = load_language_model(flags.model);
+  require(flags.model.layout.ranks() == 1, "a conversation runs on one rank; generate takes --tp, --pp, --ep and --etp");
+  LanguageModel language = load_language_model(flags.model, *Ranks::single());
   const ChatTemplate chat = ChatTemplate::load(language.tokenizer_folder);
   flags.generation.stop_ids = language.stop_ids;
   log_info("{} of {} parameters; /reset starts afresh, /exit ends", language.model->config().hf_architecture, language.model->parameter_count());

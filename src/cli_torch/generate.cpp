@@ -12,16 +12,20 @@
 #include "base/log.h"
 #include "cli_torch/commands.h"
 #include "cli_torch/language_model.h"
+#include "cli_torch/rank_program.h"
 #include "text/chat_template.h"
 
 namespace ponte {
 namespace {
+
+constexpr std::chrono::minutes kTimeout(10);  // for ranks to meet, and for each collective
 
 struct Flags {
   ModelChoice model;
   GenerationOptions generation;
   std::vector<std::string> prompts, stop_token_names;
   std::string prompt_file, system, template_variables;
+  int64_t nproc_per_node = 0;
   bool stream = false, no_echo = false, chat = false, json = false, ignore_eos = false, keep_special = false;
 };
 
@@ -46,6 +50,7 @@ void define(CLI::App& app, Flags& flags) {
   app.add_option("--stop", flags.generation.stop_strings, "end before this text; may be given several times")->take_all()->allow_extra_args(false);
   app.add_flag("--ignore-eos", flags.ignore_eos, "go on after end-of-text tokens");
   app.add_flag("--keep-special-tokens", flags.keep_special, "print special tokens too");
+  within(app.add_option("--nproc-per-node", flags.nproc_per_node, "ranks to start here (0: as many as the layout takes)")->group("Layout"), 0);
   add_sampling_flags(app, flags.generation.sampling);
 }
 
@@ -53,19 +58,27 @@ Json message(const char* role, const std::string& content) { return Json{{"role"
 
 class PromptReader {
  public:
-  PromptReader(const Flags& flags, const LanguageModel& language) : flags_(flags), language_(language) {
-    if (!flags.template_variables.empty()) variables_ = parse_json(flags.template_variables, "--chat-template-kwargs");
-    require(variables_.is_object(), "--chat-template-kwargs: {} found, a JSON object wanted", flags.template_variables);
+  PromptReader(const Flags& flags, const LanguageModel& language, Ranks& ranks) : flags_(flags), language_(language), ranks_(ranks) {
   }
 
   std::vector<Prompt> read() {
-    for (const std::string& text : flags_.prompts) add_text(text);
-    if (!flags_.prompt_file.empty()) add_file(flags_.prompt_file);
-    require(!prompts_.empty(), "no prompt: give --prompt TEXT or --prompt-file FILE");
+    if (flags_.prompt_file == "-") {  // one rank can read it
+      const std::string mine = ranks_.rank() == 0 ? std::string(std::istreambuf_iterator<char>(std::cin), {}) : "";
+      standard_input_ = gather_text(ranks_.world(), mine)[0];
+    }
+    agree(ranks_.world(), [&] { read_all(); });
     return std::move(prompts_);
   }
 
  private:
+  void read_all() {
+    if (!flags_.template_variables.empty()) variables_ = parse_json(flags_.template_variables, "--chat-template-kwargs");
+    require(variables_.is_object(), "--chat-template-kwargs: {} found, a JSON object wanted", flags_.template_variables);
+    for (const std::string& text : flags_.prompts) add_text(text);
+    if (!flags_.prompt_file.empty()) add_file(flags_.prompt_file);
+    require(!prompts_.empty(), "no prompt: give --prompt TEXT or --prompt-file FILE");
+  }
+
   void add_text(const std::string& text) {
     if (flags_.chat) {
       Json messages = Json::array();
@@ -83,7 +96,7 @@ class PromptReader {
   }
 
   void add_file(const std::string& name) {
-    if (name == "-") return add_text(std::string(std::istreambuf_iterator<char>(std::cin), {}));
+    if (name == "-") return add_text(standard_input_);
     std::ifstream in(name);
     require(in.good(), "{}: cannot be opened", name);
     const bool records = fs::path(name).extension() == ".jsonl";
@@ -108,6 +121,8 @@ class PromptReader {
 
   const Flags& flags_;
   const LanguageModel& language_;
+  Ranks& ranks_;
+  std::string standard_input_;
   Json variables_ = Json::object();
   std::unique_ptr<ChatTemplate> template_;
   std::vector<Prompt> prompts_;
@@ -130,7 +145,7 @@ void report_rate(const std::vector<Completion>& completions, double seconds) {
   log_info("{} tokens in {:.2f} s ({:.1f} tokens/s)", tokens, seconds, static_cast<double>(tokens) / seconds);
 }
 
-std::vector<Completion> run(const Flags& flags, LanguageModel& language, const std::vector<Prompt>& prompts) {
+std::vector<Completion> run(const Flags& flags, LanguageModel& language, const std::vector<Prompt>& prompts, bool speaks) {
   GenerationOptions options = flags.generation;
   options.stop_ids = flags.ignore_eos ? std::vector<int32_t>() : language.stop_ids;
   options.skip_special = flags.keep_special ? SkipSpecial::no : SkipSpecial::yes;
@@ -139,11 +154,31 @@ std::vector<Completion> run(const Flags& flags, LanguageModel& language, const s
   if (!flags.stream) return generate(*language.model, *language.tokenizer, ids, options);
   std::vector<Completion> completions;  // one after the other, so that streams do not mix
   for (size_t i = 0; i < prompts.size(); ++i) {
-    if (!flags.no_echo) write_out(prompts[i].shown);
-    completions.push_back(generate(*language.model, *language.tokenizer, {ids[i]}, options, [](size_t, std::string_view text) { write_out(text); })[0]);
-    write_out("\n");
+    if (speaks && !flags.no_echo) write_out(prompts[i].shown);
+    const TextListener listener = [](size_t, std::string_view text) { write_out(text); };
+    completions.push_back(generate(*language.model, *language.tokenizer, {ids[i]}, options, speaks ? listener : TextListener())[0]);
+    if (speaks) write_out("\n");
   }
   return completions;
+}
+
+// The same on every rank; rank 0 prints.
+void generate_together(const Flags& flags, Ranks& ranks) {
+  ranks.phase("loading");
+  LanguageModel language = load_language_model(flags.model, ranks);
+  const std::vector<Prompt> prompts = PromptReader(flags, language, ranks).read();
+  ranks.phase("generating");
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<Completion> completions = run(flags, language, prompts, ranks.rank() == 0);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (ranks.rank() != 0) return;
+  for (size_t i = 0; i < completions.size() && !flags.stream; ++i) {
+    if (flags.json)
+      print_json(prompts[i], completions[i]);
+    else
+      write_out((flags.no_echo ? "" : prompts[i].shown) + completions[i].text + "\n");
+  }
+  report_rate(completions, seconds);
 }
 
 }  // namespace
@@ -155,19 +190,10 @@ int run_generate(const Arguments& arguments) {
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   settle_sampling(app, flags.generation.sampling);
   require(!(flags.stream && flags.json), "--stream and --json exclude each other");
-  LanguageModel language = load_language_model(flags.model);
-  const std::vector<Prompt> prompts = PromptReader(flags, language).read();
-  const auto start = std::chrono::steady_clock::now();
-  const std::vector<Completion> completions = run(flags, language, prompts);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  for (size_t i = 0; i < completions.size() && !flags.stream; ++i) {
-    if (flags.json)
-      print_json(prompts[i], completions[i]);
-    else
-      write_out((flags.no_echo ? "" : prompts[i].shown) + completions[i].text + "\n");
-  }
-  report_rate(completions, seconds);
-  return 0;
+  const LaunchEnvironment launch = launch_environment();
+  const int64_t processes = flags.nproc_per_node > 0 ? flags.nproc_per_node : flags.model.layout.ranks();
+  if (launch.world_size == 1 && processes > 1) return launch_command("generate", arguments, processes, 0);
+  return run_as_rank(launch, kTimeout, nullptr, [&](const std::shared_ptr<Ranks>& ranks) { generate_together(flags, *ranks); });
 }
 
 }  // namespace ponte

@@ -5,7 +5,8 @@
 #include <ATen/Parallel.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
+#include <numeric>
+#include <optional>
 
 #include "base/errors.h"
 #include "base/file.h"
@@ -48,9 +49,27 @@ fs::path megatron_tokenizer(const fs::path& checkpoint) {
 void check_choice(const ModelChoice& choice) {
   require(!choice.hf_model.empty() || !choice.megatron_path.empty(), "no model: give --hf-model-path REF or --megatron-model-path DIR");
   require(choice.adapters.empty(), "adapters: {} given, but generating with adapters is not part of this version; merge them first", choice.adapters);
-  const std::pair<const char*, int64_t> sizes[] = {{"tp", choice.tp}, {"pp", choice.pp}, {"ep", choice.ep}, {"etp", choice.etp}};
-  for (const auto& [flag, size] : sizes)
-    require(size == 1, "{}: {} found, but this version generates with one rank; 1 wanted", flag, size);
+}
+
+ModelConfig laid_out(ModelConfig config, const RankLayout& layout) {
+  config.tensor_model_parallel_size = layout.tp;
+  config.pipeline_model_parallel_size = layout.pp;
+  config.virtual_pipeline_model_parallel_size = 0;
+  config.context_parallel_size = 1;
+  config.expert_model_parallel_size = layout.ep;
+  config.expert_tensor_parallel_size = layout.etp;
+  config.sequence_parallel = false;
+  return config;
+}
+
+// What all ranks read, one of them fetches first.
+void one_first(Ranks& ranks, const std::function<void()>& body) {
+  agree(ranks.world(), [&] {
+    if (ranks.rank() == 0) body();
+  });
+  agree(ranks.world(), [&] {
+    if (ranks.rank() != 0) body();
+  });
 }
 
 }  // namespace
@@ -63,10 +82,10 @@ void add_model_flags(CLI::App& app, ModelChoice& choice) {
   app.add_option("--torch-dtype,--dtype", choice.torch_dtype, "auto (as stored), bfloat16, float16 or float32")->capture_default_str();
   app.add_option("--device", choice.device, "auto, cpu or cuda")->capture_default_str();
   within(app.add_option("--threads", choice.threads, "CPU threads (0: all cores)")->capture_default_str(), 0, kMostThreads);
-  within(app.add_option("--tp,--tensor-model-parallel-size", choice.tp)->group("Layout"), 1);
-  within(app.add_option("--pp,--pipeline-model-parallel-size", choice.pp)->group("Layout"), 1);
-  within(app.add_option("--ep,--expert-model-parallel-size", choice.ep)->group("Layout"), 1);
-  within(app.add_option("--etp,--expert-tensor-parallel-size", choice.etp)->group("Layout"), 1);
+  within(app.add_option("--tp,--tensor-model-parallel-size", choice.layout.tp, "ranks that share each matrix")->group("Layout"), 1);
+  within(app.add_option("--pp,--pipeline-model-parallel-size", choice.layout.pp, "stages of layers")->group("Layout"), 1);
+  within(app.add_option("--ep,--expert-model-parallel-size", choice.layout.ep, "ranks that share the experts")->group("Layout"), 1);
+  within(app.add_option("--etp,--expert-tensor-parallel-size", choice.layout.etp, "ranks that share each expert")->group("Layout"), 1);
 }
 
 void add_sampling_flags(CLI::App& app, SamplingOptions& sampling) {
@@ -83,31 +102,50 @@ void settle_sampling(const CLI::App& app, SamplingOptions& sampling) {
   check_sampling(sampling);
 }
 
-std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& torch_dtype, const std::string& device) {
-  const std::unique_ptr<WeightSource> source = WeightSource::open(weights);
+int64_t RankLayout::ranks() const { return pp * std::lcm(tp, ep * etp); }
+
+std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& torch_dtype, const std::string& device, const RankLayout& layout, Ranks& ranks) {
+  std::unique_ptr<WeightSource> source;
   ModelOptions options;
-  require(device == "auto" || device == "cpu" || device == "cuda", "device: '{}' found; auto, cpu or cuda wanted", device);
-  require(device != "cuda" || at::hasCUDA(), "device: cuda wanted, but this torch sees no CUDA device; see ponte doctor");
-  options.device = device == "cuda" || (device == "auto" && at::hasCUDA()) ? at::kCUDA : at::kCPU;
-  options.dtype = scalar_type(torch_dtype == "auto" ? source->dtype(source->rules().rules.front()) : dtype_from_user(torch_dtype));
-  auto model = std::make_unique<Model>(source->config(), single_groups(), options);
-  model->load(*source);
+  ModelConfig config;
+  std::optional<Mesh> mesh;
+  agree(ranks.world(), [&] {
+    source = WeightSource::open(weights);
+    require(device == "auto" || device == "cpu" || device == "cuda", "device: '{}' found; auto, cpu or cuda wanted", device);
+    require(device != "cuda" || at::hasCUDA(), "device: cuda wanted, but this torch sees no CUDA device; see ponte doctor");
+    options.device = device == "cuda" || (device == "auto" && at::hasCUDA()) ? at::kCUDA : at::kCPU;
+    options.dtype = scalar_type(torch_dtype == "auto" ? source->dtype(source->rules().rules.front()) : dtype_from_user(torch_dtype));
+    config = laid_out(source->config(), layout);
+    mesh.emplace(mesh_sizes(config, ranks.size()));
+  });
+  const Groups groups = mesh_groups(ranks, *mesh);
+  std::unique_ptr<Model> model;
+  agree(ranks.world(), [&] {
+    model = std::make_unique<Model>(config, groups, options);
+    model->load(*source);
+  });
   return model;
 }
 
-LanguageModel load_language_model(const ModelChoice& choice) {
-  check_choice(choice);
-  if (choice.threads > 0) at::set_num_threads(static_cast<int>(choice.threads));
+LanguageModel load_language_model(const ModelChoice& choice, Ranks& ranks) {
   LanguageModel out;
-  const fs::path hf = choice.hf_model.empty() ? fs::path()
-                      : choice.megatron_path.empty() ? resolve_model(choice.hf_model, choice.revision)
-                                                     : resolve_tokenizer(choice.hf_model, choice.revision);
-  out.tokenizer_folder = hf.empty() ? megatron_tokenizer(choice.megatron_path) : hf;
-  out.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(out.tokenizer_folder));
-  out.stop_ids = stop_ids_of(hf.empty() ? out.tokenizer_folder.parent_path() / kKeptFolder : hf, *out.tokenizer);
-  out.model = load_model(choice.megatron_path.empty() ? hf : fs::path(choice.megatron_path), choice.torch_dtype, choice.device);
+  fs::path hf;
+  agree(ranks.world(), [&] { check_choice(choice); });
+  if (choice.threads > 0) at::set_num_threads(static_cast<int>(choice.threads));
+  one_first(ranks, [&] {
+    if (!choice.hf_model.empty())
+      hf = choice.megatron_path.empty() ? resolve_model(choice.hf_model, choice.revision) : resolve_tokenizer(choice.hf_model, choice.revision);
+  });
+  agree(ranks.world(), [&] {
+    out.tokenizer_folder = hf.empty() ? megatron_tokenizer(choice.megatron_path) : hf;
+    out.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(out.tokenizer_folder));
+    out.stop_ids = stop_ids_of(hf.empty() ? out.tokenizer_folder.parent_path() / kKeptFolder : hf, *out.tokenizer);
+  });
+  out.model = load_model(choice.megatron_path.empty() ? hf : fs::path(choice.megatron_path), choice.torch_dtype, choice.device, choice.layout, ranks);
   const int64_t largest = out.tokenizer->max_id(), rows = out.model->config().vocab_size;
-  require(largest < rows, "{}: the tokenizer gives ids up to {}, the model's embedding has {} rows", out.tokenizer_folder, largest, rows);
+  agree(ranks.world(), [&] {
+    require(largest < rows, "{}: the tokenizer gives ids up to {}, the model's embedding has {} rows", out.tokenizer_folder, largest, rows);
+  });
   return out;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/ranks.h"
 #include "generate/generator.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
@@ -15,14 +16,19 @@ class App;
 
 namespace ponte {
 
+// How a model lies over the ranks that run it.
+struct RankLayout {
+  int64_t tp = 1, pp = 1, ep = 1, etp = 1;
+  int64_t ranks() const;  // the fewest that this layout takes
+};
+
 struct ModelChoice {
   std::string hf_model, revision, megatron_path, adapters;
   std::string torch_dtype = "auto";
   std::string device = "auto";
-  int64_t tp = 1, pp = 1, ep = 1, etp = 1;
+  RankLayout layout;
   int64_t threads = 0;
 };
-
 
 void add_model_flags(CLI::App& app, ModelChoice& choice);
 void add_sampling_flags(CLI::App& app, SamplingOptions& sampling);
@@ -36,10 +42,11 @@ struct LanguageModel {
   std::vector<int32_t> stop_ids;
 };
 
-// The weights alone, from an HF folder or a Megatron checkpoint. dtype "auto": as stored.
-std::unique_ptr<Model> load_model(const std::filesystem::path& weights, const std::string& torch_dtype, const std::string& device);
+// The weights alone, from an HF folder or a Megatron checkpoint. dtype "auto": as stored. Each rank reads its own shard. Collective over the ranks.
+std::unique_ptr<Model> load_model(const std::filesystem::path& weights, const std::string& torch_dtype, const std::string& device,
+                                  const RankLayout& layout, Ranks& ranks);
 
-// Weights from --megatron-model-path when given, else from --hf-model-path; the tokenizer the other way round.
-LanguageModel load_language_model(const ModelChoice& choice);
+// Weights from --megatron-model-path when given, else from --hf-model-path; the tokenizer the other way round. Collective over the ranks.
+LanguageModel load_language_model(const ModelChoice& choice, Ranks& ranks);
 
 }  // namespace ponte

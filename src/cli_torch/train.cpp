@@ -3,23 +3,14 @@
 
 #include "base/environment.h"
 #include "base/errors.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "cli/train_config.h"
 #include "cli_torch/commands.h"
-#include "comm/launch.h"
+#include "cli_torch/rank_program.h"
 #include "train/trainer.h"
 
 namespace ponte {
 namespace {
-
-int launch_training(const TrainArguments& parsed, const Arguments& arguments) {
-  validate(resolve_run(parsed.request).config, parsed.nproc_per_node);  // what is wrong for all is said before any is started
-  LaunchOptions options{
-      .command = {fs::read_symlink("/proc/self/exe").string(), "train"}, .processes = parsed.nproc_per_node, .max_restarts = parsed.max_restarts};
-  options.command.insert(options.command.end(), arguments.begin(), arguments.end());
-  return launch_ranks(options);
-}
 
 std::chrono::milliseconds timeout_of(const DistConfig& c) {
   const int64_t seconds = c.distributed_timeout_seconds_after_init > 0 ? c.distributed_timeout_seconds_after_init : 60 * c.distributed_timeout_minutes;
@@ -50,20 +41,8 @@ int train_as_rank(const TrainArguments& parsed, const LaunchEnvironment& launch)
   } catch (const UserError&) {
     problem = std::current_exception();
   }
-  const std::shared_ptr<Ranks> ranks = Ranks::join(launch, timeout_of(resolved ? resolved->config.dist : DistConfig()));
-  try {
-    agree(ranks->world(), [&] {
-      if (problem) std::rethrow_exception(problem);
-    });
-    train_together(parsed, launch, std::move(*resolved), ranks);
-  } catch (const AgreedError&) {
-    if (ranks->rank() == 0) throw;
-    return 1;  // rank 0 says it
-  } catch (const std::exception& error) {
-    ranks->failed(error.what());
-    throw;
-  }
-  return 0;
+  return run_as_rank(launch, timeout_of(resolved ? resolved->config.dist : DistConfig()), problem,
+                     [&](const std::shared_ptr<Ranks>& ranks) { train_together(parsed, launch, std::move(*resolved), ranks); });
 }
 
 }  // namespace
@@ -72,7 +51,10 @@ int run_train(const Arguments& arguments) {
   const TrainArguments parsed = parse_train_arguments(arguments);
   if (const auto status = end_without_training(parsed)) return *status;
   const LaunchEnvironment launch = launch_environment();
-  if (launch.world_size == 1 && parsed.nproc_per_node > 1) return launch_training(parsed, arguments);
+  if (launch.world_size == 1 && parsed.nproc_per_node > 1) {
+    validate(resolve_run(parsed.request).config, parsed.nproc_per_node);  // what is wrong for all is said before any is started
+    return launch_command("train", arguments, parsed.nproc_per_node, parsed.max_restarts);
+  }
   return train_as_rank(parsed, launch);
 }
 

@@ -21,7 +21,7 @@ struct Comparison {
 };
 
 std::vector<at::Tensor> logits_of(const fs::path& weights, const std::string& dtype, const std::vector<std::vector<int32_t>>& prompts) {
-  const std::unique_ptr<Model> model = load_model(weights, dtype, "auto");
+  const std::unique_ptr<Model> model = load_model(weights, dtype, "auto", {}, *Ranks::single());
   std::vector<at::Tensor> out;
   for (const auto& ids : prompts) {
     const at::Tensor tokens_BT = at::tensor(ids, at::kInt).to(at::kLong).unsqueeze(0).to(model->options().device);

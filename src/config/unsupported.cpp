@@ -58,7 +58,6 @@ constexpr Part kParts[] = {
     {"batch size ramps", [](const Config& c, int64_t) { return !c.train.rampup_batch_size.empty(); }, "train.rampup_batch_size"},
     {"dropout", [](const Config& c, int64_t) { return c.model.hidden_dropout > 0 || c.model.attention_dropout > 0; },
      "model.hidden_dropout, model.attention_dropout"},
-    {"asynchronous checkpoints", [](const Config& c, int64_t) { return c.checkpoint.async_save; }, "checkpoint.async_save"},
     {"non-persistent checkpoints", [](const Config& c, int64_t) { return c.checkpoint.non_persistent_save_interval > 0; },
      "checkpoint.non_persistent_save_interval"},
     {"traces of steps", [](const Config& c, int64_t) { return c.profiling.use_pytorch_profiler; }, "profiling.use_pytorch_profiler"},

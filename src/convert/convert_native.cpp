@@ -41,7 +41,8 @@ void append_rounding_differences(const NativeSource& weights, const StateSource&
   const auto left = run_transfer(main.buffers(), rounded, [](size_t, uint64_t, std::span<const std::byte>, auto*) {}, {threads, "compare"});
   const auto right = run_transfer(weights.buffers(), stored, [](size_t, uint64_t, std::span<const std::byte>, auto*) {}, {threads, "compare"});
   for (size_t i = 0; i < left.size(); ++i)
-    if (left[i] != right[i]) dropped.push_back(format("{}: the weights are not their rounded main parameters, which are what fsdp_dtensor keeps", rounded[i].name));
+    if (left[i] != right[i])
+      dropped.push_back(format("{}: the weights are not their rounded main parameters, which are what fsdp_dtensor keeps", rounded[i].name));
 }
 
 // What is written: the weights, or in fsdp_dtensor the main parameters in their place; the optimizer's moments.

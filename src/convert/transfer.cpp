@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <optional>
 
 #include "base/checked.h"
 #include "base/errors.h"
@@ -101,7 +102,7 @@ bool is_one_run(std::span<const Copy> parts, int64_t elements, std::span<const S
 }
 
 std::string fill_target(std::span<const SourceBuffer> sources, const Target& target, size_t index, const BlockSink& sink, std::vector<std::byte>& scratch,
-                        Progress& progress) {
+                        std::optional<Progress>& progress) {
   const int64_t element = dtype_bytes(target.dtype), per_block = kBlockBytes / element;
   ContentHash hash;
   for (int64_t begin = 0; begin < target.elements; begin += per_block) {
@@ -110,7 +111,7 @@ std::string fill_target(std::span<const SourceBuffer> sources, const Target& tar
     hash.update(bytes);
     const size_t size = bytes.size();
     sink(index, static_cast<uint64_t>(begin * element), bytes, bytes.data() == scratch.data() ? &scratch : nullptr);
-    progress.advance(size);
+    if (progress) progress->advance(size);
   }
   return hash.hex();
 }
@@ -146,12 +147,13 @@ std::vector<std::string> run_transfer(std::span<const SourceBuffer> sources, std
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return targets[a].elements > targets[b].elements; });
   std::vector<std::string> hashes(targets.size());
-  Progress progress(options.label, total, Progress::Unit::bytes);
+  std::optional<Progress> progress;
+  if (!options.label.empty()) progress.emplace(options.label, total, Progress::Unit::bytes);
   parallel_for(static_cast<int64_t>(order.size()), options.threads, [&](int64_t i) {
     std::vector<std::byte> scratch;
     hashes[order[i]] = fill_target(sources, targets[order[i]], order[i], sink, scratch, progress);
   });
-  progress.finish();
+  if (progress) progress->finish();
   return hashes;
 }
 

@@ -41,7 +41,7 @@ using BlockSink = std::function<void(size_t target, uint64_t offset, std::span<c
 
 struct TransferOptions {
   int64_t threads = 0;  // 0: all cores
-  std::string label;    // of the progress bar
+  std::string label;    // of the progress bar; "": none
 };
 
 // Returns the content hash of every target. UserError when a target is not covered exactly, or from the sink.

@@ -55,7 +55,7 @@ void append_chunks(const LiveShard& shard, int64_t buffer, Dialect dialect, std:
 }  // namespace
 
 SavedPart save_torch_dist_part(const fs::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table,
-                               const std::vector<LiveShard>& shards, const std::vector<LiveObject>& objects) {
+                               const std::vector<LiveShard>& shards, const std::vector<LiveObject>& objects, SaveThreads threads) {
   const Dialect dialect = dialect_of(table);
   std::vector<LiveChunk> chunks;
   for (size_t i = 0; i < shards.size(); ++i) append_chunks(shards[i], static_cast<int64_t>(i), dialect, chunks);
@@ -72,7 +72,7 @@ SavedPart save_torch_dist_part(const fs::path& directory, int64_t rank, const Mo
   const std::vector<SourceBuffer> buffers = live_buffers(shards);
   const auto hashes = run_transfer(buffers, targets,
                                    [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) { writer.write(target, offset, block); },
-                                   {0, "checkpoint"});
+                                   threads == SaveThreads::all ? TransferOptions{0, "checkpoint"} : TransferOptions{1, ""});
   Manifest manifest;
   manifest.architecture = config.hf_architecture;
   for (size_t i = 0; i < chunks.size(); ++i) {

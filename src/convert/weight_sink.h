@@ -39,8 +39,9 @@ void save_torch_dist(const std::filesystem::path& directory, const ModelConfig& 
 struct SavedPart {
   std::string metadata, manifest;
 };
+enum class SaveThreads { one, all };  // one, beside others' work: without a progress bar
 SavedPart save_torch_dist_part(const std::filesystem::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table,
-                               const std::vector<LiveShard>& shards, const std::vector<LiveObject>& objects);
+                               const std::vector<LiveShard>& shards, const std::vector<LiveObject>& objects, SaveThreads threads = SaveThreads::all);
 // UserError when the parts leave a hole or overlap.
 void join_torch_dist_parts(const std::filesystem::path& directory, const std::vector<SavedPart>& parts);
 

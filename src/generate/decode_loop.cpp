@@ -32,8 +32,12 @@ void grow(Model& model, KvCache& cache, std::vector<size_t> active, at::Tensor l
     const float* logits = logits_BV.const_data_ptr<float>();
     std::vector<int64_t> staying_rows, next;
     std::vector<size_t> staying;
+    at::Tensor picked_B = at::empty({static_cast<int64_t>(active.size())}, at::kInt);
+    int32_t* picked = picked_B.data_ptr<int32_t>();
+    for (size_t row = 0; row < active.size(); ++row) picked[row] = pick(active[row], step, {logits + row * vocabulary, vocabulary});
+    model.groups().world->broadcast(picked_B, 0);  // ranks whose logits differ in their last bits go the same way
     for (size_t row = 0; row < active.size(); ++row) {
-      const int32_t id = pick(active[row], step, {logits + row * vocabulary, vocabulary});
+      const int32_t id = picked[row];
       if (!take(active[row], id)) continue;
       staying_rows.push_back(static_cast<int64_t>(row));
       staying.push_back(active[row]);

@@ -79,6 +79,12 @@ at::Tensor run_layer(const DecoderLayer& layer, const at::Tensor& x_SH, int64_t 
   return y_SH + layer.mlp(layer.mlp_norm(y_SH), nullptr);
 }
 
+// Between neighbouring stages of a pipeline.
+void pass(Group& pipeline, Transfer::Direction direction, int64_t peer, const at::Tensor& tensor) {
+  const Transfer message[] = {{direction, peer, tensor}};
+  pipeline.transfer(message)->wait();
+}
+
 // The rows whose logits are wanted: every token, or each row's last new one.
 at::Tensor wanted_rows(const at::Tensor& x_SH, const Step& step, Logits wanted) {
   if (wanted == Logits::every_token) return x_SH;
@@ -87,25 +93,47 @@ at::Tensor wanted_rows(const at::Tensor& x_SH, const Step& step, Logits wanted) 
   return x_SH.index_select(0, at::tensor(index, at::kLong).to(x_SH.device()));
 }
 
+// Each stage runs its layers on what the one before hands on; the last one's logits go to all.
+at::Tensor forward_through_stages(const Model::State& s, const at::Tensor& tokens_BT, KvCache& cache, const Step& step, Logits wanted) {
+  Group& pipeline = *s.groups.pipeline;
+  const int64_t rows = step.B * step.T, last = pipeline.size() - 1;
+  const auto options = at::TensorOptions(s.options.device).dtype(s.options.dtype);
+  at::Tensor x_SH;
+  if (s.stage.embedding) {
+    x_SH = s.embedding(tokens_BT.reshape({-1}).to(s.options.device));
+  } else {
+    x_SH = at::empty({rows, s.config.hidden_size}, options);
+    pass(pipeline, Transfer::Direction::receive, pipeline.rank() - 1, x_SH);
+  }
+  for (size_t i = 0; i < s.decoder.layers.size(); ++i) x_SH = run_layer(s.decoder.layers[i], x_SH, static_cast<int64_t>(i), cache, step);
+  at::Tensor logits;
+  if (s.stage.loss) {
+    logits = s.loss_head.logits(s.final_norm(wanted_rows(x_SH, step, wanted)));
+  } else {
+    pass(pipeline, Transfer::Direction::send, pipeline.rank() + 1, x_SH.contiguous());
+    logits = at::empty({wanted == Logits::every_token ? rows : step.B, s.config.vocab_size}, options.dtype(at::kFloat));
+  }
+  logits = logits.contiguous();
+  pipeline.broadcast(logits, last);
+  return wanted == Logits::every_token ? logits.view({step.B, step.T, -1}) : logits;
+}
+
 }  // namespace
 
 at::Tensor Model::forward(const at::Tensor& tokens_BT, KvCache& cache, std::span<const int64_t> token_counts, Logits wanted) {
   c10::InferenceMode inference;
   State& s = *state_;
-  require(s.stage.embedding && s.stage.loss && s.groups.context->size() == 1, "generation: not over pipeline stages or context-parallel ranks");
+  require(s.groups.context->size() == 1, "generation: not over context-parallel ranks");
   require(!s.config.sequence_parallel || s.groups.tensor->size() == 1, "generation: sequence_parallel must be off");
   check_token_ids(tokens_BT, s.config.vocab_size);
   Step step{tokens_BT.size(0), tokens_BT.size(1), checked_counts(tokens_BT, cache, token_counts), {}};
   step.angles = s.rotary(positions_of(cache, step.B, step.T).to(s.options.device));
   at::Tensor logits;
-  if (can_decode(s, step.B, step.T)) {
+  if (s.stage.embedding && s.stage.loss && can_decode(s, step.B, step.T)) {
     logits = decode(s, tokens_BT, cache, step.counts, step.angles);
     if (wanted == Logits::every_token) logits = logits.unsqueeze(1);
   } else {
-    at::Tensor x_SH = s.embedding(tokens_BT.reshape({-1}).to(s.options.device));
-    for (size_t i = 0; i < s.decoder.layers.size(); ++i) x_SH = run_layer(s.decoder.layers[i], x_SH, static_cast<int64_t>(i), cache, step);
-    logits = s.loss_head.logits(s.final_norm(wanted_rows(x_SH, step, wanted)));
-    if (wanted == Logits::every_token) logits = logits.view({step.B, step.T, -1});
+    logits = forward_through_stages(s, tokens_BT, cache, step, wanted);
   }
   for (int64_t b = 0; b < step.B; ++b) cache.advance(b, step.counts[b]);
   return logits;

@@ -38,13 +38,15 @@ class Trainer {
     if (run_.config.validation.skip_train) return do_evaluation();
     while (run_.state.train.step < config.train_iters && !asked_to_stop()) {
       do_step();
+      publish(Wait::no);
       if (due(run_.state.train.step, run_.config.validation.eval_interval) || run_.state.train.step == config.train_iters) do_evaluation();
       if (reporter_) reporter_->end_step(run_);
       if (due(run_.state.train.step, run_.config.checkpoint.save_interval)) save();
       if (due(run_.state.train.step, config.exit_interval)) break;
     }
     if (saved_at_ != run_.state.train.step) save();
-    if (run_.save_lock) remove_old();  // also what a run killed between its last save and the removal left
+    publish(Wait::yes);
+    if (run_.save_lock) remove_old(run_.state.best.iteration);  // also what a run killed between its last save and the removal left
     run_.ranks->phase("ending");
     run_.ranks->world().barrier();
     if (!run_.speaks()) return;
@@ -99,22 +101,35 @@ class Trainer {
   void save() {
     const CheckpointConfig& c = run_.config.checkpoint;
     if (c.save.empty() || saved_at_ == run_.state.train.step || run_.state.train.step == started_at_) return;
-    const Clock::time_point start = Clock::now();
+    publish(Wait::yes);
+    save_started_ = Clock::now();
     run_.state.optimizer_steps = run_.optimizer->steps();
     run_.state.loss_scaler = run_.loss_scaler.state();
     run_.ranks->phase(format("saving iteration {}", run_.state.train.step));
-    const fs::path folder = save_checkpoint(c.save, {.config = run_.config,
-                                                     .model = *run_.model,
-                                                     .optimizer = c.save_optim ? run_.optimizer.get() : nullptr,
-                                                     .schedule = &run_.schedule,
-                                                     .state = run_.state,
-                                                     .tokenizer_folder = run_.tokenizer_folder,
-                                                     .world = &run_.ranks->world(),
-                                                     .rows = rows_to_save()});
+    const CheckpointContent content{.config = run_.config,
+                                    .model = *run_.model,
+                                    .optimizer = c.save_optim ? run_.optimizer.get() : nullptr,
+                                    .schedule = &run_.schedule,
+                                    .state = run_.state,
+                                    .tokenizer_folder = run_.tokenizer_folder,
+                                    .world = &run_.ranks->world(),
+                                    .rows = rows_to_save()};
+    writer_.begin(c.save, content, c.async_save ? Staging::copied : Staging::none);
     saved_at_ = run_.state.train.step;
-    if (!run_.speaks()) return;
-    const std::vector<int64_t> removed = remove_old();
-    log_info("saved {} in {}{}", folder, human_seconds(seconds_since(start)), removed.empty() ? "" : format("; removed iterations {}", removed));
+    if (c.async_save) save_held_seconds_ = seconds_since(save_started_);
+    else publish(Wait::yes);
+  }
+
+  // What has been saved appears under its name when every rank has written it. Every rank calls, with the same `wait`.
+  void publish(Wait wait) {
+    if (!writer_.under_way()) return;
+    if (wait == Wait::yes) run_.ranks->phase("writing a checkpoint");
+    const std::optional<PublishedCheckpoint> published = writer_.finish(wait);
+    if (!published || !run_.speaks()) return;
+    const std::vector<int64_t> removed = remove_old(published->best_iteration);
+    const std::string held = run_.config.checkpoint.async_save ? format(", beside training, which waited {}", human_seconds(save_held_seconds_)) : "";
+    log_info("saved {} in {}{}{}", published->folder, human_seconds(seconds_since(save_started_)), held,
+             removed.empty() ? "" : format("; removed iterations {}", removed));
   }
 
   std::vector<SavedRows> rows_to_save() const {
@@ -123,9 +138,9 @@ class Trainer {
     return out;
   }
 
-  std::vector<int64_t> remove_old() const {
+  std::vector<int64_t> remove_old(int64_t best_iteration) const {
     const CheckpointConfig& c = run_.config.checkpoint;
-    return remove_old_checkpoints(c.save, c.most_recent_k, run_.state.best.iteration, c.save_retain_interval);
+    return remove_old_checkpoints(c.save, c.most_recent_k, best_iteration, c.save_retain_interval);
   }
 
   // One rank's signal or clock stops all, before the same step.
@@ -152,6 +167,9 @@ class Trainer {
   std::optional<BatchLoader> valid_loader_;
   std::unique_ptr<Reporter> reporter_;  // where this rank speaks
   int64_t saved_at_ = -1;
+  Clock::time_point save_started_;
+  double save_held_seconds_ = 0;
+  CheckpointWriter writer_;
 };
 
 }  // namespace

@@ -139,6 +139,17 @@ def test_weights_for_hugging_face_are_saved_by_many_ranks(training, tmp_path):
     assert_same_tensors(one, many)
 
 
+def test_saving_beside_training_writes_the_same_bytes(training, tmp_path):
+    for name, asynchronous in (("held", "false"), ("beside", "true")):
+        run(training, "tp2 dp2, distributed optimizer", f"checkpoint.save={tmp_path / name}", f"checkpoint.async_save={asynchronous}",
+            "checkpoint.save_interval=1", name=name)
+    for iteration in range(1, STEPS + 1):
+        files = sorted((tmp_path / "held" / f"iter_{iteration:07d}").glob("__*.distcp"))
+        assert len(files) == 8
+        for file in files + [files[0].parent / "ponte/manifest.json", files[0].parent / ".metadata"]:
+            assert file.read_bytes() == (tmp_path / "beside" / file.relative_to(tmp_path / "held")).read_bytes(), file
+
+
 def test_configuration_errors_are_said_once(training):
     _, result = run(training, "dp2", "train.micro_batch_size=3", code=1)
     assert result.err.count("error:") == 1 and "train.micro_batch_size" in result.err

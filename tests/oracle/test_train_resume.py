@@ -49,11 +49,28 @@ def test_resumed_equals_uninterrupted(training, tmp_path, precision):
             assert_same_tensors(load_checkpoint(tmp_path / "whole" / name), load_checkpoint(folder / name))
 
 
-def test_term_saves_and_resumes(training, tmp_path):
+def test_saving_beside_training_writes_the_same_bytes(training, tmp_path):
+    """The tensors move on while they are written; what is written is what they were."""
+    for name, asynchronous in (("held", "false"), ("beside", "true")):
+        _, result = training.run(f"checkpoint.save={tmp_path / name}", f"checkpoint.async_save={asynchronous}", "mixed_precision=bf16_mixed",
+                                 "checkpoint.save_hf=true", name=name)
+        assert ("beside training" in result.err) == (name == "beside")
+    compared = 0
+    for file in sorted((tmp_path / "held").rglob("*")):
+        if file.is_dir() or file.name in ("run_config.yaml", "latest_train_state.pt"):
+            continue
+        assert file.read_bytes() == (tmp_path / "beside" / file.relative_to(tmp_path / "held")).read_bytes(), file
+        compared += 1
+    assert compared > 8 * STEPS
+    assert tracked(tmp_path / "beside") == STEPS
+
+
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_term_saves_and_resumes(training, tmp_path, asynchronous):
     whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
     for number, step in ((signal.SIGTERM, 3), (signal.SIGINT, 1)):
         folder, log = tmp_path / f"stopped{number}", tmp_path / f"stopped{number}.jsonl"
-        settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.save_interval=1000"]
+        settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", f"checkpoint.async_save={asynchronous}", "checkpoint.save_interval=1000"]
         assert start(training, *settings, log=log, **interrupted(record=step, signal=number)).wait() == 0
         assert records(log)[-1]["iteration"] == tracked(folder) == step
         resumed, _ = training.run(*settings, name=f"stopped{number}")
@@ -77,10 +94,11 @@ def assert_is_the_end_of(whole_folder, folder):
     assert_same_tensors(load_checkpoint(whole_folder / newest), load_checkpoint(folder / newest))
 
 
-def test_kill_at_any_moment_leaves_the_last_checkpoint_whole(training, tmp_path):
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_kill_at_any_moment_leaves_the_last_checkpoint_whole(training, tmp_path, asynchronous):
     whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
     generator, folder, log = random.Random(5), tmp_path / "killed", tmp_path / "killed.jsonl"
-    settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2"]
+    settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2", f"checkpoint.async_save={asynchronous}"]
     for _ in range(4):  # four lives, each ended at some instant of a loop that saves at every step, or after the last
         before = len(records(log)) if log.exists() else 0
         process = start(training, *settings, log=log)
@@ -96,11 +114,12 @@ def test_kill_at_any_moment_leaves_the_last_checkpoint_whole(training, tmp_path)
     assert_is_the_end_of(tmp_path / "whole", folder)
 
 
-def test_kill_before_every_change_of_a_file(training, tmp_path):
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_kill_before_every_change_of_a_file(training, tmp_path, asynchronous):
     """One life after the other goes on from where the last was ended: before its first change of a file, its second, ..."""
     whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
     folder, log = tmp_path / "killed", tmp_path / "killed.jsonl"
-    settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2"]
+    settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2", f"checkpoint.async_save={asynchronous}"]
     killed = 0
     for change in itertools.count(1):
         before = tracked(folder)

@@ -1,0 +1,50 @@
+"""`ponte generate` over ranks gives the tokens of one process: tensor, pipeline, expert and expert-tensor parallel, dense, sparse and hybrid models."""
+import os
+import subprocess
+
+import pytest
+
+from conftest import BIN
+from test_generate import PROMPTS, generate_json
+from training import ONE_THREAD
+
+LAYOUTS = {
+    "qwen3": [("--tp", 2), ("--pp", 2), ("--tp", 2, "--pp", 2), ("--tp", 4)],  # tp 4: two ranks to a query group
+    "qwen3_moe": [("--tp", 2, "--pp", 2), ("--ep", 2), ("--tp", 2, "--ep", 2), ("--tp", 2, "--etp", 2)],
+    "qwen3_next": [("--tp", 2), ("--pp", 2, "--ep", 2)],
+}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_tokens_of_one_process(ponte, tiny, kind):
+    folder, _ = tiny(kind, num_hidden_layers=4)
+    flags = ("--max-new-tokens", 16, "--ignore-eos", "--batch-size", 3, "--threads", 1)
+    prompts = PROMPTS[:5] + PROMPTS[17:18]
+    one = generate_json(ponte, folder, prompts, *flags, env=ONE_THREAD)
+    for layout in LAYOUTS[kind]:
+        assert generate_json(ponte, folder, prompts, *flags, *layout, env=ONE_THREAD) == one, layout
+
+
+def test_draws_stops_and_streams_as_one_process(ponte, tiny):
+    folder, _ = tiny("qwen3", num_hidden_layers=4)
+    drawn = ("--max-new-tokens", 24, "--temperature", 0.8, "--seed", 5)
+    assert generate_json(ponte, folder, PROMPTS[:3], *drawn, "--tp", 2) == generate_json(ponte, folder, PROMPTS[:3], *drawn)
+    streaming = ("generate", "--hf-model-path", folder, "--max-new-tokens", 12, "--stream", "--prompt", "The", "--prompt", "A")
+    assert ponte(*streaming, "--pp", 2).out == ponte(*streaming).out
+
+
+def test_standard_input_and_megatron_checkpoints(ponte, tiny, tmp_path):
+    folder, _ = tiny("qwen3", num_hidden_layers=4)
+    ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m", "--ckpt-format", "fsdp_dtensor")
+    command = [BIN / "ponte", "generate", "--megatron-model-path", tmp_path / "m", "--prompt-file", "-", "--max-new-tokens", "8"]
+    outputs = {subprocess.run([*map(str, command), *more], input="A hacker is", text=True, capture_output=True, check=True,
+                              env={**os.environ, **ONE_THREAD}).stdout for more in ([], ["--tp", "2"], ["--pp", "2", "--nproc-per-node", "2"])}
+    assert len(outputs) == 1 and outputs.pop().startswith("A hacker is")
+
+
+def test_errors_are_said_once(ponte, tiny):
+    folder, _ = tiny("qwen3", num_hidden_layers=4)
+    for flags, words in ((("--tp", 3), "3"), (("--tp", 2, "--nproc-per-node", 3), "3"), (("--pp", 2, "--prompt-file", "/nowhere"), "cannot be opened")):
+        result = ponte("generate", "--hf-model-path", folder, "--prompt", "x", *flags, code=1)
+        assert result.err.count("error:") == 1 and words in result.err, result.err
+        assert result.out == ""
