@@ -35,7 +35,9 @@ namespace {
 
 // "node[003-006,009]" or "node003,node007" names its first node: where rank 0 runs.
 std::optional<std::string> first_slurm_node(const std::string& launcher) {
-  const auto list = launcher == "SLURM" ? environment("SLURM_JOB_NODELIST") : std::nullopt;
+  if (launcher != "SLURM") return std::nullopt;
+  auto list = environment("SLURM_STEP_NODELIST");
+  if (!list) list = environment("SLURM_JOB_NODELIST");
   if (!list) return std::nullopt;
   const size_t bracket = list->find('['), comma = list->find(',');
   if (bracket == std::string::npos || comma < bracket) return list->substr(0, comma);
@@ -49,8 +51,9 @@ LaunchEnvironment launch_environment() {
   struct Launcher {
     const char *name, *rank, *world, *local_rank, *local_world;
   };
+  // A batch script itself has SLURM_PROCID 0 and SLURM_NTASKS too; only what srun starts is a task of a step.
   static const Launcher launchers[] = {{"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"},
-                                       {"SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"},
+                                       {"SLURM", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"},
                                        {"OpenMPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"}};
   LaunchEnvironment out;
   for (const Launcher& launcher : launchers) {

@@ -1,5 +1,6 @@
 // One Megatron checkpoint as another: which tensors stand for which, and what is carried beside them.
 #include <chrono>
+#include <deque>
 
 #include "base/errors.h"
 #include "convert/checkpoint_target.h"
@@ -16,7 +17,7 @@ namespace {
 constexpr const char* kKinds[] = {"param", "exp_avg", "exp_avg_sq"};
 
 struct Contents {
-  std::vector<StateSource> states;
+  std::deque<StateSource> states;
   std::vector<NativeContent> list;
   std::vector<std::string> dropped;
 };
@@ -55,7 +56,6 @@ void choose_contents(const NativeSource& source, const ConvertOptions& options, 
   if (from_fsdp && !to_fsdp && with_optimizer && !weights) weights = source.config().params_dtype;
   require(!to_fsdp || !main || !options.torch_dtype, "--torch-dtype: with optimizer state, the weights of fsdp_dtensor are its fp32 main parameters");
   if (!to_fsdp || !main) out.list.push_back({source, "", weights});
-  out.states.reserve(std::size(kKinds));
   for (const char* kind : kKinds) {
     if (!with_optimizer) break;
     out.states.emplace_back(source, kind);

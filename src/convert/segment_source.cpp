@@ -25,7 +25,7 @@ void SegmentSource::read(const Rule& rule, const Slice& slice, std::span<std::by
 }
 
 void SegmentSource::fill(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype, std::span<const SourceBuffer> buffers,
-                         float add, const AppendFeeds& append) {
+                         float add, const AppendFeeds& append) const {
   require(static_cast<int64_t>(out.size()) == checked_multiply(checked_numel(slice.shape, rule.leaf), dtype_bytes(out_dtype), rule.leaf),
           "{}: a buffer of {} bytes for shape {} of {}", rule.name(), out.size(), slice.shape, torch_name(out_dtype));
   std::vector<Copy> copies;
@@ -36,7 +36,11 @@ void SegmentSource::fill(const Rule& rule, const Slice& slice, std::span<std::by
       if (window.elements() > 0) append(s, window, copies);
   }
   if (padded) std::memset(out.data(), 0, out.size());
-  for (const Copy& copy : copies) run_copy(copy, buffers[static_cast<size_t>(copy.source)], out.data(), out_dtype, add);
+  for (const Copy& copy : copies) {
+    const SourceBuffer& from = buffers[static_cast<size_t>(copy.source)];
+    run_copy(copy, from, out.data(), out_dtype, add);
+    bytes_read_ += static_cast<uint64_t>(copy.elements() * dtype_bytes(from.dtype));
+  }
 }
 
 std::unique_ptr<WeightSource> WeightSource::open(const std::filesystem::path& path) {

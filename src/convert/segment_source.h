@@ -1,5 +1,6 @@
 // A WeightSource that can also be asked where elements come from: the file-to-file paths plan with it, the live path reads with it.
 #pragma once
+#include <atomic>
 #include <functional>
 #include <mutex>
 
@@ -23,6 +24,8 @@ class SegmentSource : public WeightSource {
   DType dtype(const Rule& rule) const override;
   void read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const override;
 
+  uint64_t bytes_read() const override { return bytes_read_; }
+
   std::span<const SourceBuffer> buffers() const { return buffers_; }
   // Copies from buffers() that fill `to`, a window of segment `segment` of rules().rules[rule].
   virtual void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const = 0;
@@ -34,12 +37,13 @@ class SegmentSource : public WeightSource {
  protected:
   void index_rules();
   // The body of read, whatever the buffers.
-  static void fill(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype, std::span<const SourceBuffer> buffers, float add,
-                   const AppendFeeds& append);
+  void fill(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype, std::span<const SourceBuffer> buffers, float add,
+            const AppendFeeds& append) const;
   ModelConfig config_;
   RuleTable table_;
   std::vector<SourceBuffer> buffers_;
   std::vector<DType> rule_dtypes_;
+  mutable std::atomic<uint64_t> bytes_read_{0};
 
  private:
   std::map<std::string, size_t, std::less<>> by_name_;

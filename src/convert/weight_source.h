@@ -31,6 +31,8 @@ class WeightSource {
   virtual DType dtype(const Rule& rule) const = 0;
   // Fills `out` (row-major, slice.shape, out_dtype) with the slice; padding rows are zeros. Casts as torch's .to(). Const and safe from several threads.
   virtual void read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const = 0;
+  // Bytes of tensors that read and read_state have taken from the files so far: a rank's share, and nothing of others'.
+  virtual uint64_t bytes_read() const = 0;
   // Model-shaped state beside the weights, LiveShard's counterpart: the tensor stored as `prefix` + the weight's key ("optimizer.state.exp_avg."). Layers
   // stacked like the weight. HF folders have none.
   virtual bool has_state(std::string_view prefix, const Rule& rule) const { return false; }

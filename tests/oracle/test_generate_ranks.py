@@ -1,6 +1,7 @@
 """`ponte generate` over ranks gives the tokens of one process: tensor, pipeline, expert and expert-tensor parallel, dense, sparse and hybrid models."""
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +49,25 @@ def test_errors_are_said_once(ponte, tiny):
         result = ponte("generate", "--hf-model-path", folder, "--prompt", "x", *flags, code=1)
         assert result.err.count("error:") == 1 and words in result.err, result.err
         assert result.out == ""
+
+
+def peak_kib(*command):
+    """Of the largest process among a command's ranks."""
+    script = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL);"
+              "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    return int(subprocess.run([sys.executable, "-c", script, BIN / "ponte", *map(str, command)], check=True, text=True, capture_output=True,
+                              env={**os.environ, **ONE_THREAD}).stdout)
+
+
+def test_a_rank_holds_its_shard_alone(tiny):
+    """Peak memory of the largest of four ranks over that of a model of no size, against the same of one process: a quarter each, and pages in between."""
+    nothing, _ = tiny("qwen3", num_hidden_layers=4)
+    model, _ = tiny("qwen3", num_hidden_layers=8, hidden_size=512, intermediate_size=2048, num_attention_heads=8, num_key_value_heads=4, head_dim=64)
+    flags = ("--max-new-tokens", 1, "--prompt", "The", "--threads", 1)
+    peaks = {}
+    for name, folder in (("nothing", nothing), ("model", model)):
+        peaks[name] = [peak_kib("generate", "--hf-model-path", folder, *flags, *layout) for layout in ((), ("--tp", 2, "--pp", 2))]
+    one, four = (peaks["model"][i] - peaks["nothing"][i] for i in range(2))
+    weights = (model / "model.safetensors").stat().st_size >> 10
+    assert one > weights, "the measure sees the model"
+    assert four < 0.45 * one, (one, four, weights)

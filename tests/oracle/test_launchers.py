@@ -1,0 +1,92 @@
+"""Ranks started as torchrun, SLURM, OpenMPI and PyTorchJob start them: the same run each time; what is wrong on one rank is said once, by rank 0."""
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from conftest import BIN, ROOT
+from training import ONE_THREAD, Training, records, write_corpus
+
+LAUNCHERS = {  # what rank r of n finds in its environment
+    "PyTorchJob": lambda r, n, port: {"RANK": r, "WORLD_SIZE": n, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": port},
+    "SLURM": lambda r, n, port: {"SLURM_PROCID": r, "SLURM_STEP_NUM_TASKS": n, "SLURM_NTASKS": 8, "SLURM_LOCALID": r,
+                                 "SLURM_STEP_NODELIST": "localhost,other[3-5]", "SLURM_JOB_NODELIST": "first[1-9]", "MASTER_PORT": port},
+    "OpenMPI": lambda r, n, port: {"OMPI_COMM_WORLD_RANK": r, "OMPI_COMM_WORLD_SIZE": n, "OMPI_COMM_WORLD_LOCAL_RANK": r,
+                                   "OMPI_COMM_WORLD_LOCAL_SIZE": n, "MASTER_PORT": port},
+}
+
+
+@pytest.fixture
+def training(ponte, tmp_path, tiny):
+    folder, _ = tiny("qwen3")
+    corpus = write_corpus(tmp_path / "corpus", documents=12, shortest=40, longest=60)
+    return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", "train.train_iters=2",
+                    "train.global_batch_size=4", "train.micro_batch_size=1", "model.seq_length=32", "optimizer.lr=1e-3", "validation.eval_interval=0",
+                    "model.tensor_model_parallel_size=2", "dist.distributed_timeout_seconds_after_init=200")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
+def start(launcher, commands):
+    port = free_port()
+    base = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "MASTER_"))}
+    processes = [subprocess.Popen([str(BIN / "ponte"), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                  env={**base, **ONE_THREAD, **{k: str(v) for k, v in LAUNCHERS[launcher](r, len(commands), port).items()}})
+                 for r, command in enumerate(commands)]
+    return [(p.communicate(timeout=280), p.returncode) for p in processes]
+
+
+def losses(log):
+    return [step["lm_loss"] for step in records(log)]
+
+
+def test_every_launcher_gives_the_same_run(training, tmp_path):
+    training.run("--nproc-per-node", 2, name="own")
+    wanted = losses(tmp_path / "own.jsonl")
+    assert len(wanted) == 2
+    for launcher in LAUNCHERS:
+        log = tmp_path / f"{launcher}.jsonl"
+        ends = start(launcher, [training.arguments(log=log)] * 2)
+        assert [status for _, status in ends] == [0, 0], ends
+        assert losses(log) == wanted, launcher
+    log = tmp_path / "torchrun.jsonl"
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--master-port", str(free_port()),
+                    str(BIN / "ponte"), *training.arguments(log=log)], check=True, capture_output=True, env={**os.environ, **ONE_THREAD}, timeout=280)
+    assert losses(log) == wanted
+
+
+def test_a_batch_script_is_no_rank(training, tmp_path):
+    """Outside of srun, in the shell that sbatch starts, SLURM speaks of all tasks already."""
+    shell = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "first[1-9]", **ONE_THREAD}
+    training.ponte(*training.arguments("model.tensor_model_parallel_size=1", log=tmp_path / "log.jsonl"), env=shell)
+    assert len(losses(tmp_path / "log.jsonl")) == 2
+
+
+@pytest.mark.parametrize("wrong, words", [("optimizer.lr=fast", "optimizer.lr"), ("dataset.data_path=[/nowhere/corpus]", "/nowhere/corpus"),
+                                          ("dataset.random_seed=5", "rank 1 reads other data than rank 0")])
+def test_what_is_wrong_on_one_rank_is_said_once(training, wrong, words):
+    ends = start("PyTorchJob", [training.arguments(), training.arguments(wrong)])
+    assert [status for _, status in ends] == [1, 1], ends
+    said = [err for (_, err), _ in ends]
+    assert said[0].count("error:") == 1 and words in said[0] and "error:" not in said[1], said
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "examples/slurm").glob("*.sbatch")))
+def test_example_scripts_say_what_a_run_understands(tmp_path, script):
+    """Run with stand-ins for SLURM's commands and torchrun, whose ranks only resolve the configuration."""
+    stand_ins = {"srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"', "scontrol": "echo node1", "ponte": f'exec {BIN}/ponte "$@" --dry-run',
+                 "torchrun": 'until [[ $1 == */ponte ]]; do shift; done; exec "$@"'}
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    shell = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "SLURM_JOB_ID": "12345", "SLURM_JOB_NODELIST": "node[1-4]", "SLURM_NNODES": "4",
+             "SLURM_CPUS_PER_TASK": "12", "SLURM_PROCID": "0", "SLURM_NTASKS": "32"}
+    done = subprocess.run(["bash", ROOT / "examples/slurm" / script], capture_output=True, text=True, env=shell)
+    assert done.returncode == 0, done.stderr
+    assert "async_save" in done.stdout and "lacks" not in done.stderr, done.stderr
