@@ -68,7 +68,7 @@ AttentionResult attention(const at::Tensor& q_BNTD, const at::Tensor& k_BGSD, co
   const TileProduct product = best_tile_product();
   with_vector_type(q_BNTD, [&]<class E>(E) {
     const auto& kernels = vector_kernels<E>();
-    at::parallel_for(0, B * G, 1, [&](int64_t from, int64_t to) {
+    parallel_parts(0, B * G, 1, [&](int64_t from, int64_t to) {
       for (int64_t i = from; i < to; ++i) {
         float* keys = pointer<float>(packed) + i * 2 * packed_floats;
         const int64_t b = i / G, g = i % G;
@@ -77,7 +77,7 @@ AttentionResult attention(const at::Tensor& q_BNTD, const at::Tensor& k_BGSD, co
                           keys, keys + packed_floats);
       }
     });
-    at::parallel_for(0, B * N * tiles, 1, [&](int64_t from, int64_t to) {
+    parallel_parts(0, B * N * tiles, 1, [&](int64_t from, int64_t to) {
       std::vector<float> scratch(attention_scratch_floats(D));
       for (int64_t i = from; i < to; ++i) {
         const int64_t tile = i % tiles, n = i / tiles % N, b = i / (tiles * N);
@@ -99,7 +99,7 @@ AttentionGradients attention_backward(const at::Tensor& dout_BTND, const at::Ten
   AttentionGradients result{at::empty_like(q_BNTD), at::empty({B, G, S, D}, k_BGSD.options()), at::empty({B, G, S, D}, v_BGSD.options())};
   const TileProduct product = best_tile_product();
   with_vector_type(q_BNTD, [&]<class E>(E) {
-    at::parallel_for(0, B * G, 1, [&](int64_t from, int64_t to) {
+    parallel_parts(0, B * G, 1, [&](int64_t from, int64_t to) {
       std::vector<float> scratch(attention_backward_scratch_floats(T, S, D));
       for (int64_t i = from; i < to; ++i) {
         const int64_t b = i / G, g = i % G, head = g * (N / G);

@@ -94,7 +94,7 @@ void causal_conv1d_backward(const at::Tensor& dy_SC, const ConvolutionInputs& in
   const int64_t* starts = pointer<const int64_t>(in.document_starts_BT);
   at::Tensor partial = at::zeros({in.B, W, C}, weight.options());
   with_vector_type(dy, [&]<class E>(E) {
-    at::parallel_for(0, in.B * blocks, 1, [&](int64_t from, int64_t to) {
+    parallel_parts(0, in.B * blocks, 1, [&](int64_t from, int64_t to) {
       std::vector<float> ring(static_cast<size_t>(W * kConvolutionChannels));
       for (int64_t i = from; i < to; ++i) {
         const int64_t b = i / blocks, c = i % blocks * kConvolutionChannels, row = b * in.T;

@@ -1,9 +1,9 @@
 // What the CPU fast paths share: when they apply, typed pointers, and row ranges cut the same way whatever the number of threads, so that sums do not
 // depend on it.
 #pragma once
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
+#include "kernels/parallel.h"
 #include "kernels/vector.h"
 
 namespace ponte {
@@ -33,7 +33,7 @@ inline constexpr int64_t kRanges = 32;
 template <class Body>
 void for_ranges(int64_t n, Body body) {
   const int64_t ranges = n < kRanges ? n : kRanges;
-  at::parallel_for(0, ranges, 1, [&](int64_t from, int64_t to) {
+  parallel_parts(0, ranges, 1, [&](int64_t from, int64_t to) {
     for (int64_t r = from; r < to; ++r) body(r, n * r / ranges, n * (r + 1) / ranges);
   });
 }

@@ -19,7 +19,7 @@ void add_rows(at::Tensor& gradient_VH, const at::Tensor& ids_S, const at::Tensor
   const int64_t H = dy.size(1), V = gradient_VH.size(0), S = ids.size(0);
   const int64_t* id = ids.const_data_ptr<int64_t>();
   with_vector_type(dy, [&]<class T>(T) {
-    at::parallel_for(0, H, 64, [&](int64_t begin, int64_t end) {  // columns, so that no two threads share a row
+    parallel_parts(0, H, 64, [&](int64_t begin, int64_t end) {  // columns, so that no two threads share a row
       for (int64_t s = 0; s < S; ++s)
         if (id[s] >= 0 && id[s] < V)
           vector_kernels<T>().add_to_float(end - begin, pointer<T>(dy) + s * H + begin, pointer<float>(gradient_VH) + id[s] * H + begin);

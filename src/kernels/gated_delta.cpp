@@ -112,7 +112,7 @@ GatedDeltaResult gated_delta(const GatedDeltaInputs& inputs) {
   with_delta_type(in.qkv_SC, [&]<class T>(T) {
     using F = typename Computes<T>::Type;
     const auto& kernels = delta_kernels<T>();
-    at::parallel_for(0, in.B * K, 1, [&](int64_t from, int64_t to) {
+    parallel_parts(0, in.B * K, 1, [&](int64_t from, int64_t to) {
       const auto scratch = room<F>(delta_scratch(N / K, in.D, in.V));
       for (int64_t i = from; i < to; ++i) {
         const Offsets o = offsets_of(in, i / K, i % K);
@@ -143,7 +143,7 @@ void gated_delta_backward(const at::Tensor& dout_SV, const GatedDeltaInputs& inp
   with_delta_type(in.qkv_SC, [&]<class T>(T) {
     using F = typename Computes<T>::Type;
     const auto& kernels = delta_kernels<T>();
-    at::parallel_for(0, in.B * K, 1, [&](int64_t from, int64_t to) {
+    parallel_parts(0, in.B * K, 1, [&](int64_t from, int64_t to) {
       const auto scratch = room<F>(delta_backward_scratch(R, in.D, in.V)), states = room<F>(delta_chunks(in.T) * size), state = room<F>(size);
       for (int64_t i = from; i < to; ++i) {
         const Offsets o = offsets_of(in, i / K, i % K);

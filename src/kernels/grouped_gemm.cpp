@@ -9,6 +9,7 @@
 
 #include "base/errors.h"
 #include "kernels/gemm.h"
+#include "kernels/parallel.h"
 
 namespace ponte {
 namespace {
@@ -30,7 +31,7 @@ void for_experts(const at::Tensor& rows, std::span<const int64_t> first, size_t 
   }
   std::atomic<size_t> next = 0;
   const at::ThreadLocalState caller;  // grad and inference mode hold in the other threads too
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  parallel_parts(0, threads, 1, [&](int64_t, int64_t) {
     const at::ThreadLocalStateGuard as_caller(caller);
     for (size_t i = next++; i < order.size(); i = next++) body(order[i], first[order[i]], count(order[i]));
   });

@@ -46,7 +46,7 @@ class Decoding {
   void product(const Parameter& w, const float* x, float* y, bool accumulate) const { product(w, x, y, accumulate, B_); }
   void product(const Parameter& w, const float* x, float* y, bool accumulate, int64_t rows) const {
     const int64_t O = w.value.size(0), I = w.value.size(1);
-    at::parallel_for(0, O, kRowsPerThread, [&](int64_t begin, int64_t end) { typed_.matrix_vector(begin, end, I, rows, weights(w), x, y, O, accumulate); });
+    parallel_parts(0, O, kRowsPerThread, [&](int64_t begin, int64_t end) { typed_.matrix_vector(begin, end, I, rows, weights(w), x, y, O, accumulate); });
   }
 
   void norm(const RmsNorm& n, const std::vector<float>& x, std::vector<float>& y) const {
@@ -122,7 +122,7 @@ class Decoding {
       typed_.from_float(D, k.data() + i * D, keys + at);
       typed_.from_float(D, v.data() + i * D, values + at);
     }
-    at::parallel_for(0, B_ * N, 4, [&](int64_t begin, int64_t end) {
+    parallel_parts(0, B_ * N, 4, [&](int64_t begin, int64_t end) {
       std::vector<float> scores(cache_.max_tokens());
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = i / N, last = cache_.length(b) + counts_[b], first = a.window ? std::max<int64_t>(0, last - *a.window) : 0;
@@ -144,7 +144,7 @@ class Decoding {
     convolve(net, memory, projected, convolved);
     const auto& kernels = delta_kernels<float>();
     const int64_t R = N / l.key_heads, size = l.key_dim * l.value_dim;
-    at::parallel_for(0, B_ * l.key_heads, 4, [&](int64_t begin, int64_t end) {
+    parallel_parts(0, B_ * l.key_heads, 4, [&](int64_t begin, int64_t end) {
       std::vector<float> scratch(delta_scratch(R, l.key_dim, l.value_dim));
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = i / l.key_heads, h = i % l.key_heads;

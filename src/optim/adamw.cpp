@@ -1,7 +1,6 @@
 // Work is cut into fixed chunks, so that partial sums and hence every result are the same whatever the number of threads.
 #include "optim/adamw.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <type_traits>
 
 #include "base/errors.h"
+#include "kernels/parallel.h"
 #include "optim/adam_kernel.h"
 
 namespace ponte {
@@ -102,7 +102,7 @@ GradientReport AdamW::measure(double gradient_scale, Zeros zeros) const {
   const int64_t n = static_cast<int64_t>(counted_.size());
   std::vector<double> sums(n);
   std::vector<int64_t> zero_counts(n);
-  at::parallel_for(0, n, 1, [&](int64_t first, int64_t last) {
+  parallel_parts(0, n, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Chunk& chunk = counted_[i];
       const at::Tensor& gradient = slots_[chunk.slot].parameter->main_grad;
@@ -132,7 +132,7 @@ void AdamW::step(double lr, double weight_decay, double gradient_scale) {
   not_decayed.weight_decay = 0;
   std::vector<at::Tensor> gradients;
   for (const Slot& slot : slots_) gradients.push_back(slot.gradient());
-  at::parallel_for(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
+  parallel_parts(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Chunk& chunk = chunks_[i];
       const Slot& slot = slots_[chunk.slot];
@@ -155,7 +155,7 @@ void AdamW::values_from_main_params() {
 
 double AdamW::parameter_squares() const {
   std::vector<double> sums(counted_.size());
-  at::parallel_for(0, static_cast<int64_t>(counted_.size()), 1, [&](int64_t first, int64_t last) {
+  parallel_parts(0, static_cast<int64_t>(counted_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Slot& slot = slots_[counted_[i].slot];
       const int64_t row = slot.value.size(0) == 0 ? 0 : slot.value.numel() / slot.value.size(0), skipped = slot.rows.begin * row;
