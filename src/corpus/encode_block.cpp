@@ -3,7 +3,7 @@
 #include <simdjson.h>
 
 #include <cstring>
-#include <limits>
+#include <utility>
 
 #include "base/errors.h"
 
@@ -32,6 +32,16 @@ void store(std::span<const int32_t> ids, DType dtype, std::vector<std::byte>& ou
           "vocabulary in 16 bits");
 }
 
+void drop_last(EncodedDocuments& documents, DType dtype) {
+  int64_t tokens = 0;
+  for (int32_t n = documents.sequences_per_document.back(); n > 0; --n) {
+    tokens += documents.lengths.back();
+    documents.lengths.pop_back();
+  }
+  documents.sequences_per_document.pop_back();
+  documents.ids.resize(documents.ids.size() - static_cast<size_t>(tokens * dtype_bytes(dtype)));
+}
+
 }  // namespace
 
 BlockEncoder::BlockEncoder(EncodeOptions options) : options_(std::move(options)), json_(options_.preprocess.json_keys) {}
@@ -54,6 +64,17 @@ EncodedBlock BlockEncoder::encode(TextBlock& block) {
   return out;
 }
 
+// The texts of each key, asked for in order; all of them or, where one is too long, none.
+template <class TextsOf>
+void BlockEncoder::append_document(int64_t line, EncodedBlock& out, TextsOf&& texts_of) {
+  for (size_t k = 0; k < out.keys.size(); ++k) {
+    if (append(texts_of(k), out.keys[k])) continue;
+    out.problems.push_back({line, format("a document of {} tokens, wanted at most {}", ids_.size(), options_.preprocess.max_document_tokens)});
+    while (k > 0) drop_last(out.keys[--k], options_.dtype);
+    return;
+  }
+}
+
 void BlockEncoder::encode_lines(std::string_view text, const TextBlock& block, EncodedBlock& out) {
   int64_t number = block.first_line - 1;
   for (const std::string_view line : split_lines(text)) {
@@ -63,14 +84,13 @@ void BlockEncoder::encode_lines(std::string_view text, const TextBlock& block, E
       out.problems.push_back({number, too_long(line.size(), options_.preprocess.max_document_bytes)});
     else if (block.format == InputFormat::text) encode_plain(line, number, out);
     else if (auto problem = json_.read(line)) out.problems.push_back({number, std::move(*problem)});
-    else
-      for (size_t k = 0; k < out.keys.size(); ++k) append(json_.texts(k), out.keys[k]);
+    else append_document(number, out, [&](size_t key) { return json_.texts(key); });
   }
 }
 
 void BlockEncoder::encode_plain(std::string_view text, int64_t line, EncodedBlock& out) {
   if (!simdjson::validate_utf8(text.data(), text.size())) return out.problems.push_back({line, "not valid UTF-8"});
-  append({text}, out.keys[0]);
+  append_document(line, out, [&](size_t) { return std::vector{text}; });
 }
 
 void BlockEncoder::encode_rows(const TextBlock& block, EncodedBlock& out) {
@@ -85,30 +105,34 @@ void BlockEncoder::encode_rows(const TextBlock& block, EncodedBlock& out) {
       out.problems.push_back({block.rows[r], "not valid UTF-8"});
     } else {
       uint64_t at = begin;
-      for (size_t k = 0; k < keys; at = block.ends[r * keys + k++])
-        append({std::string_view(block.bytes).substr(at, block.ends[r * keys + k] - at)}, out.keys[k]);
+      append_document(block.rows[r], out, [&](size_t key) {
+        const uint64_t from = std::exchange(at, block.ends[r * keys + key]);
+        return std::vector{std::string_view(block.bytes).substr(from, at - from)};
+      });
     }
     begin = end;
   }
   for (; bad < block.bad_rows.size(); ++bad) out.problems.push_back({block.bad_rows[bad].first, block.bad_rows[bad].second});
 }
 
-void BlockEncoder::append(const std::vector<std::string_view>& texts, EncodedDocuments& out) {
-  const size_t first = out.lengths.size();
+// False, and nothing appended, when there are too many tokens.
+bool BlockEncoder::append(const std::vector<std::string_view>& texts, EncodedDocuments& out) {
   ids_.clear();
+  lengths_.clear();
   for (const std::string_view text : texts) {
     const size_t before = ids_.size();
     options_.tokenizer->encode_append(text, options_.add_special, ids_);
-    if (ids_.size() > before) out.lengths.push_back(static_cast<int32_t>(ids_.size() - before));
+    if (ids_.size() > before) lengths_.push_back(static_cast<int32_t>(ids_.size() - before));
   }
-  require(ids_.size() < std::numeric_limits<int32_t>::max(), "a document of {} tokens; Megatron's format counts them in 31 bits",
-          ids_.size());
   if (!ids_.empty() && options_.eod_id >= 0) {
     ids_.push_back(options_.eod_id);
-    ++out.lengths.back();
+    ++lengths_.back();
   }
-  out.sequences_per_document.push_back(static_cast<int32_t>(out.lengths.size() - first));
+  if (static_cast<int64_t>(ids_.size()) > options_.preprocess.max_document_tokens) return false;
+  out.lengths.insert(out.lengths.end(), lengths_.begin(), lengths_.end());
+  out.sequences_per_document.push_back(static_cast<int32_t>(lengths_.size()));
   store(ids_, options_.dtype, out.ids);
+  return true;
 }
 
 }  // namespace ponte

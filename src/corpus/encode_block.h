@@ -50,10 +50,12 @@ class BlockEncoder {
   void encode_lines(std::string_view text, const TextBlock& block, EncodedBlock& out);
   void encode_plain(std::string_view text, int64_t line, EncodedBlock& out);
   void encode_rows(const TextBlock& block, EncodedBlock& out);
-  void append(const std::vector<std::string_view>& texts, EncodedDocuments& out);
+  template <class TextsOf>
+  void append_document(int64_t line, EncodedBlock& out, TextsOf&& texts_of);
+  bool append(const std::vector<std::string_view>& texts, EncodedDocuments& out);
   EncodeOptions options_;
   JsonTextReader json_;
-  std::vector<int32_t> ids_;
+  std::vector<int32_t> ids_, lengths_;
 };
 
 }  // namespace ponte

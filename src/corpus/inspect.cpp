@@ -38,11 +38,12 @@ Lengths survey(const IndexedDataset& dataset) {
 std::string histogram(const Lengths& lengths) {
   std::string out = "sequence lengths (tokens)\n";
   const int64_t most = lengths.by_power.empty() ? 1 : *std::max_element(lengths.by_power.begin(), lengths.by_power.end());
-  for (size_t power = 0; power < lengths.by_power.size(); ++power) {
+  const auto shortest = std::find_if(lengths.by_power.begin(), lengths.by_power.end(), [](int64_t count) { return count > 0; });
+  for (auto power = static_cast<size_t>(shortest - lengths.by_power.begin()); power < lengths.by_power.size(); ++power) {
     const int64_t count = lengths.by_power[power];
     std::string bar;
     for (int64_t i = 0; i < (count * 40 + most - 1) / most; ++i) bar += "█";
-    out += format("{:>12} - {:<12} {:<10} {}\n", int64_t{1} << power, (int64_t{2} << power) - 1, count, bar);
+    out += format("{:>10} - {:<10} {:>10}  {}\n", int64_t{1} << power, (int64_t{2} << power) - 1, count, bar);
   }
   return out;
 }
@@ -77,7 +78,7 @@ std::string show_document(const IndexedDataset& dataset, int64_t document, const
     ids.insert(ids.end(), part.begin(), part.end());
     room -= take;
   }
-  return format("\ndocument {}: {} sequences, {} tokens\n{}{}\n", document, last - first, total, shown_tokens(ids, tokenizer),
+  return format("\ndocument {}: {} {}, {} tokens\n{}{}\n", document, last - first, last - first == 1 ? "sequence" : "sequences", total, shown_tokens(ids, tokenizer),
                 total > max_tokens ? " ..." : "");
 }
 
@@ -106,7 +107,7 @@ std::string inspect_dataset(const fs::path& prefix, const std::string& tokenizer
   if (!tokenizer_ref.empty()) tokenizer = Tokenizer::load(resolve_tokenizer(tokenizer_ref));
   const Lengths lengths = survey(dataset);
   const double mean = dataset.sequences() ? static_cast<double>(dataset.total_tokens()) / static_cast<double>(dataset.sequences()) : 0.0;
-  std::string out = format("{}\n  {} documents ({} empty), {} sequences, {} tokens as {}, {} + {}\n  lengths {} to {}, mean {:.1f}\n\n",
+  std::string out = format("{}\n  {} documents ({} empty), {} sequences, {} tokens as {}; .bin {}, .idx {}\n  lengths {} to {}, mean {:.1f}\n\n",
                            prefix, dataset.documents(), lengths.empty_documents, dataset.sequences(), dataset.total_tokens(),
                            safetensors_name(dataset.dtype()), human_bytes(fs::file_size(bin_path(prefix))),
                            human_bytes(fs::file_size(idx_path(prefix))), lengths.shortest, lengths.longest, mean);

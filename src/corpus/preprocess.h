@@ -29,6 +29,7 @@ struct PreprocessOptions {
   int64_t log_interval = 0;         // print a line every so many documents; 0: the progress bar alone
   OnError on_error = OnError::stop;
   uint64_t max_document_bytes = uint64_t{256} << 20;
+  int64_t max_document_tokens = INT32_MAX;    // the format's own limit: it counts in 31 bits
   uint64_t shard_bytes = uint64_t{256} << 20;  // of input text between two points a stopped run can go on from
   bool overwrite = false;
 };

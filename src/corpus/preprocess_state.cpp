@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "corpus/staged_pair.h"
 
@@ -37,6 +36,25 @@ void PreprocessFolder::clear() const {
     if (entry.path().filename() != "lock") fs::remove_all(entry.path());
 }
 
+PreprocessState preprocess_state_from(const Json& json, const std::string& origin) {
+  const auto count = [&origin](const Json& object, const char* key) {
+    const int64_t value = json_get<int64_t>(object, key, origin);
+    require(value >= 0, "{}: {} is {}, a count was wanted", origin, key, value);
+    return value;
+  };
+  PreprocessState state;
+  state.place = {count(json, "file"), static_cast<uint64_t>(count(json, "offset")), count(json, "line")};
+  state.documents = count(json, "documents");
+  state.skipped = count(json, "skipped");
+  state.blank = count(json, "blank");
+  state.text_bytes = static_cast<uint64_t>(count(json, "text_bytes"));
+  state.compressed_total = static_cast<uint64_t>(count(json, "compressed_total"));
+  state.finished = json_get<bool>(json, "finished", origin);
+  require(json.contains("parts") && json.at("parts").is_array(), "{}: no list of parts", origin);
+  for (const Json& part : json.at("parts")) state.parts.push_back({count(part, "tokens"), count(part, "sequences"), count(part, "documents")});
+  return state;
+}
+
 std::optional<PreprocessState> PreprocessFolder::load(const std::string& identity) {
   const fs::path file = path_ / kStateFile;
   if (!fs::exists(file)) {
@@ -50,19 +68,7 @@ std::optional<PreprocessState> PreprocessFolder::load(const std::string& identit
     clear();
     return std::nullopt;
   }
-  PreprocessState state;
-  state.place = {json_get<int64_t>(json, "file", origin), static_cast<uint64_t>(json_get<int64_t>(json, "offset", origin)),
-                 json_get<int64_t>(json, "line", origin)};
-  state.documents = json_get<int64_t>(json, "documents", origin);
-  state.skipped = json_get<int64_t>(json, "skipped", origin);
-  state.blank = json_get<int64_t>(json, "blank", origin);
-  state.text_bytes = static_cast<uint64_t>(json_get<int64_t>(json, "text_bytes", origin));
-  state.compressed_total = static_cast<uint64_t>(json_get<int64_t>(json, "compressed_total", origin));
-  state.finished = json_get<bool>(json, "finished", origin);
-  for (const Json& part : json.at("parts"))
-    state.parts.push_back({json_get<int64_t>(part, "tokens", origin), json_get<int64_t>(part, "sequences", origin),
-                           json_get<int64_t>(part, "documents", origin)});
-  return state;
+  return preprocess_state_from(json, origin);
 }
 
 void PreprocessFolder::save(const std::string& identity, const PreprocessState& state) const {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/json.h"
 #include "corpus/text_blocks.h"
 #include "format/indexed_dataset.h"
 
@@ -16,6 +17,9 @@ struct PreprocessState {
   bool finished = false;            // the pairs are whole and only have to be moved into place
   std::vector<IndexedDatasetWriter::Position> parts;  // [key x partitions + partition]
 };
+
+// state.json as an object; UserError naming `origin` when it is not what save() writes.
+PreprocessState preprocess_state_from(const Json& json, const std::string& origin);
 
 // The folder, held by this process alone.
 class PreprocessFolder {

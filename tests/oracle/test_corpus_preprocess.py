@@ -236,6 +236,28 @@ def test_parquet_that_goes_wrong(ponte, tmp_path):
         assert "x.parquet" in ponte(*common, "--overwrite", code=1).err
 
 
+def test_parquet_with_damage_anywhere(ponte, tmp_path):
+    """Bytes changed in pages, dictionaries and the footer: the whole corpus, or an error that names the file; never a fault of the program."""
+    if not has_parquet(ponte, tmp_path):
+        return
+    import pyarrow
+    import pyarrow.parquet
+    draw, file = random.Random(31), tmp_path / "x.parquet"
+    for compression in ("snappy", "zstd", "none"):
+        pyarrow.parquet.write_table(pyarrow.table({"text": [wild_text(draw) for _ in range(300)], "nested": [{"a": [i]} for i in range(300)]}), file,
+                                    row_group_size=100, compression=compression, write_page_checksum=compression == "zstd")
+        whole = file.read_bytes()
+        for _ in range(3):
+            damaged = bytearray(whole)
+            for _ in range(draw.choice([1, 3, 30])):
+                damaged[draw.choice([draw.randrange(len(whole)), len(whole) - 1 - draw.randrange(600)])] = draw.randrange(256)
+            file.write_bytes(damaged)
+            process = subprocess.run([BIN / "ponte", "preprocess", "--input", file, "--output-prefix", tmp_path / "out", "--overwrite", "--tokenizer-model", DEMO / "base"],
+                                     capture_output=True, text=True)
+            assert process.returncode in (0, 1), process
+            assert process.returncode == 0 or "x.parquet" in process.stderr, process.stderr
+
+
 def test_parquet_goes_on_after_a_kill(ponte, tmp_path):
     if not has_parquet(ponte, tmp_path):
         return

@@ -80,6 +80,25 @@ TEST(Preprocess, ErrorsNameFileAndLine) {
   }
 }
 
+// The format's limit, 2^31 - 1, made small; the end of the document counts.
+TEST(Preprocess, DocumentsOfTooManyTokensAreErrorsInEveryKey) {
+  Job job;
+  const std::string good = "{\"title\": \"t\", \"text\": \"a b\"}\n", bad = "{\"title\": [\"t\", \"u\"], \"text\": \"1 2 3 4\"}\n";
+  job.options.json_keys = {"title", "text"};
+  job.options.inputs = {job.write("x.jsonl", good + bad + good).string()};
+  job.options.max_document_tokens = 5;
+  EXPECT_USER_ERROR(job.run(), "x.jsonl:2: a document of 8 tokens, wanted at most 5");
+  job.options.on_error = OnError::skip;
+  job.options.overwrite = true;
+  const auto summary = job.run();
+  EXPECT_EQ(summary.skipped, 1);
+  const std::string titles = job.pair("title"), texts = job.pair("text");
+  job.options.inputs = {job.write("y.jsonl", good + good).string()};
+  EXPECT_EQ(job.run().skipped, 0);
+  EXPECT_EQ(job.pair("title"), titles);
+  EXPECT_EQ(job.pair("text"), texts);
+}
+
 TEST(Preprocess, RefusesWhatItCannotDo) {
   Job job;
   EXPECT_USER_ERROR(job.run(), "nothing given");
