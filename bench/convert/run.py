@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Import and export against `cp` + fsync of the same bytes, in one run, turn by turn; and the peak of private memory.
+"""Import, convert (to fsdp_dtensor) and export against `cp` + fsync of the same bytes, in one run, turn by turn; and the peak of private memory.
 
 usage: run.py [--bin build/release/bin] [--work FOLDER] [--rounds 5] [--sparse-gb 10]
 Private memory is RssAnon + RssShmem of /proc/PID/status, sampled every 5 ms: pages of the mapped input are the kernel's to drop. Standard library only.
@@ -72,12 +72,12 @@ def main():
         size = sum(f.stat().st_size for f in model.iterdir())
         cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
         print(f"{cpu}, {os.cpu_count()} cores, {os.uname().sysname} {os.uname().release}; {size / 1e9:.2f} GB, {a.rounds} rounds in turn, input in page cache")
-        rows = {"cp + fsync": [], "import": [], "export": []}
+        rows = {"cp + fsync": [], "import": [], "convert": [], "export": []}
         for round_number in range(a.rounds + 1):  # the first warms up
             results = {}
             for name in rows:
                 # Each frees its own last output, as large as its next: a virtual machine's pages are dear to touch for the first time.
-                shutil.rmtree(work / {"cp + fsync": "copy", "import": "mcore", "export": "hf"}[name], ignore_errors=True)
+                shutil.rmtree(work / {"cp + fsync": "copy", "import": "mcore", "convert": "fsdp", "export": "hf"}[name], ignore_errors=True)
                 os.sync()
                 if name == "cp + fsync":
                     read_through(model)
@@ -85,6 +85,9 @@ def main():
                 elif name == "import":
                     read_through(model)
                     results[name] = timed([ponte, "import", "--hf-model", model, "--megatron-path", work / "mcore"])
+                elif name == "convert":
+                    read_through(work / "mcore")
+                    results[name] = timed([ponte, "convert", "--megatron-path", work / "mcore", "--save", work / "fsdp", "--ckpt-format", "fsdp_dtensor"])
                 else:
                     read_through(work / "mcore")
                     results[name] = timed([ponte, "export", "--megatron-path", work / "mcore", "--hf-path", work / "hf"])
@@ -97,7 +100,7 @@ def main():
             ratios = statistics.median(r[0] / c[0] for r, c in zip(results, rows["cp + fsync"]))
             print(f"{name:12} median {statistics.median(walls):6.2f} s  min {walls[0]:6.2f} s  CPU {statistics.median(r[1] for r in results):5.2f} s  "
                   f"ratio {statistics.median(walls) / floor:5.2f} (median of paired {ratios:.2f})  private {max(r[2] for r in results) / 1024:6.1f} MB")
-        for folder in ("copy", "mcore", "hf", "model"):
+        for folder in ("copy", "mcore", "fsdp", "hf", "model"):
             shutil.rmtree(work / folder, ignore_errors=True)
         if a.sparse_gb > 0:
             layers = max(1, round(a.sparse_gb * 1e9 / (2 * (4 * 4096 * 4096 + 3 * 4096 * 12288))))

@@ -77,6 +77,20 @@ def test_term_saves_and_resumes(training, tmp_path, asynchronous):
         assert comparable(resumed) == comparable(whole)
 
 
+def test_continues_from_converted_checkpoints(training, ponte, tmp_path):
+    """Through Megatron-FSDP's format, and through it and back: the same run, to the bit."""
+    settings = ["mixed_precision=bf16_mixed", "checkpoint.save_interval=1000"]
+    whole, _ = training.run(*settings, f"checkpoint.save={tmp_path / 'whole'}", name="whole")
+    training.run(*settings, f"checkpoint.save={tmp_path / 'part'}", "train.exit_interval=5", name="part")
+    ponte("convert", "--megatron-path", tmp_path / "part", "--save", tmp_path / "fsdp", "--ckpt-format", "fsdp_dtensor")
+    ponte("convert", "--megatron-path", tmp_path / "fsdp", "--save", tmp_path / "back", "--ckpt-format", "torch_dist")
+    name = f"iter_{STEPS:07d}"
+    for source in ("fsdp", "back"):
+        training.run(*settings, f"checkpoint.load={tmp_path / source}", f"checkpoint.save={tmp_path / ('on_' + source)}", name=source)
+        assert comparable(records(tmp_path / f"{source}.jsonl")) == comparable(whole)[5:]
+        assert_same_tensors(load_checkpoint(tmp_path / "whole" / name), load_checkpoint(tmp_path / f"on_{source}" / name))
+
+
 def tracked(folder):
     tracker = folder / "latest_checkpointed_iteration.txt"
     return int(tracker.read_text()) if tracker.exists() else 0
