@@ -1,4 +1,5 @@
 # ponte_folder(NAME [DEPENDS folder...] [LINK library...] [TORCH]): the static library ponte_NAME from every .cpp of src/NAME.
+# ponte_torch_executable(NAME): an executable of the torch half, with the shared precompiled header.
 # ponte_test(NAME SOURCES file... LINK folder...): one GoogleTest executable, registered with ctest test by test.
 function(ponte_folder name)
   cmake_parse_arguments(F "TORCH" "" "DEPENDS;LINK;EXCLUDE" ${ARGN})
@@ -27,6 +28,14 @@ function(ponte_folder name)
   endif()
 endfunction()
 
+function(ponte_torch_executable name)
+  target_link_libraries(${name} PRIVATE ponte_torch)
+  target_precompile_headers(${name} REUSE_FROM ponte_torch_pch)
+  # The precompiled header was compiled with -fPIC; an executable's -fPIE would make the compiler ignore it.
+  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_compile_options(${name} PRIVATE -fPIC)
+endfunction()
+
 function(ponte_test name)
   cmake_parse_arguments(T "TORCH" "" "SOURCES;LINK;LABELS" ${ARGN})
   if(T_TORCH AND NOT PONTE_TORCH)
@@ -40,11 +49,7 @@ function(ponte_test name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE PONTE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" PONTE_BINARY_DIR="${CMAKE_BINARY_DIR}")
   if(T_TORCH)
-    target_link_libraries(${name} PRIVATE ponte_torch)
-    target_precompile_headers(${name} REUSE_FROM ponte_torch_pch)
-    # The precompiled header was compiled with -fPIC; an executable's -fPIE would make the compiler ignore it.
-    set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
-    target_compile_options(${name} PRIVATE -fPIC)
+    ponte_torch_executable(${name})
   endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)

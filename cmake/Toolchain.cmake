@@ -7,7 +7,11 @@ if(CCACHE)
 endif()
 find_program(MOLD mold)
 if(MOLD)
-  add_link_options(-fuse-ld=mold)
+  include(CheckLinkerFlag)
+  check_linker_flag(CXX -fuse-ld=mold COMPILER_KNOWS_MOLD)  # gcc from 12 on
+  if(COMPILER_KNOWS_MOLD)
+    add_link_options(-fuse-ld=mold)
+  endif()
 endif()
 
 add_compile_options(-Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -fno-math-errno -fdiagnostics-color=auto)

@@ -14,6 +14,7 @@
 #include "kernels/memory.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
+#include "models.h"
 #include "optim/adamw.h"
 
 namespace ponte {
@@ -23,39 +24,13 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 ModelConfig bench_config(const std::string& kind) {
-  ModelConfig c;
-  c.model_type = "qwen3";
-  c.hf_architecture = "Qwen3ForCausalLM";
-  c.num_layers = 8;
-  c.hidden_size = 512;
-  c.ffn_hidden_size = 1536;
-  c.num_attention_heads = 8;
-  c.num_query_groups = 4;
-  c.kv_channels = 64;
-  c.vocab_size = 32000;
-  c.max_position_embeddings = 4096;
-  c.qk_layernorm = true;
-  if (kind == "qwen3") return c;
-  c.model_type = "qwen3_moe";
-  c.hf_architecture = "Qwen3MoeForCausalLM";
-  c.num_moe_experts = 32;
-  c.moe_router_topk = 4;
-  c.moe_ffn_hidden_size = 384;
-  c.moe_aux_loss_coeff = 0.001;
-  if (kind == "qwen3_moe") return c;
-  c.model_type = "qwen3_next";
-  c.hf_architecture = "Qwen3NextForCausalLM";
-  c.moe_shared_expert_intermediate_size = 384;
-  c.moe_shared_expert_gate = true;
-  c.layernorm_zero_centered_gamma = c.attention_output_gate = true;
-  c.rotary_percent = 0.25;
-  c.experimental_attention_variant = "gated_delta_net";
-  for (int64_t i = 0; i < c.num_layers; ++i) c.layer_types.push_back(i % 4 == 3 ? "full_attention" : "linear_attention");
-  c.linear_conv_kernel_dim = 4;
-  c.linear_key_head_dim = c.linear_value_head_dim = 64;
-  c.linear_num_key_heads = 8;
-  c.linear_num_value_heads = 16;
-  return c;
+  const ModelConfig dense =
+      models::qwen3({.layers = 8, .hidden = 512, .ffn = 1536, .heads = 8, .groups = 4, .head_dim = 64, .vocabulary = 32000, .positions = 4096});
+  if (kind == "qwen3") return dense;
+  const ModelConfig sparse = models::with_experts(dense, {.count = 32, .chosen = 4, .ffn = 384, .balancing = 0.001});
+  if (kind == "qwen3_moe") return sparse;
+  return models::with_linear_attention(models::with_shared_expert(sparse, 384),
+                                       {.key_heads = 8, .value_heads = 16, .key_dim = 64, .value_dim = 64, .frequency = 4});
 }
 
 void report(const char* what, std::vector<double> times, double scale, const char* unit) {

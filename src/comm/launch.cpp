@@ -139,7 +139,7 @@ class Attempt {
 
   Outcome wait() {
     Outcome out;
-    std::optional<Clock::time_point> deadline;
+    auto deadline = Clock::time_point::max();  // of the others, once one has ended badly
     int passed_on = 0;
     while (std::any_of(children_.begin(), children_.end(), [](const Child& c) { return !c.status; })) {
       listen();
@@ -149,12 +149,12 @@ class Attempt {
       }
       for (Child& child : children_)
         if (collect(child) && !child.ended_well()) note(child, out, deadline);
-      if (deadline && Clock::now() > *deadline) {
+      if (Clock::now() > deadline) {
         for (Child& child : children_)
           if (!child.status) log_warning("rank {} did not end by itself; killing it", child.rank);
         kill_all(SIGKILL);
         out.lost = true;
-        deadline.reset();
+        deadline = Clock::time_point::max();
       }
     }
     return out;
@@ -174,7 +174,7 @@ class Attempt {
     child.status = status;
     return true;
   }
-  void note(const Child& child, Outcome& out, std::optional<Clock::time_point>& deadline) {
+  void note(const Child& child, Outcome& out, Clock::time_point& deadline) {
     if (WIFSIGNALED(*child.status)) out.lost = true;
     if (WIFEXITED(*child.status) && WEXITSTATUS(*child.status) > 1) out.lost = true;
     if (!out.first.empty()) return;

@@ -317,8 +317,10 @@ std::string adapters_have_a_base(const Case& c) {
              : at_least("peft.dim", c.config.peft.dim, 1);
 }
 std::string intervals_are_positive(const Case& c) {
-  std::string wrong = at_least("logger.log_interval", c.config.logger.log_interval, 1);
-  return wrong.empty() ? at_least("logger.tensorboard_log_interval", c.config.logger.tensorboard_log_interval, 1) : wrong;
+  const LoggerConfig& l = c.config.logger;
+  std::string wrong = at_least("logger.log_interval", l.log_interval, 1);
+  if (wrong.empty()) wrong = at_least("logger.tensorboard_log_interval", l.tensorboard_log_interval, 1);
+  return wrong.empty() ? at_least("logger.throughput_window_size", l.throughput_window_size, 1) : wrong;
 }
 
 constexpr std::string (*kChecks[])(const Case&) = {

@@ -91,7 +91,6 @@ TokenLosses LossHead::operator()(const at::Tensor& hidden_SH, const at::Tensor& 
 
 at::Tensor LossHead::logits(const at::Tensor& hidden_SH) const {
   at::NoGradGuard off;
-  const VocabularyRows rows = vocabulary_rows(*weight);
   const at::Tensor whole_SH = region.enter(hidden_SH);
   // All ranks' columns side by side, padding included; the padding is at the end.
   const at::Tensor local_VS = times_transposed(whole_SH, weight->value).t().to(hidden_SH.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).contiguous();

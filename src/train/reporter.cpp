@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/errors.h"
 #include "base/file.h"
@@ -62,6 +63,7 @@ int open_json(const fs::path& file, int64_t last) {
 Reporter::Reporter(const Run& run)
     : tokens_per_step_(static_cast<double>(run.config.train.global_batch_size * run.config.dataset.seq_length)),
       flops_per_step_(run.model->training_flops_per_token(run.config.dataset.seq_length) * tokens_per_step_),
+      steps_before_(run.state.train.step),
       json_(open_json(run.config.logger.jsonl, run.state.train.step)),
       progress_("training", static_cast<uint64_t>(std::max<int64_t>(run.config.train.train_iters - run.state.train.step, 0)), Progress::Unit::items, "steps") {
   const std::optional<int64_t> first_step = run.state.train.step > 0 ? std::optional(run.state.train.step + 1) : std::nullopt;
@@ -81,6 +83,8 @@ void Reporter::step(const Run& run, const StepResult& result, const StepTime& ti
   ++interval_.steps;
   interval_.seconds += time.seconds;
   interval_.data_wait_seconds += time.data_wait_seconds;
+  window_seconds_.push_back(time.seconds);
+  if (std::ssize(window_seconds_) > run.config.logger.throughput_window_size) window_seconds_.pop_front();
   if (result.skipped) ++interval_.skipped;
   else interval_.loss += result.loss;
   if (!std::isfinite(result.loss)) ++interval_.nan;
@@ -117,42 +121,73 @@ void Reporter::log_step(const Run& run) {
 
 void Reporter::write_events(const Run& run) {
   const LoggerConfig& c = run.config.logger;
-  const int64_t step = run.state.train.step, samples = run.state.train.consumed_train_samples;
-  std::vector<Scalar> by_step = {{"learning-rate", learning_rate(run)}, {"batch-size", static_cast<double>(run.config.train.global_batch_size)},
-                                 {"lm loss", last_.loss}, {"grad-norm", last_.grad_norm}};
-  std::vector<Scalar> by_samples = {{"learning-rate vs samples", learning_rate(run)},
-                                    {"batch-size vs samples", static_cast<double>(run.config.train.global_batch_size)},
-                                    {"lm loss vs samples", last_.loss},
-                                    {"grad-norm vs samples", last_.grad_norm}};
+  const TrainState& state = run.state.train;
+  const double ranks = static_cast<double>(run.ranks->size());
+  std::vector<Scalar> by_step, by_samples;
   const auto add = [&](bool wanted, std::string_view tag, std::string_view tag_by_samples, double value) {
     if (!wanted) return;
     by_step.push_back({tag, value});
     by_samples.push_back({tag_by_samples, value});
   };
+  add(true, "learning-rate", "learning-rate vs samples", learning_rate(run));
+  add(true, "batch-size", "batch-size vs samples", static_cast<double>(run.config.train.global_batch_size));
+  add(true, "lm loss", "lm loss vs samples", last_.loss);
+  add(true, "grad-norm", "grad-norm vs samples", last_.grad_norm);
   add(c.log_loss_scale_to_tensorboard, "loss-scale", "loss-scale vs samples", run.loss_scaler.scale());
-  add(c.log_world_size_to_tensorboard, "world-size", "world-size vs samples", static_cast<double>(run.ranks->size()));
+  add(c.log_world_size_to_tensorboard, "world-size", "world-size vs samples", ranks);
   add(run.config.optimizer.log_num_zeros_in_grad, "num-zeros", "num-zeros vs samples", static_cast<double>(last_.zeros));
   add(c.log_params_norm, "params-norm", "params-norm vs samples", parameter_norm_);
+  if (state.skipped_train_samples > 0) by_step.push_back({"skipped-train-samples", static_cast<double>(state.skipped_train_samples)});
   const double teraflops = flops_per_step_ / last_time_.seconds / 1e12;
-  by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops / static_cast<double>(run.ranks->size())}, {"throughput/tflops", teraflops},
-                                 {"throughput/tokens_per_sec", tokens_per_step_ / last_time_.seconds}, {"iteration-time", last_time_.seconds},
-                                 {"batch-generator-time", last_time_.data_wait_seconds}});
+  by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops / ranks}, {"throughput/tflops", teraflops},
+                                 {"iteration-time", last_time_.seconds}, {"batch-generator-time", last_time_.data_wait_seconds}});
+  if (c.log_throughput_to_tensorboard) append_throughput(run, by_step);
+  else by_step.push_back({"throughput/tokens_per_sec", tokens_per_step_ / last_time_.seconds});
+  if (c.log_runtime_to_tensorboard) append_run_time(run, by_step);
   const ExpertSummary experts = summarize_experts(*run.model);
   for (const auto& [tag, value] : experts.losses) by_step.push_back({tag, value});
   for (const auto& [tag, value] : experts.extremes) by_step.push_back({tag, value});
-  events_->add_scalars(step, by_step);
-  events_->add_scalars(samples, by_samples);
+  events_->add_scalars(state.step, by_step);
+  events_->add_scalars(state.consumed_train_samples, by_samples);
+}
+
+// Averages over the last throughput_window_size steps; none before there have been as many.
+void Reporter::append_throughput(const Run& run, std::vector<Scalar>& out) const {
+  const TrainConfig& c = run.config.train;
+  if (std::ssize(window_seconds_) < run.config.logger.throughput_window_size) return;
+  const double batches = static_cast<double>(window_seconds_.size()) / std::accumulate(window_seconds_.begin(), window_seconds_.end(), 0.0);
+  const double samples = batches * static_cast<double>(c.global_batch_size), tokens = batches * tokens_per_step_;
+  const double ranks = static_cast<double>(run.ranks->size());
+  out.insert(out.end(), {{"throughput/batches_per_sec", batches}, {"throughput/samples_per_sec", samples}, {"throughput/tokens_per_sec", tokens},
+                         {"throughput/device/batches_per_sec", batches / ranks}, {"throughput/device/samples_per_sec", samples / ranks},
+                         {"throughput/device/tokens_per_sec", tokens / ranks},
+                         {"throughput/micro_batch_size", static_cast<double>(c.micro_batch_size)},
+                         {"throughput/global_batch_size", static_cast<double>(c.global_batch_size)}});
+}
+
+// What remains is reckoned from the steps of this process, so that a continued run is no slower for its pause.
+void Reporter::append_run_time(const Run& run, std::vector<Scalar>& out) const {
+  const TrainState& state = run.state.train;
+  const std::string& name = run.config.logger.runtime_time_unit;
+  const double unit = name == "days" ? 86400 : name == "hours" ? 3600 : name == "minutes" ? 60 : 1;
+  const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count() / unit;
+  const double done = static_cast<double>(state.step - steps_before_), left = static_cast<double>(run.config.train.train_iters - state.step);
+  out.insert(out.end(), {{"time/remaining_estimate", elapsed / done * left}, {"time/total", elapsed}, {"time/batches", static_cast<double>(state.step)},
+                         {"time/samples", static_cast<double>(state.consumed_train_samples)},
+                         {"time/tokens", static_cast<double>(state.consumed_train_samples * run.config.dataset.seq_length)}});
 }
 
 void Reporter::validation(const Run& run, double loss) {
   validation_loss_ = loss;
+  const double perplexity = std::exp(std::min(20.0, loss));
   log_line(printed(" validation loss at iteration %lld | lm loss value: %.6E | lm loss PPL: %.6E | ", static_cast<long long>(run.state.train.step), loss,
-                   std::exp(std::min(20.0, loss))));
+                   perplexity));
   if (!events_) return;
-  const Scalar by_step[] = {{"lm loss validation", loss}, {"lm loss validation ppl", std::exp(std::min(20.0, loss))}};
-  const Scalar by_samples[] = {{"lm loss validation vs samples", loss}};
-  events_->add_scalars(run.state.train.step, std::span(by_step).first(run.config.logger.log_validation_ppl_to_tensorboard ? 2 : 1));
-  events_->add_scalars(run.state.train.consumed_train_samples, by_samples);
+  const size_t curves = run.config.logger.log_validation_ppl_to_tensorboard ? 2 : 1;
+  const Scalar by_step[] = {{"lm loss validation", loss}, {"lm loss validation ppl", perplexity}};
+  const Scalar by_samples[] = {{"lm loss validation vs samples", loss}, {"lm loss validation ppl vs samples", perplexity}};
+  events_->add_scalars(run.state.train.step, std::span(by_step).first(curves));
+  events_->add_scalars(run.state.train.consumed_train_samples, std::span(by_samples).first(curves));
 }
 
 void Reporter::end_step(const Run& run) {

@@ -1,5 +1,7 @@
 // What a run tells: Megatron's log line, one JSON object per step at full precision, TensorBoard curves, a progress bar.
 #pragma once
+#include <chrono>
+#include <deque>
 #include <memory>
 #include <optional>
 
@@ -33,9 +35,14 @@ class Reporter {
   };
   void log_step(const Run& run);
   void write_events(const Run& run);
+  void append_throughput(const Run& run, std::vector<Scalar>& out) const;
+  void append_run_time(const Run& run, std::vector<Scalar>& out) const;
   void write_json(const Run& run);
 
   double tokens_per_step_, flops_per_step_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  int64_t steps_before_;               // of the run, before this process
+  std::deque<double> window_seconds_;  // of the last logger.throughput_window_size steps
   Interval interval_;
   StepResult last_;
   StepTime last_time_;

@@ -17,19 +17,13 @@ struct Variant {
 void PrintTo(const Variant& v, std::ostream* out) { *out << v.name; }
 
 ModelConfig config_of(const Variant& v) {
-  ModelConfig c;
-  c.model_type = v.qwen2 ? "qwen2" : "qwen3";
-  c.hf_architecture = v.qwen2 ? "Qwen2ForCausalLM" : "Qwen3ForCausalLM";
-  c.num_layers = 2;
-  c.hidden_size = 40;
-  c.ffn_hidden_size = 56;
-  c.num_attention_heads = v.heads;
-  c.num_query_groups = v.groups;
-  c.kv_channels = 12;
-  c.vocab_size = v.vocabulary;
-  c.max_position_embeddings = 128;
-  c.qk_layernorm = !v.qwen2;
-  c.add_qkv_bias = v.qwen2;
+  ModelConfig c = models::qwen3({.layers = 2, .hidden = 40, .ffn = 56, .heads = v.heads, .groups = v.groups, .head_dim = 12, .vocabulary = v.vocabulary});
+  if (v.qwen2) {
+    c.model_type = "qwen2";
+    c.hf_architecture = "Qwen2ForCausalLM";
+    c.qk_layernorm = false;
+    c.add_qkv_bias = true;
+  }
   c.share_embeddings_and_output_weights = v.tied;
   c.sequence_parallel = v.sequence_parallel;
   c.recompute_granularity = v.recompute[0] ? "full" : "";
@@ -40,11 +34,7 @@ ModelConfig config_of(const Variant& v) {
 class TensorParallelEquality : public testing::TestWithParam<Variant> {};
 
 TEST_P(TensorParallelEquality, LossLogitsAndEveryGradient) {
-  const Variant& v = GetParam();
-  ModelConfig alone = config_of(v);
-  alone.sequence_parallel = false;
-  alone.recompute_granularity = "";
-  expect_tensor_parallel_equality(alone, config_of(v), v.ranks);
+  expect_tensor_parallel_equality(config_of(GetParam()), GetParam().ranks);
 }
 
 INSTANTIATE_TEST_SUITE_P(Dense, TensorParallelEquality,
@@ -72,7 +62,7 @@ TEST(TensorParallel, InitialWeightsDoNotDependOnTheLayout) {
 TEST(TensorParallel, CachedGenerationGivesTheSameTokens) {
   const Variant v{"", 2, 4, 2, 61, true, false, false};
   const auto generate = [&](Model& model) {
-    fill(model);
+    fill(model.parameters(), model.config());
     KvCache cache(model, 2, 40);
     const at::Tensor prompt = random_batch(61).tokens_BT.narrow(1, 0, 9);
     at::Tensor next = model.forward(prompt, cache, std::vector<int64_t>{9, 4}).argmax(-1, true);

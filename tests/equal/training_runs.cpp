@@ -1,14 +1,12 @@
 #include "equal/training_runs.h"
 
-#include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <mutex>
 
 #include "base/format.h"
-#include "base/hash.h"
 #include "comm/thread_group.h"
-#include "families/rule.h"
+#include "equal/pieces.h"
+#include "models.h"
 #include "parallel/pipeline.h"
 
 namespace ponte::equality {
@@ -17,34 +15,8 @@ namespace {
 constexpr int64_t kRows = 2, kTokens = 24, kVocabulary = 53, kIds = 48;
 constexpr int64_t kSteps = 3;
 
-// Calls body(part of the whole, part of the shard) for every stretch this rank holds.
-template <class Body>
-void for_pieces(const Parameter& p, const at::Tensor& whole, const at::Tensor& local, Body body) {
-  int64_t first_row = 0;
-  for (size_t s = 0; s < p.slice.segments.size(); ++s) {
-    const Segment& segment = p.rule->segments[s];
-    const int64_t dim = std::max<int64_t>(segment.shard_dim, 0);
-    int64_t at = dim == 0 ? p.slice.segments[s].offset : 0;
-    for (const Interval& i : p.slice.segments[s].intervals) {
-      const int64_t rows = i.end - i.begin;
-      body(whole.narrow(0, first_row, segment.shape[0]).narrow(dim, i.begin, rows), local.narrow(dim, at, rows));
-      at += rows;
-    }
-    first_row += segment.shape[0];
-  }
-}
-
-// Gated delta nets amplify rounding where weights are large, so hybrid models get small ones and small steps.
-bool is_hybrid(const ModelConfig& c) { return !c.experimental_attention_variant.empty(); }
+// Hybrid models get small steps too, as pieces.h gives them small weights.
 double learning_rate(const ModelConfig& c) { return is_hybrid(c) ? 0.002 : 0.05; }
-
-at::Tensor random_whole(const Parameter& p, const ModelConfig& c) {
-  const at::Generator generator = at::detail::createCPUGenerator(xxh3_64(std::as_bytes(std::span(p.name))));
-  const at::Tensor noise = at::normal(0.0, is_hybrid(c) ? 0.1 : 0.3, p.rule->shape, generator, at::kDouble, at::kStrided, at::kCPU, false);
-  const bool around_one = p.rule->shape.size() == 1 && p.name.find("bias") == std::string::npos;
-  const bool zero_centered = c.layernorm_zero_centered_gamma && p.name.find("out_norm") == std::string::npos;
-  return around_one && !zero_centered ? noise + 1 : noise;
-}
 
 Batch batch_of(const Data& data, int64_t step, int64_t micro_batch) {
   const at::Generator generator = at::detail::createCPUGenerator(static_cast<uint64_t>(100 * step + micro_batch + 1));
@@ -91,12 +63,6 @@ double own_squares(const DataParallel& replicas) {
   return sum;
 }
 
-void fill(RankModel& model) {
-  at::NoGradGuard off;
-  for (Parameter* p : model.parameters())
-    for_pieces(*p, random_whole(*p, model.config()), p->value, [](const at::Tensor& from, const at::Tensor& to) { to.copy_(from); });
-}
-
 // What a log would say of experts and predictions.
 std::vector<double> reports(const RankModel& model) {
   std::vector<double> out;
@@ -135,7 +101,7 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
   ModelOptions options;
   options.dtype = type;
   RankModel model(layout.config, groups, options);
-  fill(model);
+  fill(model.parameters(), model.config());
   const Coordinates at = mesh.coordinates(groups.world->rank());
   DataParallel replicas(model.parameters(), groups, {.optimizer = layout.optimizer, .bucket_elements = 2000});
   for (int64_t step = 0; step < kSteps; ++step) {
@@ -173,53 +139,19 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
   for (const Parameter* p : model.parameters()) bring(*p, p->value.detach().to(at::kDouble), Part::weights, out);
 }
 
-double distance(const at::Tensor& a, const at::Tensor& b) { return ((a - b).norm() / (b.norm() + 1e-300)).item<double>(); }
-
-}  // namespace
-
-namespace {
-
-// Qwen3-Next's layers: gated delta nets and gated attention in turns, a shared expert beside the routed ones.
-void make_hybrid(ModelConfig& c) {
-  c.model_type = "qwen3_next";
-  c.hf_architecture = "Qwen3NextForCausalLM";
-  c.layer_types = {"linear_attention", "full_attention", "linear_attention", "full_attention"};
-  c.rotary_percent = 0.5;
-  c.layernorm_zero_centered_gamma = c.attention_output_gate = true;
-  c.experimental_attention_variant = "gated_delta_net";
-  c.linear_conv_kernel_dim = 4;
-  c.linear_key_head_dim = 8;
-  c.linear_value_head_dim = 12;
-  c.linear_num_key_heads = 4;
-  c.linear_num_value_heads = 8;
-  c.moe_shared_expert_intermediate_size = 16;
-  c.moe_shared_expert_gate = true;
-  c.mtp_num_layers = 1;
-}
-
 }  // namespace
 
 ModelConfig tiny(Kind kind) {
-  ModelConfig c;
-  c.model_type = kind == Kind::experts ? "qwen3_moe" : "qwen3";
-  c.hf_architecture = kind == Kind::experts ? "Qwen3MoeForCausalLM" : "Qwen3ForCausalLM";
-  c.num_layers = 4;
-  c.hidden_size = 24;
-  c.ffn_hidden_size = 24;
-  c.num_attention_heads = 8;
-  c.num_query_groups = 4;
-  c.kv_channels = 8;
-  c.vocab_size = kVocabulary;
-  c.max_position_embeddings = 128;
-  c.qk_layernorm = true;
+  ModelConfig c =
+      models::qwen3({.layers = 4, .hidden = 24, .ffn = 24, .heads = 8, .groups = 4, .head_dim = 8, .vocabulary = kVocabulary});
   c.share_embeddings_and_output_weights = kind == Kind::dense_tied;
-  if (kind == Kind::hybrid) make_hybrid(c);
   if (kind != Kind::experts && kind != Kind::hybrid) return c;
-  c.num_moe_experts = 4;
-  c.moe_router_topk = 2;
-  c.moe_ffn_hidden_size = 12;
-  c.moe_aux_loss_coeff = 0.02;
+  c = models::with_experts(c, {.count = 4, .chosen = 2, .ffn = 12, .balancing = 0.02});
   c.moe_z_loss_coeff = 0.01;
+  if (kind == Kind::experts) return c;
+  c = models::with_linear_attention(models::with_shared_expert(c, 16),
+                                    {.key_heads = 4, .value_heads = 8, .key_dim = 8, .value_dim = 12, .frequency = 2, .rotary_percent = 0.5});
+  c.mtp_num_layers = 1;
   return c;
 }
 

@@ -1,33 +1,23 @@
 // Any bytes as model.safetensors.index.json beside two small shards.
-#include <unistd.h>
-
 #include <simdjson.h>
 
 #include "base/errors.h"
+#include "folder.h"
 #include "format/hf_index.h"
 
 namespace {
 
 using namespace ponte;
 
-struct Folder {
-  fs::path path;
-  ~Folder() { fs::remove_all(path); }
-};
-
 // A folder of this process with the shards a.safetensors (tensor "a") and b.safetensors (tensor "b").
 const fs::path& folder() {
-  static const Folder folder{[] {
-    const fs::path out = fs::temp_directory_path() / format("ponte-hf-index-fuzz-{}", ::getpid());
-    fs::create_directories(out);
+  return process_folder("hf-index", [](const fs::path& out) {
     for (const char* name : {"a", "b"}) {
       const SafetensorsPlan plan = plan_safetensors(std::vector<TensorSpec>{{name, DType::u8, {1}}});
       OutputFile file(out / format("{}.safetensors", name));
       file.append(plan.header + "x");
     }
-    return out;
-  }()};
-  return folder.path;
+  });
 }
 
 }  // namespace

@@ -1,22 +1,14 @@
 // Any bytes as the `.metadata` of a folder with one sound data file; when it opens, every chunk and object is read.
-#include <unistd.h>
-
 #include "base/errors.h"
+#include "folder.h"
 #include "format/torch_dist_metadata.h"
 
 namespace {
 
 using namespace ponte;
 
-struct Folder {
-  fs::path path;
-  ~Folder() { fs::remove_all(path); }
-};
-
 const fs::path& folder() {
-  static const Folder folder{[] {
-    const fs::path out = fs::temp_directory_path() / format("ponte-torch-dist-fuzz-{}", ::getpid());
-    fs::create_directories(out);
+  return process_folder("torch-dist", [](const fs::path& out) {
     TorchDistWriter writer(out, {.rank = 0, .files = 1});
     writer.add_chunk({"w", DType::f32, {2, 3}}, {0, 0}, {1, 3});
     writer.add_chunk({"w", DType::f32, {2, 3}}, {1, 0}, {1, 3});
@@ -25,9 +17,7 @@ const fs::path& folder() {
     const std::string data(12, 'x');
     for (size_t i = 0; i < 2; ++i) writer.write(i, 0, std::as_bytes(std::span(data.data(), data.size())));
     writer.finish();
-    return out;
-  }()};
-  return folder.path;
+  });
 }
 
 }  // namespace

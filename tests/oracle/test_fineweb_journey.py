@@ -7,8 +7,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import transformers
-from test_train_resume import comparable
-from training import ONE_THREAD
+from training import ONE_THREAD, comparable
 
 STEPS, STOP = 24, 16
 SMALL = ["model.tensor_model_parallel_size=1", "model.sequence_parallel=false", "model.hidden_size=48", "model.ffn_hidden_size=64", "model.num_attention_heads=2",

@@ -1,12 +1,11 @@
 """Sparse models against transformers: logits, loss, every gradient with the balancing losses in the objective, greedy tokens."""
 import re
 
-import numpy
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
-from test_model_parity import batch, expect_same_bits_recomputed, probe, relative, write_input
+from parity import (Probe, assert_as_exact, assert_near, assert_parity, batch, expect_same_bits_recomputed, greedy_tokens, load_transformers, relative,
+                    summed_loss)
 
 VARIANTS = {
     "qwen3-moe": ("qwen3_moe", {}),
@@ -46,29 +45,14 @@ def one_by_one(gradients):
     return out
 
 
-def reference(folder, tokens, labels, mask, dtype=torch.float32, coefficient=None, own_loss=False):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager").train()
+def reference(folder, tokens, labels, mask, dtype=torch.float32, own_loss=False):
+    model = load_transformers(folder, dtype)
     out = model(input_ids=tokens, use_cache=False, output_router_logits=True)
-    losses = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), labels.flatten(), reduction="none")
-    total = (losses * mask.flatten().to(losses.dtype)).sum()
+    total = summed_loss(out.logits, labels, mask)
     choices = model.config.num_experts_per_tok
     balance = out.aux_loss / choices if own_loss else balancing_loss(out.router_logits, choices)
-    coefficient = model.config.router_aux_loss_coef if coefficient is None else coefficient
-    (total / mask.sum() + coefficient * balance).backward()
+    (total / mask.sum() + model.config.router_aux_loss_coef * balance).backward()
     return out.logits.detach(), total.item(), one_by_one({name: p.grad for name, p in model.named_parameters()})
-
-
-def gradients_in(folder):
-    out = {}
-    for file in (folder / "gradients").glob("*.safetensors"):
-        out.update(load_file(file))
-    return out
-
-
-def assert_near(found, wanted, bound):
-    assert found.keys() == wanted.keys()
-    wrong = {name: relative(found[name], g) for name, g in wanted.items()}
-    assert max(wrong.values()) <= bound, {name: value for name, value in wrong.items() if value > bound}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -76,14 +60,8 @@ def assert_near(found, wanted, bound):
 def test_logits_loss_and_gradients(variant, tiny, tmp_path):
     kind, changes = VARIANTS[variant]
     folder, _ = tiny(kind, **changes)
-    tokens, labels, mask = batch(transformers.AutoConfig.from_pretrained(folder).vocab_size)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    logits, total, gradients = reference(folder, tokens, labels, mask)
-    probe(folder, tmp_path / "input", tmp_path / "out")
-    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(logits.shape)
-    assert (ours - logits).abs().max() <= 1e-5 * logits.abs().max()
-    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-5 * abs(total)
-    assert_near(gradients_in(tmp_path / "out"), gradients, 1e-5)
+    data = batch(transformers.AutoConfig.from_pretrained(folder).vocab_size)
+    assert_parity(Probe(folder, data, tmp_path / "out"), *reference(folder, *data))
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -91,38 +69,25 @@ def test_balancing_loss_alone_is_that_of_transformers_in_one_layer(layers, tiny,
     """transformers multiplies shares and probabilities averaged over all layers, and counts a token once for each choice; with one layer its loss is
     `choices` times ours. With several the two differ, which this sees too."""
     folder, _ = tiny("qwen3_moe", num_hidden_layers=layers, router_aux_loss_coef=5.0)
-    tokens, labels, mask = batch(8192)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    _, _, gradients = reference(folder, tokens, labels, mask, own_loss=True)
-    probe(folder, tmp_path / "input", tmp_path / "out")
+    _, _, gradients = reference(folder, *batch(8192), own_loss=True)
     name = "model.layers.0.mlp.gate.weight"
-    difference = relative(gradients_in(tmp_path / "out")[name], gradients[name])
+    difference = relative(Probe(folder, batch(8192), tmp_path / "out").gradients[name], gradients[name])
     assert difference <= 1e-5 if layers == 1 else difference > 1e-2
 
 
 def test_double_precision(tiny, tmp_path):
     folder, _ = tiny("qwen3_moe", num_hidden_layers=2)
-    tokens, labels, mask = batch(8192)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    _, total, gradients = reference(folder, tokens, labels, mask, torch.float64)
-    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=fp64")
-    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-7 * abs(total)  # transformers' norms and router scores are fp32
-    assert_near(gradients_in(tmp_path / "out"), gradients, 5e-6)
+    _, total, gradients = reference(folder, *batch(8192), torch.float64)
+    ours = Probe(folder, batch(8192), tmp_path / "out", "dtype=fp64")
+    assert abs(ours.loss - total) <= 1e-7 * abs(total)  # transformers' norms and router scores are fp32
+    assert_near(ours.gradients, gradients, 5e-6)
 
 
 def test_bf16_is_as_near_to_fp32_as_transformers_is(tiny, tmp_path):
     """Where every expert is chosen, so that no rounding changes a choice."""
     folder, _ = tiny("qwen3_moe", dtype="bfloat16", num_experts=4, num_experts_per_tok=4)
-    tokens, labels, mask = batch(8192)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    exact, _, exact_gradients = reference(folder, tokens, labels, mask)
-    theirs, _, their_gradients = reference(folder, tokens, labels, mask, torch.bfloat16)
-    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=bf16")
-    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(exact.shape)
-    assert relative(ours, exact) <= 1.05 * relative(theirs.float(), exact)
-    found = gradients_in(tmp_path / "out")
-    for name, wanted in exact_gradients.items():
-        assert relative(found[name], wanted) <= 1.3 * relative(their_gradients[name].float(), wanted) + 1e-3, name
+    ours = Probe(folder, batch(8192), tmp_path / "out", "dtype=bf16")
+    assert_as_exact(ours, reference(folder, *batch(8192)), reference(folder, *batch(8192), torch.bfloat16))
 
 
 @pytest.mark.parametrize("how", ["uniform:2", "core_attn", "moe", "layernorm"])
@@ -136,13 +101,9 @@ def test_recompute_changes_no_bit(how, tiny, tmp_path):
 def test_cached_greedy_tokens(variant, tiny, tmp_path):
     kind, changes = VARIANTS[variant]
     folder, _ = tiny(kind, **changes)
-    tokens, labels, mask = batch(8191, rows=3, length=23)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    probe(folder, tmp_path / "input", tmp_path / "out", "generate=40")
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
-    with torch.no_grad():
-        wanted = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=40, do_sample=False, eos_token_id=8192, pad_token_id=0)[:, 23:]
-    assert torch.equal(torch.from_numpy(numpy.fromfile(tmp_path / "out/tokens.i64", "<i8")).view(3, 40), wanted)
+    data = batch(8191, rows=3, length=23)
+    ours = Probe(folder, data, tmp_path / "out", "generate=40").tokens
+    assert torch.equal(ours, greedy_tokens(folder, data[0], 40, eos_token_id=8192))
 
 
 # --- routers as a run may set them, through the whole model ---
@@ -203,17 +164,14 @@ def test_routers_through_the_whole_model(router, tiny, tmp_path, monkeypatch):
     settings, keys = ROUTERS[router]
     folder, _ = tiny("qwen3_moe", num_hidden_layers=2)
     tokens, labels, mask = batch(8192)
-    write_input(tmp_path / "input", tokens, labels, mask)
     route = Settings(**settings)
     monkeypatch.setattr(transformers.models.qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter, "forward", lambda gate, hidden: route(gate, hidden))
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").train()
-    logits = model(input_ids=tokens, use_cache=False).logits
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    total = (losses * mask.flatten()).sum()
+    model = load_transformers(folder)
+    total = summed_loss(model(input_ids=tokens, use_cache=False).logits, labels, mask)
     z = sum(gate.logsumexp(-1).square().mean() for gate in route.logits)
     (total / mask.sum() + 0.01 * z).backward()
     assert (route.dropped > 0) == ("capacity" in settings)
     gradients = one_by_one({name: p.grad for name, p in model.named_parameters()})
-    probe(folder, tmp_path / "input", tmp_path / "out", "model.moe_router_load_balancing_type=none", "model.moe_z_loss_coeff=0.01", *keys)
-    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total.item()) <= 1e-5 * abs(total.item())
-    assert_near(gradients_in(tmp_path / "out"), gradients, 1e-5)
+    ours = Probe(folder, (tokens, labels, mask), tmp_path / "out", "model.moe_router_load_balancing_type=none", "model.moe_z_loss_coeff=0.01", *keys)
+    assert abs(ours.loss - total.item()) <= 1e-5 * abs(total.item())
+    assert_near(ours.gradients, gradients, 1e-5)

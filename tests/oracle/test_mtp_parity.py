@@ -1,15 +1,11 @@
 """Multi-token prediction against the modules of transformers put together by Megatron's formula: every gradient of the joint objective, over one and two depths."""
 import copy
-import json
 
-import numpy
 import pytest
 import torch
-import transformers
-from safetensors.torch import load_file, save_file
+from parity import Probe, assert_near, batch, load_transformers, summed_loss
 from test_convert_next import hf_tensors, hybrid_model, rewrite
-from test_model_parity import batch, probe, relative, write_input
-from test_moe_parity import gradients_in, one_by_one
+from test_moe_parity import one_by_one
 from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
 FACTOR = 0.1  # mtp_loss_scaling_factor, shared out over the depths
@@ -60,7 +56,7 @@ def roll(t, k):
 
 
 def reference(folder, heads, tokens, labels, mask, dtype):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager").train()
+    model = load_transformers(folder, dtype)
     heads = copy.deepcopy(heads).to(dtype)
     T = tokens.shape[1]
     hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state
@@ -69,8 +65,7 @@ def reference(folder, heads, tokens, labels, mask, dtype):
     causal = torch.full((T, T), torch.finfo(dtype).min, dtype=dtype).triu(1)[None, None]
 
     def loss(h, k):
-        losses = torch.nn.functional.cross_entropy(model.lm_head(h).flatten(0, 1), roll(labels, k).flatten(), reduction="none")
-        return (losses * roll(mask, k).flatten().to(dtype)).sum()
+        return summed_loss(model.lm_head(h), roll(labels, k), roll(mask, k))
 
     objective = main = loss(hidden, 0)
     predicted = []
@@ -89,13 +84,9 @@ def reference(folder, heads, tokens, labels, mask, dtype):
 @pytest.mark.parametrize("changes", [{}, dict(tie_word_embeddings=True)], ids=["own head", "tied"])
 def test_loss_and_every_gradient(depths, changes, tmp_path):
     heads = make_model(tmp_path / "hf", depths, **changes)
-    tokens, labels, mask = batch(131, length=33)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    total, gradients = reference(tmp_path / "hf", heads, tokens, labels, mask, torch.float64)
-    probe(tmp_path / "hf", tmp_path / "input", tmp_path / "out", "dtype=fp64")
-    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-6 * abs(total)  # the main loss alone
-    found = gradients_in(tmp_path / "out")
-    assert found.keys() == gradients.keys()
-    wrong = {name: relative(found[name], g) for name, g in gradients.items()}
-    assert max(wrong.values()) <= 1e-5, {name: value for name, value in wrong.items() if value > 1e-5}  # transformers' norms and recurrence are fp32
+    data = batch(131, length=33)
+    total, gradients = reference(tmp_path / "hf", heads, *data, torch.float64)
+    ours = Probe(tmp_path / "hf", data, tmp_path / "out", "dtype=fp64")
+    assert abs(ours.loss - total) <= 1e-6 * abs(total)  # the main loss alone
+    assert_near(ours.gradients, gradients, 1e-5)  # transformers' norms and recurrence are fp32
     assert sum(name.startswith("mtp.") for name in gradients) > 20 * depths

@@ -4,13 +4,13 @@ transformers computes its gated delta rule and its norms in fp32 whatever the mo
 and the norms' formulas in the tensors' own type."""
 import contextlib
 
-import numpy
 import pytest
 import torch
 import transformers
+from parity import (Probe, assert_as_exact, assert_near, assert_outputs_near, batch, expect_same_bits_recomputed, greedy_tokens, load_transformers, relative,
+                    summed_loss)
 from test_generate import PROMPTS, generate_json, greedy_of_transformers, tokenizer_of
-from test_model_parity import batch, expect_same_bits_recomputed, probe, relative, write_input
-from test_moe_parity import assert_near, balancing_loss, gradients_in, one_by_one
+from test_moe_parity import balancing_loss, one_by_one
 from transformers.models.qwen3_next import modeling_qwen3_next as theirs
 
 LINEAR, FULL = "linear_attention", "full_attention"
@@ -72,11 +72,10 @@ def in_their_own_type(model):
 
 
 def reference(folder, tokens, labels, mask, dtype=torch.float32, exact=False):
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager").train()
+    model = load_transformers(folder, dtype)
     with in_their_own_type(model) if exact else contextlib.nullcontext():
         out = model(input_ids=tokens, use_cache=False, output_router_logits=True)
-    losses = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), labels.flatten(), reduction="none")
-    total = (losses * mask.flatten().to(losses.dtype)).sum()
+    total = summed_loss(out.logits, labels, mask)
     balance = balancing_loss(out.router_logits, model.config.num_experts_per_tok)
     (total / mask.sum() + model.config.router_aux_loss_coef * balance).backward()
     return out.logits.detach(), total.item(), one_by_one({name: p.grad for name, p in model.named_parameters()})
@@ -94,24 +93,19 @@ def assert_gradients_near(found, wanted, bound, bound_of_sums):
 @pytest.mark.fast
 def test_logits_loss_and_gradients(variant, tiny, tmp_path):
     folder, _ = tiny("qwen3_next", **VARIANTS[variant])
-    tokens, labels, mask = batch(transformers.AutoConfig.from_pretrained(folder).vocab_size, length=100)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    logits, total, gradients = reference(folder, tokens, labels, mask, torch.float64, exact=True)
-    probe(folder, tmp_path / "input", tmp_path / "out")
-    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(logits.shape)
-    assert (ours - logits).abs().max() <= 1e-5 * logits.abs().max()
-    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-5 * abs(total)
-    assert_gradients_near(gradients_in(tmp_path / "out"), gradients, 1e-5, 3e-5)
+    data = batch(transformers.AutoConfig.from_pretrained(folder).vocab_size, length=100)
+    logits, total, gradients = reference(folder, *data, torch.float64, exact=True)
+    ours = Probe(folder, data, tmp_path / "out")
+    assert_outputs_near(ours, logits, total)
+    assert_gradients_near(ours.gradients, gradients, 1e-5, 3e-5)
 
 
 def test_sums_over_tokens_are_nearer_to_exact_than_those_of_transformers(tiny, tmp_path):
     folder, _ = tiny("qwen3_next")
-    tokens, labels, mask = batch(8192, length=100)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    exact = reference(folder, tokens, labels, mask, torch.float64, exact=True)[2]
-    theirs_in_fp32 = reference(folder, tokens, labels, mask)[2]
-    probe(folder, tmp_path / "input", tmp_path / "out")
-    ours = gradients_in(tmp_path / "out")
+    data = batch(8192, length=100)
+    exact = reference(folder, *data, torch.float64, exact=True)[2]
+    theirs_in_fp32 = reference(folder, *data)[2]
+    ours = Probe(folder, data, tmp_path / "out").gradients
     for leaf in ("A_log", "dt_bias"):
         names = [name for name in exact if name.endswith(leaf)]
         assert len(names) == 3
@@ -120,40 +114,27 @@ def test_sums_over_tokens_are_nearer_to_exact_than_those_of_transformers(tiny, t
 
 def test_against_transformers_as_it_is(tiny, tmp_path):
     folder, _ = tiny("qwen3_next")
-    tokens, labels, mask = batch(8192, length=100)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    logits, total, gradients = reference(folder, tokens, labels, mask)
-    probe(folder, tmp_path / "input", tmp_path / "out")
-    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(logits.shape)
-    assert (ours - logits).abs().max() <= 1e-5 * logits.abs().max()
-    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-5 * abs(total)
-    assert_gradients_near(gradients_in(tmp_path / "out"), gradients, 1e-5, 2e-4)
+    data = batch(8192, length=100)
+    logits, total, gradients = reference(folder, *data)
+    ours = Probe(folder, data, tmp_path / "out")
+    assert_outputs_near(ours, logits, total)
+    assert_gradients_near(ours.gradients, gradients, 1e-5, 2e-4)
 
 
 def test_double_precision(tiny, tmp_path):
     folder, _ = tiny("qwen3_next")
-    tokens, labels, mask = batch(8192)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    _, total, gradients = reference(folder, tokens, labels, mask, torch.float64, exact=True)
-    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=fp64")
-    assert abs(numpy.fromfile(tmp_path / "out/loss.f64", "<f8")[0] - total) <= 1e-9 * abs(total)
-    assert_near(gradients_in(tmp_path / "out"), gradients, 1e-6)  # the files of gradients are fp32; angles are fp32 in both
+    _, total, gradients = reference(folder, *batch(8192), torch.float64, exact=True)
+    ours = Probe(folder, batch(8192), tmp_path / "out", "dtype=fp64")
+    assert abs(ours.loss - total) <= 1e-9 * abs(total)
+    assert_near(ours.gradients, gradients, 1e-6)  # the files of gradients are fp32; angles are fp32 in both
 
 
 def test_bf16_is_as_near_to_fp32_as_transformers_is(tiny, tmp_path):
     """Where every expert is chosen, so that no rounding changes a choice."""
     folder, _ = tiny("qwen3_next", dtype="bfloat16", num_experts=4, num_experts_per_tok=4)
-    tokens, labels, mask = batch(8192)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    exact, _, exact_gradients = reference(folder, tokens, labels, mask)
-    peer, _, peer_gradients = reference(folder, tokens, labels, mask, torch.bfloat16)
-    probe(folder, tmp_path / "input", tmp_path / "out", "dtype=bf16")
-    ours = torch.from_numpy(numpy.fromfile(tmp_path / "out/logits.f32", "<f4")).view(exact.shape)
-    assert relative(ours, exact) <= 1.05 * relative(peer.float(), exact)
-    found = gradients_in(tmp_path / "out")
-    for name, wanted in exact_gradients.items():
-        factor = 4 if name.endswith(("A_log", "dt_bias")) else 1.3  # sums over tokens: see assert_gradients_near
-        assert relative(found[name], wanted) <= factor * relative(peer_gradients[name].float(), wanted) + 1e-3, name
+    ours = Probe(folder, batch(8192), tmp_path / "out", "dtype=bf16")
+    sums = lambda name: 4 if name.endswith(("A_log", "dt_bias")) else 1.3  # over tokens: see assert_gradients_near
+    assert_as_exact(ours, reference(folder, *batch(8192)), reference(folder, *batch(8192), torch.bfloat16), sums)
 
 
 @pytest.mark.parametrize("how", ["uniform:2", "core_attn", "moe", "layernorm"])
@@ -166,13 +147,9 @@ def test_recompute_changes_no_bit(how, tiny, tmp_path):
 @pytest.mark.fast
 def test_cached_greedy_tokens(variant, tiny, tmp_path):
     folder, _ = tiny("qwen3_next", **VARIANTS[variant])
-    tokens, labels, mask = batch(8191, rows=4, length=70)
-    write_input(tmp_path / "input", tokens, labels, mask)
-    probe(folder, tmp_path / "input", tmp_path / "out", "generate=64")
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
-    with torch.no_grad():
-        wanted = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=64, do_sample=False, eos_token_id=8192, pad_token_id=0)[:, 70:]
-    assert torch.equal(torch.from_numpy(numpy.fromfile(tmp_path / "out/tokens.i64", "<i8")).view(4, 64), wanted)
+    data = batch(8191, rows=4, length=70)
+    ours = Probe(folder, data, tmp_path / "out", "generate=64").tokens
+    assert torch.equal(ours, greedy_tokens(folder, data[0], 64, eos_token_id=8192))
 
 
 @pytest.mark.parametrize("changes", [{}, dict(tie_word_embeddings=True, linear_num_value_heads=8)])

@@ -19,21 +19,32 @@ def training(ponte, tmp_path, tiny):
     return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='80,20,0'", "train.train_iters=6",
                     "train.global_batch_size=2", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "scheduler.lr_warmup_iters=2",
                     "validation.eval_interval=3", "validation.eval_iters=2", f"logger.tensorboard_dir={tmp_path / 'tensorboard'}",
-                    "logger.log_params_norm=true", "logger.log_validation_ppl_to_tensorboard=true")
+                    "logger.log_params_norm=true", "logger.log_validation_ppl_to_tensorboard=true", "logger.log_throughput_to_tensorboard=true",
+                    "logger.throughput_window_size=2", "logger.log_runtime_to_tensorboard=true", "logger.log_world_size_to_tensorboard=true")
 
 
 def test_tags_and_values(training, tmp_path):
+    """The tags Megatron Bridge writes by default and under these keys (training_log, evaluate_and_print_results), and our batch-generator-time."""
     steps, _ = training.run()
     found = curves(tmp_path / "tensorboard")
     wanted = {"lm loss", "lm loss vs samples", "learning-rate", "learning-rate vs samples", "grad-norm", "grad-norm vs samples", "batch-size",
               "batch-size vs samples", "loss-scale", "loss-scale vs samples", "params-norm", "params-norm vs samples", "iteration-time", "batch-generator-time",
-              "throughput/tflops/device", "throughput/tflops", "lm loss validation", "lm loss validation vs samples", "lm loss validation ppl"}
-    assert wanted <= found.keys(), wanted - found.keys()
+              "throughput/tflops/device", "throughput/tflops", "lm loss validation", "lm loss validation vs samples", "lm loss validation ppl",
+              "lm loss validation ppl vs samples", "world-size", "world-size vs samples", "time/remaining_estimate", "time/tokens", "time/samples",
+              "time/batches", "time/total"}
+    wanted |= {f"throughput/{what}" for what in ("batches_per_sec", "samples_per_sec", "tokens_per_sec", "device/batches_per_sec", "device/samples_per_sec",
+                                                 "device/tokens_per_sec", "micro_batch_size", "global_batch_size")}
+    assert found.keys() == wanted
     for tag, key in (("lm loss", "lm_loss"), ("learning-rate", "learning_rate"), ("grad-norm", "grad_norm"), ("params-norm", "params_norm")):
         assert found[tag] == [(s["iteration"], float(np.float32(s[key]))) for s in steps], tag
     assert found["lm loss vs samples"] == [(s["consumed_samples"], float(np.float32(s["lm_loss"]))) for s in steps]
     assert found["lm loss validation"] == [(s["iteration"], float(np.float32(s["val_loss"]))) for s in steps if "val_loss" in s]
     assert [step for step, _ in found["lm loss validation"]] == [3, 6]
+    for by_step, by_samples in (("lm loss validation", "lm loss validation vs samples"), ("lm loss validation ppl", "lm loss validation ppl vs samples")):
+        assert found[by_samples] == [(2 * step, value) for step, value in found[by_step]]
+    assert found["lm loss validation ppl"] == [(step, pytest.approx(np.exp(value), rel=1e-6)) for step, value in found["lm loss validation"]]
+    assert found["time/tokens"] == [(s["iteration"], s["consumed_samples"] * 32) for s in steps] and found["time/remaining_estimate"][-1] == (6, 0)
+    assert [step for step, _ in found["throughput/batches_per_sec"]] == [2, 3, 4, 5, 6]  # a window of two steps
 
 
 def test_a_continued_run_replaces_what_it_repeats(training, tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-
+from parity import load_transformers
 from training import Training, series, write_corpus
 
 STEPS, BATCH, LENGTH = 50, 4, 32
@@ -25,19 +25,17 @@ def learning_rate(samples):
     return MIN_LR + 0.5 * (math.cos(math.pi * (samples - warmup) / (end - warmup)) + 1.0) * (LR - MIN_LR)
 
 
-def reference(model, samples, qk_decay):
-    """Plain AdamW written out in the order of Megatron's fused one; decay on matrices only, on q and k norms when asked."""
+def reference(model, samples, backward, decayed=lambda name, p: p.ndim > 1):
+    """Plain AdamW written out in the order of Megatron's fused one. backward(rows) leaves a step's gradients in the model; returns what it says of each step,
+    and the gradients' norms."""
     parameters = dict(model.named_parameters())
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
-    losses, norms = [], []
+    said, norms = [], []
     for step in range(STEPS):
-        rows = torch.tensor(samples[step * BATCH:(step + 1) * BATCH])
-        logits = model(rows[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
         model.zero_grad()
-        loss.backward()
-        norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in parameters.values()))
-        scale = min(1.0, CLIP / (norm + 1e-6))
+        said.append(backward(torch.tensor(samples[step * BATCH:(step + 1) * BATCH])))
+        norms.append(math.sqrt(sum(p.grad.double().square().sum().item() for p in parameters.values())))
+        scale = min(1.0, CLIP / (norms[-1] + 1e-6))
         lr, t = learning_rate(step * BATCH), step + 1
         with torch.no_grad():
             for name, p in parameters.items():
@@ -45,12 +43,38 @@ def reference(model, samples, qk_decay):
                 g = p.grad * scale
                 first.mul_(BETAS[0]).add_(g, alpha=1 - BETAS[0])
                 second.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
-                decayed = p.ndim > 1 or (qk_decay and ("q_norm" in name or "k_norm" in name))
-                update = (first / (1 - BETAS[0] ** t)) / ((second / (1 - BETAS[1] ** t)).sqrt() + EPS) + (DECAY if decayed else 0.0) * p
+                decay = DECAY if decayed(name, p) else 0.0
+                update = (first / (1 - BETAS[0] ** t)) / ((second / (1 - BETAS[1] ** t)).sqrt() + EPS) + decay * p
                 p.sub_(lr * update)
-        losses.append(loss.item())
-        norms.append(norm)
-    return losses, norms
+    return said, norms
+
+
+def train_fifty_steps(ponte, tmp_path, folder, *settings):
+    """Steps, the run's output, and the samples they were taken on."""
+    corpus = write_corpus(tmp_path / "corpus", vocab=511)
+    training = Training(ponte, tmp_path, "--hf-model", folder, *SETTINGS, f"dataset.data_path=[{corpus}]", "dataset.order=megatron",
+                        f"checkpoint.save={tmp_path / 'save'}", *settings)
+    steps, result = training.run()
+    assert [s["iteration"] for s in steps] == list(range(1, STEPS + 1))
+    printed = ponte("data", "samples", "--data-path", corpus, "--split", "100,0,0", "--seq-length", LENGTH, "--seed", 99, "--num-samples",
+                    f"{STEPS * BATCH},0,0", "--count", STEPS * BATCH, "--order", "megatron").out
+    return steps, result, [json.loads(line)["tokens"] for line in printed.splitlines()]
+
+
+def assert_same_course(steps, losses, norms):
+    assert losses[-1] < losses[0] - 0.5, "the task must be learnable, or equal losses say little"
+    for step, loss, norm in zip(steps, losses, norms, strict=True):
+        assert step["lm_loss"] == pytest.approx(loss, rel=1e-5), step
+        assert step["grad_norm"] == pytest.approx(norm, rel=1e-4), step
+
+
+def assert_weights_near(ponte, tmp_path, model):
+    """The run's weights after its last step, through the export."""
+    ponte("export", "--megatron-path", tmp_path / "save", "--hf-path", tmp_path / "hf")
+    trained = type(model).from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    for (name, ours), (_, theirs) in zip(trained.named_parameters(), model.named_parameters()):
+        difference = (ours - theirs).norm() / theirs.norm()
+        assert difference < 2e-4, (name, difference)
 
 
 # Without a padding id: torch's embedding would leave that row's gradient out.
@@ -60,32 +84,21 @@ CASES = [("qwen3", dict(pad_token_id=None), False), ("qwen3", dict(pad_token_id=
 
 @pytest.mark.parametrize("kind, changes, qk_decay", CASES)
 def test_fifty_steps(ponte, tmp_path, tiny, kind, changes, qk_decay):
-    import transformers
     folder, _ = tiny(kind, **changes)
-    corpus = write_corpus(tmp_path / "corpus", vocab=511)
-    training = Training(ponte, tmp_path, "--hf-model", folder, *SETTINGS, f"dataset.data_path=[{corpus}]", "dataset.order=megatron",
-                        f"optimizer.apply_wd_to_qk_layernorm={str(qk_decay).lower()}", f"checkpoint.save={tmp_path / 'save'}")
-    steps, _ = training.run()
-    assert [s["iteration"] for s in steps] == list(range(1, STEPS + 1))
+    steps, _, samples = train_fifty_steps(ponte, tmp_path, folder, f"optimizer.apply_wd_to_qk_layernorm={str(qk_decay).lower()}")
+    model = load_transformers(folder, attention="sdpa")
 
-    printed = ponte("data", "samples", "--data-path", corpus, "--split", "100,0,0", "--seq-length", LENGTH, "--seed", 99, "--num-samples",
-                    f"{STEPS * BATCH},0,0", "--count", STEPS * BATCH, "--order", "megatron").out
-    samples = [json.loads(line)["tokens"] for line in printed.splitlines()]
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-    losses, norms = reference(model, samples, qk_decay)
-    assert losses[-1] < losses[0] - 0.5, "the task must be learnable, or equal losses say little"
-    for step, loss, norm in zip(steps, losses, norms):
-        assert step["lm_loss"] == pytest.approx(loss, rel=1e-5), step
-        assert step["grad_norm"] == pytest.approx(norm, rel=1e-4), step
+    def backward(rows):
+        loss = torch.nn.functional.cross_entropy(model(rows[:, :-1]).logits.flatten(0, 1), rows[:, 1:].flatten())
+        loss.backward()
+        return loss.item()
+
+    decayed = lambda name, p: p.ndim > 1 or (qk_decay and ("q_norm" in name or "k_norm" in name))
+    assert_same_course(steps, *reference(model, samples, backward, decayed))
+    for step in steps:
         assert step["learning_rate"] == pytest.approx(learning_rate(step["iteration"] * BATCH), rel=1e-12), step
         assert step["consumed_samples"] == step["iteration"] * BATCH
-
-    # And the weights after fifty steps, through the export.
-    ponte("export", "--megatron-path", tmp_path / "save", "--hf-path", tmp_path / "hf")
-    trained = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
-    for (name, ours), (_, theirs) in zip(trained.named_parameters(), model.named_parameters()):
-        difference = (ours - theirs).norm() / theirs.norm()
-        assert difference < 2e-4, (name, difference)
+    assert_weights_near(ponte, tmp_path, model)
 
 
 def test_the_step_does_not_depend_on_the_micro_batches(ponte, tmp_path, tiny):

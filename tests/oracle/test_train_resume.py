@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import BIN, interrupted
-from training import ONE_THREAD, Training, assert_same_tensors, load_checkpoint, records, series, write_corpus
+from training import ONE_THREAD, Training, assert_same_tensors, comparable, load_checkpoint, records, series, write_corpus
 
 STEPS = 12
 
@@ -24,11 +24,6 @@ def training(ponte, tmp_path, tiny):
                     "dataset.order=megatron",
                     "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "scheduler.lr_decay_style=cosine",
                     "scheduler.lr_warmup_iters=3", "validation.eval_interval=0", "checkpoint.save_interval=1", "logger.log_params_norm=true")
-
-
-def comparable(steps):
-    timing = {"tokens_per_second", "ms_per_iteration", "data_wait_ms"}
-    return [{key: value for key, value in step.items() if key not in timing} for step in steps]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16_mixed", "fp16_mixed"])

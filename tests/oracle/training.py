@@ -43,6 +43,11 @@ def records(log):
     return [json.loads(line) for line in pathlib.Path(log).read_text().splitlines()]
 
 
+def comparable(steps):
+    timing = {"tokens_per_second", "ms_per_iteration", "data_wait_ms"}
+    return [{key: value for key, value in step.items() if key not in timing} for step in steps]
+
+
 def series(steps, key):
     return {step["iteration"]: step[key] for step in steps}
 
@@ -65,3 +70,19 @@ def assert_same_tensors(left, right):
     for key in left:
         assert left[key].dtype == right[key].dtype, key
         assert torch.equal(left[key], right[key]), key
+
+
+def expect_bitwise_resume(ponte, folder, model, precision, *settings):
+    """Six steps from a model's weights, left after two and continued, against a run left in peace. Returns the last checkpoint's tensors."""
+    corpus = write_corpus(folder / "corpus", documents=12, shortest=40, longest=60)
+    training = Training(ponte, folder, "--hf-model", model, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", "train.train_iters=6",
+                        "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "validation.eval_interval=0",
+                        "checkpoint.save_interval=1", *([] if precision == "fp32" else [f"mixed_precision={precision}"]), *settings)
+    whole, _ = training.run(f"checkpoint.save={folder / 'whole'}", name="whole")
+    part = folder / "part"
+    training.run(f"checkpoint.save={part}", "train.exit_interval=2", name="part")
+    resumed, _ = training.run(f"checkpoint.save={part}", f"checkpoint.load={part}", name="part")
+    assert comparable(resumed) == comparable(whole)
+    ends = [load_checkpoint(f / f"iter_{len(whole):07d}") for f in (folder / "whole", part)]
+    assert_same_tensors(*ends)
+    return ends[0]

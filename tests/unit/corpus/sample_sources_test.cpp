@@ -184,7 +184,9 @@ TEST(Datasets, SayHowMuchOfASampleIsText) {
         shortest = std::min(shortest, text);
         for (int64_t t = 0; t < 8; ++t) EXPECT_EQ(mask[static_cast<size_t>(t)], t + 1 < text ? 1.0f : 0.0f) << i << " " << t;
         for (int64_t t = text; t < 9; ++t) EXPECT_EQ(tokens[static_cast<size_t>(t)], 0);
-        if (shortest == text && text < 8) EXPECT_NE(tokens[static_cast<size_t>(text) - 1], 0);
+        if (shortest == text && text < 8) {
+          EXPECT_NE(tokens[static_cast<size_t>(text) - 1], 0);
+        }
       }
       EXPECT_EQ(shortest, 3);  // 43 tokens: five whole samples and three tokens
     }

@@ -5,20 +5,14 @@
 
 #include "base/errors.h"
 #include "families/registry.h"
+#include "models.h"
 
 namespace ponte {
 namespace {
 
 ModelConfig config_of(const char* architecture, bool tied) {
-  ModelConfig c;
+  ModelConfig c = models::qwen3({.layers = 2, .hidden = 8, .ffn = 12, .heads = 4, .groups = 2, .head_dim = 3, .vocabulary = 17});
   c.hf_architecture = architecture;
-  c.num_layers = 2;
-  c.hidden_size = 8;
-  c.ffn_hidden_size = 12;
-  c.num_attention_heads = 4;
-  c.num_query_groups = 2;
-  c.kv_channels = 3;
-  c.vocab_size = 17;
   c.add_qkv_bias = std::string_view(architecture) == "Qwen2ForCausalLM";
   c.qk_layernorm = !c.add_qkv_bias;
   c.share_embeddings_and_output_weights = tied;

@@ -7,37 +7,19 @@
 #include "families/moe_blocks.h"
 #include "families/registry.h"
 #include "layout/placement.h"
+#include "models.h"
 
 namespace ponte {
 namespace {
 
 ModelConfig sparse_config() {
-  ModelConfig c;
-  c.num_layers = 4;
-  c.hidden_size = 8;
-  c.ffn_hidden_size = 12;
-  c.num_attention_heads = 4;
-  c.num_query_groups = 2;
-  c.kv_channels = 3;
-  c.vocab_size = 17;
-  c.qk_layernorm = true;
-  c.num_moe_experts = 3;
-  c.moe_ffn_hidden_size = 5;
-  c.moe_router_topk = 2;
-  return c;
+  return models::with_experts(models::qwen3({.layers = 4, .hidden = 8, .ffn = 12, .heads = 4, .groups = 2, .head_dim = 3, .vocabulary = 17}),
+                              {.count = 3, .chosen = 2, .ffn = 5});
 }
 
 ModelConfig next_config() {
-  ModelConfig c = sparse_config();
-  c.attention_output_gate = true;
-  c.moe_shared_expert_intermediate_size = 6;
-  c.moe_shared_expert_gate = true;
-  c.linear_num_key_heads = 2;
-  c.linear_num_value_heads = 6;
-  c.linear_key_head_dim = 3;
-  c.linear_value_head_dim = 4;
-  c.linear_conv_kernel_dim = 4;
-  c.layer_types = {"linear_attention", "linear_attention", "linear_attention", "full_attention"};
+  ModelConfig c = models::with_linear_attention(models::with_shared_expert(sparse_config(), 6),
+                                                {.key_heads = 2, .value_heads = 6, .key_dim = 3, .value_dim = 4, .frequency = 4});
   c.mtp_num_layers = 1;
   return c;
 }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "generate/sampler.h"
+#include "models.h"
 
 namespace ponte {
 namespace {
@@ -13,18 +14,7 @@ namespace {
 using Tokens = std::vector<int32_t>;
 
 Model small_model() {
-  ModelConfig config;
-  config.model_type = "qwen3";
-  config.hf_architecture = "Qwen3ForCausalLM";
-  config.num_layers = 2;
-  config.hidden_size = 32;
-  config.ffn_hidden_size = 48;
-  config.num_attention_heads = 4;
-  config.num_query_groups = 2;
-  config.kv_channels = 8;
-  config.vocab_size = 97;
-  config.max_position_embeddings = 128;
-  config.qk_layernorm = true;
+  ModelConfig config = models::qwen3({.layers = 2, .hidden = 32, .ffn = 48, .heads = 4, .groups = 2, .head_dim = 8, .vocabulary = 97});
   config.init_method_std = 0.3;
   Model model(config, single_groups(), {.dtype = at::kDouble});
   model.initialize(7);

@@ -14,6 +14,7 @@
 #include "layout/memory_activations.h"
 #include "layout/plan.h"
 #include "model/model.h"
+#include "models.h"
 #include "optim/adamw.h"
 #include "parallel/data_parallel.h"
 #include "parallel/pipeline.h"
@@ -64,51 +65,18 @@ void CountingAllocator::release(void* data) {
 }
 
 ModelConfig dense() {
-  ModelConfig c;
-  c.model_type = "qwen3";
-  c.hf_architecture = "Qwen3ForCausalLM";
-  c.num_layers = 6;
-  c.hidden_size = 128;
-  c.ffn_hidden_size = 352;
-  c.num_attention_heads = 8;
-  c.num_query_groups = 2;
-  c.kv_channels = 32;
-  c.vocab_size = 300;
+  ModelConfig c =
+      models::qwen3({.layers = 6, .hidden = 128, .ffn = 352, .heads = 8, .groups = 2, .head_dim = 32, .vocabulary = 300, .positions = 256});
   c.seq_length = 256;
-  c.max_position_embeddings = 256;
-  c.qk_layernorm = true;
   return c;
 }
 
-ModelConfig sparse() {
-  ModelConfig c = dense();
-  c.model_type = "qwen3_moe";
-  c.hf_architecture = "Qwen3MoeForCausalLM";
-  c.num_moe_experts = 16;
-  c.moe_ffn_hidden_size = 96;
-  c.moe_router_topk = 4;
-  c.moe_aux_loss_coeff = 1e-3;
-  return c;
-}
+ModelConfig sparse() { return models::with_experts(dense(), {.count = 16, .chosen = 4, .ffn = 96, .balancing = 1e-3}); }
 
 // Gated delta nets, gated attention, a shared expert with its gate.
 ModelConfig hybrid() {
-  ModelConfig c = sparse();
-  c.model_type = "qwen3_next";
-  c.hf_architecture = "Qwen3NextForCausalLM";
-  c.layernorm_zero_centered_gamma = c.attention_output_gate = true;
-  c.rotary_percent = 0.25;
-  c.moe_shared_expert_intermediate_size = 64;
-  c.moe_shared_expert_gate = true;
-  c.experimental_attention_variant = "gated_delta_net";
-  c.linear_attention_freq = 3;
-  c.linear_conv_kernel_dim = 4;
-  c.linear_key_head_dim = 16;
-  c.linear_value_head_dim = 24;
-  c.linear_num_key_heads = 4;
-  c.linear_num_value_heads = 8;
-  for (int64_t i = 0; i < c.num_layers; ++i) c.layer_types.push_back((i + 1) % 3 == 0 ? "full_attention" : "linear_attention");
-  return c;
+  return models::with_linear_attention(models::with_shared_expert(sparse(), 64),
+                                       {.key_heads = 4, .value_heads = 8, .key_dim = 16, .value_dim = 24, .frequency = 3});
 }
 
 ModelConfig with(ModelConfig c, const std::function<void(ModelConfig&)>& change) {

@@ -1,66 +1,23 @@
 // Published models, as their config.json gives them.
 #pragma once
-#include "config/model_config.h"
+#include "models.h"
 
 namespace ponte::testing {
 
 inline ModelConfig qwen3_8b() {
-  ModelConfig c;
-  c.model_type = "qwen3";
-  c.hf_architecture = "Qwen3ForCausalLM";
-  c.num_layers = 36;
-  c.hidden_size = 4096;
-  c.ffn_hidden_size = 12288;
-  c.num_attention_heads = 32;
-  c.num_query_groups = 8;
-  c.kv_channels = 128;
-  c.vocab_size = 151936;
-  c.max_position_embeddings = 40960;
-  c.qk_layernorm = true;
-  return c;
+  return models::qwen3({.layers = 36, .hidden = 4096, .ffn = 12288, .heads = 32, .groups = 8, .head_dim = 128, .vocabulary = 151936, .positions = 40960});
 }
 
 inline ModelConfig qwen3_235b() {
-  ModelConfig c = qwen3_8b();
-  c.model_type = "qwen3_moe";
-  c.hf_architecture = "Qwen3MoeForCausalLM";
-  c.num_layers = 94;
-  c.num_attention_heads = 64;
-  c.num_query_groups = 4;
-  c.num_moe_experts = 128;
-  c.moe_ffn_hidden_size = 1536;
-  c.moe_router_topk = 8;
-  c.moe_aux_loss_coeff = 1e-3;
-  return c;
+  const models::Sizes sizes{.layers = 94, .hidden = 4096, .ffn = 12288, .heads = 64, .groups = 4, .head_dim = 128, .vocabulary = 151936, .positions = 40960};
+  return models::with_experts(models::qwen3(sizes), {.count = 128, .chosen = 8, .ffn = 1536, .balancing = 1e-3});
 }
 
 inline ModelConfig qwen3_next_80b() {
-  ModelConfig c;
-  c.model_type = "qwen3_next";
-  c.hf_architecture = "Qwen3NextForCausalLM";
-  c.num_layers = 48;
-  c.hidden_size = 2048;
-  c.ffn_hidden_size = 5120;
-  c.num_attention_heads = 16;
-  c.num_query_groups = 2;
-  c.kv_channels = 256;
-  c.vocab_size = 151936;
-  c.max_position_embeddings = 262144;
-  c.qk_layernorm = c.layernorm_zero_centered_gamma = c.attention_output_gate = true;
-  c.rotary_percent = 0.25;
-  c.num_moe_experts = 512;
-  c.moe_ffn_hidden_size = 512;
-  c.moe_router_topk = 10;
-  c.moe_shared_expert_intermediate_size = 512;
-  c.moe_shared_expert_gate = true;
-  c.experimental_attention_variant = "gated_delta_net";
-  c.linear_attention_freq = 4;
-  c.linear_conv_kernel_dim = 4;
-  c.linear_key_head_dim = c.linear_value_head_dim = 128;
-  c.linear_num_key_heads = 16;
-  c.linear_num_value_heads = 32;
+  const models::Sizes sizes{.layers = 48, .hidden = 2048, .ffn = 5120, .heads = 16, .groups = 2, .head_dim = 256, .vocabulary = 151936, .positions = 262144};
+  const ModelConfig sparse = models::with_shared_expert(models::with_experts(models::qwen3(sizes), {.count = 512, .chosen = 10, .ffn = 512}), 512);
+  ModelConfig c = models::with_linear_attention(sparse, {.key_heads = 16, .value_heads = 32, .key_dim = 128, .value_dim = 128, .frequency = 4});
   c.mtp_num_layers = 1;
-  for (int64_t i = 0; i < c.num_layers; ++i) c.layer_types.push_back((i + 1) % 4 == 0 ? "full_attention" : "linear_attention");
   return c;
 }
 

@@ -6,42 +6,21 @@
 
 #include "base/errors.h"
 #include "model/kv_cache.h"
+#include "models.h"
 
 namespace ponte {
 namespace {
 
 ModelConfig tiny() {
-  ModelConfig c;
-  c.model_type = "qwen3";
-  c.hf_architecture = "Qwen3ForCausalLM";
-  c.num_layers = 3;
-  c.hidden_size = 32;
-  c.ffn_hidden_size = 48;
-  c.num_attention_heads = 4;
-  c.num_query_groups = 2;
-  c.kv_channels = 16;
-  c.vocab_size = 97;
-  c.max_position_embeddings = 128;
-  c.qk_layernorm = true;
+  ModelConfig c = models::qwen3({.layers = 3, .hidden = 32, .ffn = 48, .heads = 4, .groups = 2, .head_dim = 16, .vocabulary = 97});
   c.init_method_std = 0.2;
   return c;
 }
 
 // Qwen3-Next's layers: linear, gated full, linear attention.
 ModelConfig hybrid() {
-  ModelConfig c = tiny();
-  c.model_type = "qwen3_next";
-  c.hf_architecture = "Qwen3NextForCausalLM";
-  c.layer_types = {"linear_attention", "full_attention", "linear_attention"};
-  c.layernorm_zero_centered_gamma = c.attention_output_gate = true;
-  c.rotary_percent = 0.5;
-  c.experimental_attention_variant = "gated_delta_net";
-  c.linear_conv_kernel_dim = 4;
-  c.linear_key_head_dim = 8;
-  c.linear_value_head_dim = 12;
-  c.linear_num_key_heads = 2;
-  c.linear_num_value_heads = 4;
-  return c;
+  return models::with_linear_attention(
+      tiny(), {.key_heads = 2, .value_heads = 4, .key_dim = 8, .value_dim = 12, .frequency = 2, .rotary_percent = 0.5});
 }
 
 Model model_of(const ModelConfig& config, at::ScalarType type = at::kFloat) {
@@ -232,7 +211,9 @@ TEST(Gradients, TwoMicroBatchesAddUpAndFrozenParametersGetNone) {
   for (Parameter* p : model.parameters()) {
     const at::Tensor& wanted = together[i++];
     ASSERT_EQ(p->main_grad.defined(), p->value.requires_grad()) << p->name;
-    if (wanted.defined()) EXPECT_LT(distance(p->main_grad, wanted), 1e-12) << p->name;
+    if (wanted.defined()) {
+      EXPECT_LT(distance(p->main_grad, wanted), 1e-12) << p->name;
+    }
     EXPECT_FALSE(p->value.grad().defined()) << p->name;
   }
 }

@@ -212,8 +212,9 @@ TEST(Recipes, SparseLayouts) {
     EXPECT_EQ(c.optimizer.lr, row.lr) << row.name;
     EXPECT_EQ(c.optimizer.adam_beta2, row.beta2) << row.name;
     EXPECT_EQ(m.expert_tensor_parallel_size, 1) << row.name;
-    if (m.experimental_attention_variant.empty())
+    if (m.experimental_attention_variant.empty()) {
       EXPECT_EQ(m.recompute_granularity, std::string_view(row.name).find("pretrain_8gpu") == std::string_view::npos ? "" : "full") << row.name;
+    }
   }
 }
 
