@@ -60,30 +60,37 @@ inline void run(Model& model, const Batch& batch, Outcome& out, std::mutex& mute
   }
 }
 
+inline Outcome tensor_parallel_outcome(const ModelConfig& config, int64_t ranks, at::ScalarType type) {
+  ModelOptions options;
+  options.dtype = type;
+  std::mutex mutex;
+  Outcome out;
+  run_tensor_parallel(ranks, [&](const Groups& groups) {
+    Model shard(config, groups, options);
+    run(shard, random_batch(config.vocab_size), out, mutex);
+  });
+  return out;
+}
+
+// Distances from `wanted`, by name.
+inline std::map<std::string, double> distances(const Outcome& found, const Outcome& wanted) {
+  std::map<std::string, double> out{{"loss", std::abs(found.loss / wanted.loss - 1)}, {"logits", distance(found.logits, wanted.logits)}};
+  EXPECT_EQ(found.gradients.size(), wanted.gradients.size());
+  for (const auto& [name, gradient] : wanted.gradients) out[name] = distance(found.gradients.at(name), gradient);
+  return out;
+}
+
 // Loss, logits and every gradient over `ranks` tensor-parallel ranks (threads) equal those on one without sequence parallelism and recompute, norm-relative
-// per tensor: 1e-12 in fp64, 1e-5 in fp32.
+// per tensor: 1e-12 in fp64. fp32 sums in another order over ranks, and models amplify that differently (gated delta nets most): there the sharded model is
+// as near to fp64 as the one on one rank, within a factor of three (the worst tensor of all variants: 2.5).
 inline void expect_tensor_parallel_equality(const ModelConfig& sharded, int64_t ranks) {
   ModelConfig alone = sharded;
   alone.sequence_parallel = false;
   alone.recompute_granularity = "";
-  const Batch batch = random_batch(alone.vocab_size);
-  for (const auto& [type, tolerance] : std::vector<std::pair<at::ScalarType, double>>{{at::kFloat, 1e-5}, {at::kDouble, 1e-12}}) {
-    ModelOptions options;
-    options.dtype = type;
-    std::mutex mutex;
-    Outcome one, many;
-    Model model(alone, single_groups(), options);
-    run(model, batch, one, mutex);
-    run_tensor_parallel(ranks, [&](const Groups& groups) {
-      Model shard(sharded, groups, options);
-      run(shard, batch, many, mutex);
-    });
-    EXPECT_NEAR(many.loss, one.loss, tolerance * std::abs(one.loss));
-    EXPECT_LE(distance(many.logits, one.logits), tolerance);
-    ASSERT_EQ(many.gradients.size(), one.gradients.size());
-    for (const auto& [name, gradient] : one.gradients)
-      EXPECT_LE(distance(many.gradients.at(name), gradient), tolerance) << name << " " << at::toString(type);
-  }
+  const Outcome exact = tensor_parallel_outcome(alone, 1, at::kDouble);
+  for (const auto& [name, d] : distances(tensor_parallel_outcome(sharded, ranks, at::kDouble), exact)) EXPECT_LE(d, 1e-12) << name;
+  const std::map<std::string, double> rounding = distances(tensor_parallel_outcome(alone, 1, at::kFloat), exact);
+  for (const auto& [name, d] : distances(tensor_parallel_outcome(sharded, ranks, at::kFloat), exact)) EXPECT_LE(d, 3 * rounding.at(name) + 1e-7) << name;
 }
 
 }  // namespace ponte

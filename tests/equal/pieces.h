@@ -29,12 +29,13 @@ void for_pieces(const Parameter& p, const at::Tensor& whole, const at::Tensor& l
 // Gated delta nets amplify rounding where weights are large, so hybrid models get small ones.
 inline bool is_hybrid(const ModelConfig& c) { return !c.experimental_attention_variant.empty(); }
 
+// fp64, of values that fp32 has.
 inline at::Tensor random_whole(const Parameter& p, const ModelConfig& config) {
   const at::Generator generator = at::detail::createCPUGenerator(xxh3_64(std::as_bytes(std::span(p.name))));
   const at::Tensor noise = at::normal(0.0, is_hybrid(config) ? 0.1 : 0.3, p.rule->shape, generator, at::kDouble, at::kStrided, at::kCPU, false);
   const auto is = [&p](const char* part) { return p.name.find(part) != std::string::npos; };
   const bool around_zero = p.rule->shape.size() > 1 || is("bias") || (config.layernorm_zero_centered_gamma && !is("out_norm"));
-  return around_zero ? noise : noise + 1;
+  return (around_zero ? noise : noise + 1).to(at::kFloat).to(at::kDouble);
 }
 
 inline void fill(std::span<Parameter* const> parameters, const ModelConfig& config) {

@@ -1,5 +1,5 @@
 // Tensor parallelism changes no number: loss and every gradient of a dense model over 2 and 4 ranks (threads) equal one process's, norm-relative per
-// tensor, 1e-5 in fp32 and 1e-12 in fp64.
+// tensor (equality.h has the bounds).
 #include "base/errors.h"
 #include "equality.h"
 #include "model/kv_cache.h"
