@@ -59,7 +59,7 @@ void check(const GatedDeltaInputs& in) {
   const int64_t N = in.value_heads(), K = in.key_heads;
   PONTE_ASSERT(N % K == 0 && in.qkv_SC.size(0) == in.B * in.T && in.qkv_SC.size(1) == 2 * K * in.D + N * in.V && in.qkv_SC.is_contiguous());
   PONTE_ASSERT(in.beta_SN.size(1) == N && in.beta_SN.stride(1) == 1 && in.beta_SN.strides() == in.alpha_SN.strides() && in.beta_SN.size(0) == in.B * in.T);
-  PONTE_ASSERT(!in.document_starts_BT.defined() || (in.document_starts_BT.is_contiguous() && !in.state_BNDV.defined()));
+  PONTE_ASSERT(!in.document_starts_BT.defined() || in.document_starts_BT.is_contiguous());
 }
 
 // Parameters in the type of the arithmetic; fp16 as fp32.
@@ -129,7 +129,6 @@ GatedDeltaResult gated_delta(const GatedDeltaInputs& inputs) {
 }
 
 void gated_delta_backward(const at::Tensor& dout_SV, const GatedDeltaInputs& inputs, GatedDeltaGradients& gradients) {
-  PONTE_ASSERT(!inputs.state_BNDV.defined());
   const GatedDeltaInputs in = prepared(inputs);
   const int64_t K = in.key_heads, N = in.value_heads(), R = N / K, size = R * in.D * in.V;
   const auto type = in.qkv_SC.options();
@@ -139,20 +138,22 @@ void gated_delta_backward(const at::Tensor& dout_SV, const GatedDeltaInputs& inp
   const at::Tensor dqkv = direct ? gradients.dqkv_SC : at::empty(in.qkv_SC.sizes(), type);
   const auto like_beta = [&](const at::Tensor& given) { return direct ? given : at::empty_strided(in.beta_SN.sizes(), in.beta_SN.strides(), type); };
   const at::Tensor dbeta = like_beta(gradients.dbeta_SN), dalpha = like_beta(gradients.dalpha_SN);
-  const at::Tensor parameters = at::zeros({2, in.B, N}, in.A_log_N.options());
+  const at::Tensor parameters = at::zeros({2, in.B, N}, in.A_log_N.options()), first = first_state(in);
+  const at::Tensor dstate = gradients.dstate_BNDV.defined() ? gradients.dstate_BNDV : at::zeros_like(first);
+  PONTE_ASSERT(dstate.is_contiguous() && dstate.scalar_type() == first.scalar_type() && dstate.sizes() == first.sizes());
   with_delta_type(in.qkv_SC, [&]<class T>(T) {
     using F = typename Computes<T>::Type;
     const auto& kernels = delta_kernels<T>();
     parallel_parts(0, in.B * K, 1, [&](int64_t from, int64_t to) {
-      const auto scratch = room<F>(delta_backward_scratch(R, in.D, in.V)), states = room<F>(delta_chunks(in.T) * size), state = room<F>(size);
+      const auto scratch = room<F>(delta_backward_scratch(R, in.D, in.V)), states = room<F>(delta_chunks(in.T) * size);
       for (int64_t i = from; i < to; ++i) {
         const Offsets o = offsets_of(in, i / K, i % K);
         const auto head = head_of<T, F>(in, i / K, i % K);
-        std::fill_n(state.get(), size, F(0));
-        kernels.forward(head, product_for<F>(), scratch.get(), nullptr, 0, state.get(), states.get());
+        kernels.forward(head, product_for<F>(), scratch.get(), nullptr, 0, pointer<F>(first) + o.state, states.get());
         F* sums = pointer<F>(parameters) + i / K * N + o.heads;
-        kernels.backward(head, product_for<F>(), scratch.get(), states.get(), pointer<T>(dout) + o.out, N * in.V, pointer<T>(dqkv) + o.q,
-                         pointer<T>(dqkv) + o.k, pointer<T>(dqkv) + o.v, pointer<T>(dbeta) + o.gate, pointer<T>(dalpha) + o.gate, sums, sums + in.B * N);
+        kernels.backward(head, product_for<F>(), scratch.get(), states.get(), pointer<F>(dstate) + o.state, pointer<T>(dout) + o.out, N * in.V,
+                         pointer<T>(dqkv) + o.q, pointer<T>(dqkv) + o.k, pointer<T>(dqkv) + o.v, pointer<T>(dbeta) + o.gate,
+                         pointer<T>(dalpha) + o.gate, sums, sums + in.B * N);
       }
     });
   });

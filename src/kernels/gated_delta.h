@@ -13,8 +13,8 @@ struct GatedDeltaInputs {
   at::Tensor qkv_SC;              // contiguous rows: queries, keys, values, each head by head
   at::Tensor beta_SN, alpha_SN;   // rows any distance apart; fp32, bf16, fp16 or fp64 as qkv
   at::Tensor A_log_N, dt_bias_N;
-  at::Tensor document_starts_BT;  // int64, index of the document's first token; undefined: one document per row
-  at::Tensor state_BNDV;          // fp32 (fp64); undefined: zeros. Not with document starts.
+  at::Tensor document_starts_BT;  // int64, index of the document's first token, below zero: it began before these; undefined: one document per row
+  at::Tensor state_BNDV;          // fp32 (fp64), what the first token finds; undefined: zeros
   int64_t value_heads() const { return A_log_N.size(0); }
 };
 
@@ -24,11 +24,12 @@ struct GatedDeltaResult {
 };
 GatedDeltaResult gated_delta(const GatedDeltaInputs& inputs);
 
-// The first three are written, the last two added to where defined (fp32, fp64 for fp64). Strides of dbeta and dalpha agree.
+// The first three are written, the next two added to where defined (fp32, fp64 for fp64). Strides of dbeta and dalpha agree.
 struct GatedDeltaGradients {
   at::Tensor dqkv_SC, dbeta_SN, dalpha_SN, dA_log_N, ddt_bias_N;
+  at::Tensor dstate_BNDV;  // in: of the state after the last token; out: of the first token's. Contiguous, fp32 (fp64); undefined: zero, and not wanted
 };
-// No gradient reaches a given state. Memory besides the gradients: the states of one key head per thread, one for every 64 tokens.
+// Memory besides the gradients: the states of one key head per thread, one for every 64 tokens.
 void gated_delta_backward(const at::Tensor& dout_SV, const GatedDeltaInputs& inputs, GatedDeltaGradients& gradients);
 
 // The definition, token by token in ATen; differentiable.

@@ -51,7 +51,7 @@ int64_t delta_scratch(int64_t, int64_t D, int64_t V) {
 
 int64_t delta_backward_scratch(int64_t values, int64_t D, int64_t V) {
   const int64_t C = kDeltaChunk;
-  return delta_scratch(values, D, V) + 4 * C * D + 6 * C * C + 6 * C * V + values * D * V + 16 * 16;
+  return delta_scratch(values, D, V) + 4 * C * D + 6 * C * C + 6 * C * V + 16 * 16;
 }
 
 }  // namespace ponte

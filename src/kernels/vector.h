@@ -118,9 +118,10 @@ struct DeltaKernels {
   void (*forward)(const DeltaHead<T, F>& head, ProductOf<F> product, F* scratch, T* out, int64_t out_stride, F* state, F* states);
   // Token by token: the same, for few tokens.
   void (*step)(const DeltaHead<T, F>& head, F* scratch, T* out, int64_t out_stride, F* state);
-  // From the states of the forward pass. Strides of dq, dk, dv as of q, k, v; of dbeta and dalpha as of beta; dA_log and ddt_bias: [values], +=.
-  void (*backward)(const DeltaHead<T, F>& head, ProductOf<F> product, F* scratch, const F* states, const T* dout, int64_t out_stride, T* dq, T* dk, T* dv,
-                   T* dbeta, T* dalpha, F* dA_log, F* ddt_bias);
+  // From the states of the forward pass. dstates: as state, gradients of the last in, of the first out. Strides of dq, dk, dv as of q, k, v; of dbeta
+  // and dalpha as of beta; dA_log and ddt_bias: [values], +=.
+  void (*backward)(const DeltaHead<T, F>& head, ProductOf<F> product, F* scratch, const F* states, F* dstates, const T* dout, int64_t out_stride, T* dq, T* dk,
+                   T* dv, T* dbeta, T* dalpha, F* dA_log, F* ddt_bias);
   ProductOf<F> product;  // any sizes, moderate speed
 };
 int64_t delta_chunks(int64_t tokens);

@@ -105,8 +105,10 @@ LayerSeconds layer_seconds(const LocalLayer& layer, const ActivationSizes& sizes
   const double dense = matrix_seconds(S * layer.flops.matrix + R * layer.replicated_flops.matrix, sizes.element, e.matrix * filled(S, e), machine);
   const double rows = layer.local_experts > 0 ? sizes.expert_rows / static_cast<double>(layer.local_experts) : 1;
   const double experts = matrix_seconds(sizes.expert_rows * layer.expert_flops, sizes.element, e.experts * filled(rows, e), machine);
-  const double repeated = layer.delta_projection > 0 ? static_cast<double>(sizes.context) : 1;
-  const double core = matrix_seconds(repeated * S * layer.flops.core, sizes.element, e.core, machine);
+  // Chunks of a gated delta net carry the identity beside the state.
+  const bool chunks = layer.delta_projection > 0 && sizes.context > 1 && !sizes.delta_by_heads;
+  const double widened = chunks ? 1 + static_cast<double>(layer.delta_heads * layer.delta_key_dim) / static_cast<double>(layer.delta_values) : 1;
+  const double core = matrix_seconds(widened * S * layer.flops.core, sizes.element, e.core, machine);
   // What is kept is written once and read about once more on the way; the backward pass reads it and moves gradients of its size.
   const double moved = static_cast<double>(kept_bytes(tape)) / (machine.gpu.memory_tb_per_s * 1e12 * e.memory);
   LayerSeconds out;

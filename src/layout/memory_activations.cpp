@@ -68,13 +68,23 @@ TapeStep core_step(const Bytes& b) {
   return {kept, kept + packed + ranges, b.hidden_R + ranges + q + (q + kv) + packed_projection + gate};
 }
 
-// Convolution, recurrence and gated norm as one node; the convolution is done again in backward.
+// Convolution, recurrence and gated norm as one node; the convolution is done again in backward. Over context ranks by heads: whole rows of a share of the
+// heads, as many elements as a share of the rows.
 TapeStep delta_step(const Bytes& b) {
   const LocalLayer& l = b.layer;
-  const auto whole = [&](int64_t width) { return b.sizes.context * b.rows(width); };
-  const int64_t projected = whole(l.delta_projection), convolved = whole(l.delta_convolution), values = whole(l.delta_values);
-  const int64_t kept = projected + values + b.sizes.context * b.S * l.delta_heads * 4, states = b.sizes.sequences * l.delta_state * 4;
+  const int64_t projected = b.rows(l.delta_projection), convolved = b.rows(l.delta_convolution), values = b.rows(l.delta_values);
+  const int64_t kept = projected + values + b.S * l.delta_heads * 4, states = b.sizes.sequences * l.delta_state * 4;
   return {kept, kept + convolved + std::max(states, values), b.hidden_R + 2 * values + projected + 2 * convolved};
+}
+
+// By chunks: each part a node of its own, values widened by the key dim, the linear part in fp32.
+TapeStep delta_chunks_step(const Bytes& b) {
+  const LocalLayer& l = b.layer;
+  const int64_t projected = b.rows(l.delta_projection), convolved = b.rows(l.delta_convolution), values = b.rows(l.delta_values);
+  const int64_t linear = b.rows(l.delta_heads * l.delta_key_dim), wide = b.S * l.delta_heads * l.delta_key_dim * 4;
+  const int64_t states = 2 * b.sizes.context * b.sizes.sequences * (l.delta_state + l.delta_heads * l.delta_key_dim * l.delta_key_dim) * 4;
+  const int64_t kept = projected + 2 * convolved + linear + (values + linear) + wide + values + states + b.S * l.delta_heads * 4;
+  return {kept, kept + convolved + linear + values, b.hidden_R + 2 * values + projected + 2 * (convolved + linear) + wide};
 }
 
 void add_mixer(Tape& tape, const Bytes& b, const Recompute& recompute) {
@@ -82,7 +92,7 @@ void add_mixer(Tape& tape, const Bytes& b, const Recompute& recompute) {
   const bool delta = l.delta_projection > 0;
   const int64_t projection = delta ? l.delta_projection : l.projection, width = delta ? l.delta_values : l.heads_width;
   tape.push_back(entering_projection(b, projection, true));
-  const TapeStep core = delta ? delta_step(b) : core_step(b);
+  const TapeStep core = !delta ? core_step(b) : b.sizes.context == 1 || b.sizes.delta_by_heads ? delta_step(b) : delta_chunks_step(b);
   // What the output projection takes is kept by it, unless the core keeps that very tensor.
   const bool apart = delta || recompute.core_attention;
   tape.push_back(recompute.core_attention ? as_step({core}, b.rows(projection)) : core);

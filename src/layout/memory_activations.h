@@ -30,7 +30,8 @@ struct ActivationSizes {
   int64_t length = 0;        // T: tokens of a sequence on this rank
   int64_t element = 2;       // bytes of an activation
   int64_t tensor = 1;        // ranks of the tensor group
-  int64_t context = 1;       // ranks that share a sequence; a gated delta net runs all of it on each
+  int64_t context = 1;       // ranks that share a sequence
+  bool delta_by_heads = false; // gated delta nets trade tokens for heads among them (nn/gated_delta_context.h); else each runs its chunks
   bool sequence_parallel = false;
   double expert_rows = 0;    // rows the experts of this rank get
   int64_t expert_ranks = 1;  // ranks a token may be sent to

@@ -35,6 +35,7 @@ ActivationSizes activation_sizes(const Config& c, const MeshSizes& mesh) {
   out.element = element_bytes(c.model);
   out.tensor = mesh.tensor;
   out.context = mesh.context;
+  out.delta_by_heads = c.model.cp_comm_type == "a2a";
   out.sequence_parallel = c.model.sequence_parallel;
   out.expert_ranks = mesh.expert * mesh.expert_tensor;
   // Every tensor-parallel rank brings a part of the tokens, its own or its share of those all of them hold.

@@ -71,6 +71,8 @@ void read_widths(LocalLayer& out, const LayerClass& layer, const LayerShards& sh
   out.delta_values = shape("self_attention.out_proj.weight")[1];
   out.delta_heads = shape("self_attention.A_log")[0];
   out.delta_state = out.delta_heads * config.linear_key_head_dim * config.linear_value_head_dim;
+  out.delta_key_dim = config.linear_key_head_dim;
+  out.delta_taps = config.linear_conv_kernel_dim - 1;
   out.ffn = shape("mlp.linear_fc2.weight")[1];
   out.expert_ffn = shape("mlp.experts.linear_fc2.weight")[1];
   out.shared_ffn = shape("mlp.shared_experts.linear_fc2.weight")[1];

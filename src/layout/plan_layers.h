@@ -69,6 +69,7 @@ struct LocalLayer {
   bool head_norms = false, output_gate = false;
   // Gated delta net: in_proj, convolution, value heads x dim, value heads; elements of the heads' states.
   int64_t delta_projection = 0, delta_convolution = 0, delta_values = 0, delta_heads = 0, delta_state = 0;
+  int64_t delta_key_dim = 0, delta_taps = 0;  // inputs the convolution looks back
   // Feed-forward; sparse: of one expert.
   int64_t ffn = 0, expert_ffn = 0, shared_ffn = 0;
   int64_t experts = 0, local_experts = 0, choices = 0;

@@ -31,15 +31,32 @@ struct Sender {
   }
 };
 
+// Tokens for heads: q, k, v, the result and its log sums; backward those and the gradients. share: of the rows, what goes to others.
+void add_head_exchange(LayerVolume& out, const LocalLayer& layer, const VolumeSizes& sizes, GroupKind group, double share) {
+  const double row = static_cast<double>(sizes.activations.tokens() * sizes.activations.element);
+  const double queries = row * static_cast<double>(layer.heads_width), keys_values = row * static_cast<double>(2 * layer.keys_width);
+  const double log_sums = static_cast<double>(sizes.activations.tokens() * (layer.heads_width / layer.head_dim) * 4);
+  out.forward.add(group, Movement::all_to_all, (2 * queries + keys_values + log_sums) * share);
+  out.backward.add(group, Movement::all_to_all, (4 * queries + 2 * keys_values + log_sums) * share);
+}
+
 // Attention over a sequence that context ranks share.
 void add_context(LayerVolume& out, const LocalLayer& layer, const VolumeSizes& sizes) {
   const int64_t ranks = sizes.mesh.context;
   if (ranks == 1) return;
   const double row = static_cast<double>(sizes.activations.tokens() * sizes.activations.element), others = static_cast<double>(ranks - 1);
-  if (layer.delta_projection > 0) {  // every rank runs whole rows
-    const double whole = row * static_cast<double>(ranks * layer.delta_projection);
-    out.forward.add(GroupKind::context, Movement::all_gather, whole);
-    out.backward.add(GroupKind::context, Movement::reduce_scatter, whole);
+  if (layer.delta_projection > 0 && sizes.activations.delta_by_heads) {
+    const double moved = row * static_cast<double>(layer.delta_projection + layer.delta_values) * others / static_cast<double>(ranks);
+    out.forward.add(GroupKind::context, Movement::all_to_all, moved);
+    out.backward.add(GroupKind::context, Movement::all_to_all, moved);
+    return;
+  }
+  if (layer.delta_projection > 0) {  // of every chunk: the last inputs of the convolution; the state, and what takes the one before to it
+    const double chunks = static_cast<double>(2 * ranks * sizes.activations.sequences);
+    const double ends = static_cast<double>(layer.delta_taps * layer.delta_convolution * sizes.activations.element);
+    const double states = 4.0 * static_cast<double>(layer.delta_state + layer.delta_heads * layer.delta_key_dim * layer.delta_key_dim);
+    out.forward.add(GroupKind::context, Movement::all_gather, chunks * (ends + states));
+    out.backward.add(GroupKind::context, Movement::reduce_scatter, chunks * (ends + states));
     return;
   }
   const double keys_values = row * static_cast<double>(2 * layer.keys_width);
@@ -50,11 +67,8 @@ void add_context(LayerVolume& out, const LocalLayer& layer, const VolumeSizes& s
     out.forward.add(GroupKind::context, Movement::all_gather, keys_values * static_cast<double>(ranks));
     out.backward.add(GroupKind::context, Movement::all_gather, keys_values * static_cast<double>(ranks));
     out.backward.add(GroupKind::context, Movement::reduce_scatter, keys_values * static_cast<double>(ranks));
-  } else {  // tokens for heads: q, k, v, the result and its log sums; backward those and the gradients
-    const double share = others / static_cast<double>(ranks), queries = row * static_cast<double>(layer.heads_width);
-    const double log_sums = static_cast<double>(sizes.activations.tokens() * (layer.heads_width / layer.head_dim) * 4);
-    out.forward.add(GroupKind::context, Movement::all_to_all, (2 * queries + keys_values + log_sums) * share);
-    out.backward.add(GroupKind::context, Movement::all_to_all, (4 * queries + 2 * keys_values + log_sums) * share);
+  } else {
+    add_head_exchange(out, layer, sizes, GroupKind::context, others / static_cast<double>(ranks));
   }
 }
 

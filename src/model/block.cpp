@@ -48,6 +48,7 @@ GatedDeltaNet make_gated_delta_net(const ModelConfig& config, const std::string&
   out.norm = {config.layernorm_epsilon, config.layernorm_zero_centered_gamma ? 1.0 : 0.0};
   out.region = seams.region;
   out.context = seams.attention->context();
+  out.spread = config.cp_comm_type == "a2a" ? RowsOver::heads : RowsOver::chunks;
   return out;
 }
 

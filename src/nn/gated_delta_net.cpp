@@ -4,7 +4,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "nn/attention.h"
-#include "nn/context_rows.h"
+#include "nn/gated_delta_context.h"
+#include "nn/gated_delta_parts.h"
 #include "nn/parameters.h"
 
 namespace ponte {
@@ -13,60 +14,49 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// The parts of a projected row, as views.
-struct Parts {
-  at::Tensor qkv, z, beta, alpha;
-  Parts(const at::Tensor& projected_SW, const GatedDeltaLayout& l) {
-    int64_t at = 0;
-    for (const auto& [part, width] : {std::pair{&qkv, l.channels()}, {&z, l.value_width()}, {&beta, l.value_heads}, {&alpha, l.value_heads}}) {
-      *part = projected_SW.narrow(1, at, width);
-      at += width;
-    }
-  }
-};
-
-at::Tensor value_of(const Parameter* p) { return p->value.detach(); }
-at::Tensor wanted_gradient(Parameter* p) { return p->value.requires_grad() ? gradient_of(*p) : at::Tensor(); }
-
-ConvolutionInputs convolution_inputs(const GatedDeltaNet& layer, const Parts& parts, int64_t B, int64_t T, const at::Tensor& document_starts_BT) {
-  return {B, T, parts.qkv, value_of(layer.conv1d), document_starts_BT, {}};
+ConvolutionInputs convolution_inputs(const HeadParameters& p, const ProjectedParts& parts, int64_t B, int64_t T, const at::Tensor& document_starts_BT) {
+  return {B, T, parts.qkv, p.conv1d.value(), document_starts_BT, {}};
 }
 
-GatedDeltaInputs delta_inputs(const GatedDeltaNet& layer, const Parts& parts, const at::Tensor& convolved_SC, int64_t B, int64_t T,
+GatedDeltaInputs delta_inputs(const HeadParameters& p, const ProjectedParts& parts, const at::Tensor& convolved_SC, int64_t B, int64_t T,
                               const at::Tensor& document_starts_BT) {
-  const GatedDeltaLayout& l = layer.layout;
-  return {B, T, l.key_heads, l.key_dim, l.value_dim, convolved_SC, parts.beta, parts.alpha, value_of(layer.A_log), value_of(layer.dt_bias),
-          document_starts_BT, {}};
+  const GatedDeltaLayout& l = p.layout;
+  return {B, T, l.key_heads, l.key_dim, l.value_dim, convolved_SC, parts.beta, parts.alpha, p.A_log.value(), p.dt_bias.value(), document_starts_BT, {}};
 }
 
 // Everything between the projections as one node. The projection and the rule's output stay for backward; the convolution is done again there.
 struct CoreFunction : torch::autograd::Function<CoreFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& projected_SW, const GatedDeltaNet* layer, const Sequence& sequence) {
-    const Parts parts(projected_SW, layer->layout);
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& projected_SW, const GatedDeltaNet* layer, const Sequence& sequence, KeyHeads heads) {
+    const HeadParameters p(*layer, heads);
+    const ProjectedParts parts(projected_SW, p.layout);
     const int64_t B = sequence.B, T = sequence.T;
-    const at::Tensor convolved_SC = causal_conv1d(convolution_inputs(*layer, parts, B, T, sequence.document_starts_BT));
-    const at::Tensor out_SV = gated_delta(delta_inputs(*layer, parts, convolved_SC, B, T, sequence.document_starts_BT)).out_SV;
-    const GatedNormResult normed = gated_rms_norm(out_SV, parts.z, value_of(layer->out_norm), layer->norm);
+    const at::Tensor convolved_SC = causal_conv1d(convolution_inputs(p, parts, B, T, sequence.document_starts_BT));
+    const at::Tensor out_SV = gated_delta(delta_inputs(p, parts, convolved_SC, B, T, sequence.document_starts_BT)).out_SV;
+    const GatedNormResult normed = gated_rms_norm(out_SV, parts.z, p.out_norm.value(), layer->norm);
     context->save_for_backward({projected_SW, out_SV, normed.rstd_SN, sequence.document_starts_BT});
     context->saved_data["layer"] = reinterpret_cast<int64_t>(layer);
+    context->saved_data["heads"] = std::vector<int64_t>{heads.first, heads.count};
     context->saved_data["B"] = B;
     return normed.y_SV;
   }
   static variable_list backward(AutogradContext* context, variable_list dy) {
     const auto s = context->get_saved_variables();
     const auto& layer = *reinterpret_cast<const GatedDeltaNet*>(context->saved_data["layer"].toInt());
+    const std::vector<int64_t> heads = context->saved_data["heads"].toIntVector();
+    const HeadParameters p(layer, {heads[0], heads[1]});
     const int64_t B = context->saved_data["B"].toInt(), T = s[0].size(0) / B;
-    const Parts parts(s[0], layer.layout);
+    const ProjectedParts parts(s[0], p.layout);
     const at::Tensor dprojected_SW = at::empty(s[0].sizes(), s[0].options());
-    const Parts d(dprojected_SW, layer.layout);
-    at::Tensor norm_gradient = wanted_gradient(layer.out_norm), convolution_gradient = wanted_gradient(layer.conv1d);
-    const at::Tensor dout_SV = gated_rms_norm_backward(dy[0], s[1], parts.z, value_of(layer.out_norm), s[2], layer.norm, d.z, norm_gradient);
-    const ConvolutionInputs convolution = convolution_inputs(layer, parts, B, T, s[3]);
-    const GatedDeltaInputs in = delta_inputs(layer, parts, causal_conv1d(convolution), B, T, s[3]);
-    GatedDeltaGradients delta{at::empty_like(in.qkv_SC), d.beta, d.alpha, wanted_gradient(layer.A_log), wanted_gradient(layer.dt_bias)};
+    const ProjectedParts d(dprojected_SW, p.layout);
+    HeadGradients gradients(p);
+    const at::Tensor dout_SV = gated_rms_norm_backward(dy[0], s[1], parts.z, p.out_norm.value(), s[2], layer.norm, d.z, gradients.out_norm);
+    const ConvolutionInputs convolution = convolution_inputs(p, parts, B, T, s[3]);
+    const GatedDeltaInputs in = delta_inputs(p, parts, causal_conv1d(convolution), B, T, s[3]);
+    GatedDeltaGradients delta{at::empty_like(in.qkv_SC), d.beta, d.alpha, gradients.A_log, gradients.dt_bias, {}};
     gated_delta_backward(dout_SV, in, delta);
-    causal_conv1d_backward(delta.dqkv_SC, convolution, d.qkv, convolution_gradient);
-    return {dprojected_SW, at::Tensor(), at::Tensor()};
+    causal_conv1d_backward(delta.dqkv_SC, convolution, d.qkv, gradients.conv1d);
+    gradients.add();
+    return {dprojected_SW, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -74,28 +64,29 @@ struct CoreFunction : torch::autograd::Function<CoreFunction> {
 
 at::Tensor GatedDeltaNet::project(const at::Tensor& x_SH) const { return in_proj(region.enter(x_SH)); }
 at::Tensor GatedDeltaNet::core(const at::Tensor& projected_SW, const Sequence& sequence) const {
-  if (context->size() == 1) return CoreFunction::apply(projected_SW, this, sequence);
-  // The state goes through a row from its beginning: every context-parallel rank runs whole rows and keeps its own tokens.
-  const int64_t B = sequence.B;
-  const Sequence whole{B, sequence.T * context->size(), {}, whole_rows_of_ids(sequence.document_starts_BT, context), nullptr};
-  return own_tokens(CoreFunction::apply(whole_rows(projected_SW, B, context), this, whole), B, context);
+  if (context->size() == 1) return core_of_heads(projected_SW, sequence, {0, layout.key_heads});
+  return spread == RowsOver::heads ? core_by_heads(*this, projected_SW, sequence) : core_by_scan(*this, projected_SW, sequence);
+}
+at::Tensor GatedDeltaNet::core_of_heads(const at::Tensor& projected_SW, const Sequence& sequence, KeyHeads heads) const {
+  return CoreFunction::apply(projected_SW, this, sequence, heads);
 }
 at::Tensor GatedDeltaNet::finish(const at::Tensor& core_SV) const { return region.leave(out_proj(core_SV)); }
 
 at::Tensor GatedDeltaNet::core_from(const at::Tensor& projected_TW, GatedDeltaMemory& memory, int64_t row, Start start) const {
-  const Parts parts(projected_TW, layout);
+  const HeadParameters p(*this, {0, layout.key_heads});
+  const ProjectedParts parts(projected_TW, layout);
   const int64_t T = projected_TW.size(0), history_length = memory.history_BHC.size(1);
   at::Tensor history_HC = memory.history_BHC.select(0, row), state_NDV = memory.state_BNDV.select(0, row);
   if (start == Start::fresh) history_HC.zero_();
-  ConvolutionInputs convolution = convolution_inputs(*this, parts, 1, T, {});
+  ConvolutionInputs convolution = convolution_inputs(p, parts, 1, T, {});
   convolution.history_BHC = history_HC.to(projected_TW.scalar_type()).unsqueeze(0);
-  GatedDeltaInputs in = delta_inputs(*this, parts, causal_conv1d(convolution), 1, T, {});
+  GatedDeltaInputs in = delta_inputs(p, parts, causal_conv1d(convolution), 1, T, {});
   if (start == Start::continued) in.state_BNDV = state_NDV.unsqueeze(0);
   const GatedDeltaResult result = gated_delta(in);
   state_NDV.copy_(result.state_BNDV.squeeze(0));
   const at::Tensor inputs = at::cat({history_HC, parts.qkv.to(history_HC.scalar_type())});
   history_HC.copy_(inputs.narrow(0, inputs.size(0) - history_length, history_length));
-  return gated_rms_norm(result.out_SV, parts.z, value_of(out_norm), norm).y_SV;
+  return gated_rms_norm(result.out_SV, parts.z, p.out_norm.value(), norm).y_SV;
 }
 
 GatedDeltaMemory make_memory(const GatedDeltaNet& layer, int64_t rows) {

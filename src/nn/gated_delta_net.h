@@ -20,6 +20,14 @@ struct GatedDeltaLayout {
   int64_t width() const { return channels() + value_width() + 2 * value_heads; }
 };
 
+// Some of a layer's key heads, with the value heads that share them.
+struct KeyHeads {
+  int64_t first, count;
+};
+
+// How a row that is spread over context-parallel ranks is run (nn/gated_delta_context.h).
+enum class RowsOver { heads, chunks };
+
 // What a sequence leaves behind for its next token, fp32 (fp64 in fp64 models).
 struct GatedDeltaMemory {
   at::Tensor history_BHC;  // the last W - 1 inputs of the convolution
@@ -33,10 +41,13 @@ struct GatedDeltaNet {
   NormOptions norm;
   TensorRegion region;
   std::shared_ptr<Group> context = single_group();  // the ranks a row is spread over
+  RowsOver spread = RowsOver::chunks;
 
   at::Tensor project(const at::Tensor& x_SH) const;                                   // into the region: [S, layout.width()]
   at::Tensor core(const at::Tensor& projected_SW, const Sequence& sequence) const;    // [S, layout.value_width()]
   at::Tensor finish(const at::Tensor& core_SV) const;                                 // out of the region: [S, H]
+  // The core of whole rows for some heads: their columns of the projected rows (gated_delta_parts.h: columns_of) -> their values.
+  at::Tensor core_of_heads(const at::Tensor& projected_SW, const Sequence& sequence, KeyHeads heads) const;
 
   // One row of `memory`: tokens that go on from it (from nothing when `fresh`), without autograd. Brings the row up to date.
   enum class Start { fresh, continued };

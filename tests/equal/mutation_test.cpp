@@ -119,8 +119,9 @@ std::vector<Mutation> mutations() {
   both("context_all_gather_left_out", "context_all_gather_scaled", Kind::dense_untied, cp("all_gather"), K::context, all_gather);
   both("context_reduce_scatter_left_out", "context_reduce_scatter_scaled", Kind::dense_untied, cp("all_gather"), K::context, reduce_scatter);
   both("context_all_to_all_left_out", "context_all_to_all_scaled", Kind::dense_untied, cp("a2a"), K::context, all_to_all);
-  both("whole_rows_left_out", "whole_rows_scaled", Kind::hybrid, cp("p2p"), K::context, all_gather);
-  both("whole_rows_gradient_left_out", "whole_rows_gradient_scaled", Kind::hybrid, cp("p2p"), K::context, reduce_scatter);
+  both("chunk_states_left_out", "chunk_states_scaled", Kind::hybrid, cp("p2p"), K::context, all_gather);
+  both("chunk_states_gradient_left_out", "chunk_states_gradient_scaled", Kind::hybrid, cp("p2p"), K::context, reduce_scatter);
+  both("delta_heads_left_out", "delta_heads_scaled", Kind::hybrid, cp("a2a"), K::context, all_to_all);
   both("balancing_counts_left_out", "balancing_counts_scaled", Kind::experts, cp("p2p"), K::context, all_reduce);
   both("balancing_counts_of_sequence_shards_left_out", "balancing_counts_of_sequence_shards_scaled", Kind::experts, sp, K::tensor_context, all_reduce);
   both("expert_all_to_all_left_out", "expert_all_to_all_scaled", Kind::experts, ep, K::expert, all_to_all);

@@ -7,6 +7,7 @@
 #include "comm/thread_group.h"
 #include "equal/pieces.h"
 #include "models.h"
+#include "optim/adamw.h"
 #include "parallel/pipeline.h"
 
 namespace ponte::equality {
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int64_t kRows = 2, kTokens = 24, kVocabulary = 53, kIds = 48;
 constexpr int64_t kSteps = 3;
+constexpr double kAdamWRate = 1e-3;
 
 // Hybrid models get small steps too, as pieces.h gives them small weights.
 double learning_rate(const ModelConfig& c) { return is_hybrid(c) ? 0.002 : 0.05; }
@@ -96,6 +98,13 @@ void collect_gradients(const DataParallel& replicas, Outcome& out) {
   }
 }
 
+void descend(const DataParallel& replicas, double rate) {
+  for (const DataParallel::Share& share : replicas.shares()) {
+    const auto own = [&](const at::Tensor& t) { return t.narrow(0, share.rows.begin, share.rows.count()); };
+    own(share.parameter->value).sub_(own(share.parameter->main_grad).to(share.parameter->value.scalar_type()), rate);
+  }
+}
+
 void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::ScalarType type, const Groups& groups, Outcome& out, std::mutex& mutex) {
   at::set_num_threads(1);
   ModelOptions options;
@@ -104,6 +113,9 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
   fill(model.parameters(), model.config());
   const Coordinates at = mesh.coordinates(groups.world->rank());
   DataParallel replicas(model.parameters(), groups, {.optimizer = layout.optimizer, .bucket_elements = 2000});
+  std::vector<AdamW::Part> parts;
+  for (const DataParallel::Share& share : replicas.shares()) parts.push_back({share.parameter, share.rows, {}});
+  AdamW adamw(parts, {});
   for (int64_t step = 0; step < kSteps; ++step) {
     std::vector<Batch> batches;
     for (int64_t m = at.data; m < data.micro_batches; m += mesh.sizes().data) batches.push_back(batch_of(data, step, m));
@@ -127,10 +139,8 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
       if (step == 0) collect_gradients(replicas, out);
     }
     at::NoGradGuard off;
-    for (const DataParallel::Share& share : replicas.shares()) {
-      const auto own = [&](const at::Tensor& t) { return t.narrow(0, share.rows.begin, share.rows.count()); };
-      own(share.parameter->value).sub_(own(share.parameter->main_grad).to(share.parameter->value.scalar_type()), learning_rate(layout.config));
-    }
+    if (data.update == Update::adamw) adamw.step(kAdamWRate, 0.1, clip_factor(std::sqrt(squares.item<double>()), 0.5));
+    else descend(replicas, learning_rate(layout.config));
     replicas.gather_values();
     model.update_expert_biases();
     groups.world->barrier();  // nobody adds the next step's loss before everybody has compared this one's

@@ -16,6 +16,9 @@
 
 namespace ponte::equality {
 
+// How weights follow gradients. AdamW clips by the norm over all ranks.
+enum class Update { sgd, adamw };
+
 enum class Kind { dense_tied, dense_untied, experts, hybrid };
 
 // What stands in the batches. Accumulation is always part of it where a replica has more than one micro-batch.
@@ -24,6 +27,7 @@ struct Data {
   bool packed = true;   // documents inside rows
   bool padded = false;  // padding at the end of rows
   int64_t micro_batches = 4;  // of a step, over all replicas
+  Update update = Update::sgd;
 };
 
 struct Layout {
@@ -42,7 +46,7 @@ struct Outcome {
   std::vector<std::string> disagreements;                         // of ranks that should hold the same numbers
 };
 
-// Three steps of SGD. Throws what a rank throws. alter: what each rank does to its groups first (mutation tests break them).
+// Three steps. Throws what a rank throws. alter: what each rank does to its groups first (mutation tests break them).
 Outcome train(const Layout& layout, const Data& data, at::ScalarType type, const std::function<void(Groups&)>& alter = {});
 
 // What differs by more than the tolerance, norm-relative per tensor; empty: the two runs are equal.

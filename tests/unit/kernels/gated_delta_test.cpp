@@ -116,6 +116,32 @@ std::vector<DeltaCase> delta_cases() {
 }
 INSTANTIATE_TEST_SUITE_P(Cases, GatedDelta, testing::ValuesIn(delta_cases()));
 
+// A state given and a gradient of the last one, with documents that began before the first token: what chunks of a spread row are.
+TEST(GatedDelta, GradientsGoThroughStates) {
+  for (const bool packed : {false, true}) {
+    at::manual_seed(13);
+    const DeltaCase c{2, 150, 2, 2, 16, 24, packed};
+    GatedDeltaInputs in = random_inputs(c, at::kDouble);
+    in.state_BNDV = at::randn({c.B, c.K * c.R, c.D, c.V}, at::kDouble);
+    if (packed) in.document_starts_BT = (document_starts(c.B, c.T + 3).narrow(1, 3, c.T) - 3).contiguous();  // the first began three tokens before
+    GatedDeltaInputs exact = in;
+    for (at::Tensor* t : {&exact.qkv_SC, &exact.beta_SN, &exact.alpha_SN, &exact.A_log_N, &exact.dt_bias_N, &exact.state_BNDV})
+      *t = t->detach().clone().requires_grad_();
+    const GatedDeltaResult wanted = gated_delta_reference(exact);
+    const at::Tensor dout = at::randn(wanted.out_SV.sizes(), at::kDouble), dstate = at::randn(wanted.state_BNDV.sizes(), at::kDouble);
+    torch::autograd::backward({wanted.out_SV, wanted.state_BNDV}, {dout, dstate});
+    at::NoGradGuard off;
+    EXPECT_LE(distance(gated_delta(in).state_BNDV, wanted.state_BNDV), 1e-12);
+    GatedDeltaGradients d{at::empty_like(in.qkv_SC), at::empty_like(in.beta_SN), at::empty_like(in.alpha_SN), at::zeros_like(in.A_log_N),
+                          at::zeros_like(in.dt_bias_N), dstate.clone()};
+    gated_delta_backward(dout, in, d);
+    const std::vector<std::pair<at::Tensor, at::Tensor>> pairs = {{d.dqkv_SC, exact.qkv_SC}, {d.dbeta_SN, exact.beta_SN}, {d.dalpha_SN, exact.alpha_SN},
+                                                                  {d.dA_log_N, exact.A_log_N}, {d.ddt_bias_N, exact.dt_bias_N},
+                                                                  {d.dstate_BNDV, exact.state_BNDV}};
+    for (const auto& [mine, leaf] : pairs) EXPECT_LE(distance(mine, leaf.grad()), 1e-12) << packed;
+  }
+}
+
 TEST(GatedDelta, GoesOnFromAState) {
   // 100 tokens at once, and the same in pieces: chunks, then single tokens, then a few.
   for (const auto& [type, tolerance] : std::vector<std::pair<at::ScalarType, double>>{{at::kDouble, 1e-12}, {at::kFloat, 1e-5}}) {

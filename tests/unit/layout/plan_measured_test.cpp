@@ -214,6 +214,8 @@ std::vector<MeshCase> mesh_cases() {
           {"tp2 etp2", with(sparse(), sequence), {.tensor = 2, .expert_tensor = 2}},
           {"cp2 ring", dense(), {.context = 2}},
           {"cp2 all-gather", with(dense(), [](ModelConfig& c) { c.cp_comm_type = "all_gather"; }), {.context = 2}},
+          {"hybrid cp2 by chunks", hybrid(), {.context = 2}},
+          {"hybrid cp2 by heads", with(hybrid(), [](ModelConfig& c) { c.cp_comm_type = "a2a"; }), {.context = 2}},
           {"cp2 all-to-all", with(dense(), [](ModelConfig& c) { c.cp_comm_type = "a2a"; }), {.context = 2}}};
 }
 
