@@ -1,12 +1,13 @@
 """Training step and greedy decoding beside transformers, in turn and in one run: prints seconds, processor seconds and ratios.
 
-    python bench/train_step/compare.py [--bin build/release/bench] [--model qwen3|qwen3_moe|qwen3_next] [--types fp32 bf16] [--steps 5] [--compile] [--decode]
+    python bench/train_step/compare.py [--bin build/release/bench] [--model qwen3|qwen3_moe|qwen3_next] [--types fp32 bf16] [--steps 5] [--compile [--compile-limit S]] [--decode]
 
 The model: Qwen3, hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000 (57.9 M parameters); batch 4 x 512; fused AdamW and clipping
 in both. qwen3_moe: 32 experts of 384 in place of the ffn, four for each token (190 M), with the balancing loss. qwen3_next: those experts and a shared one, three layers of
 four with linear attention of 8 key and 16 value heads of 64, gated attention in the rest (204 M). Decoding: 128 prompt tokens, 128 new, batch 1, key/value cache. --compile adds torch.compile (minutes of warm-up).
 """
 import argparse
+import multiprocessing
 import pathlib
 import re
 import statistics
@@ -61,6 +62,25 @@ def peer_step(kind, name, steps, compiled):
     return timed(step, steps, 2)
 
 
+def into(queue, *arguments):
+    queue.put(peer_step(*arguments))
+
+
+def compiled_step(kind, name, steps, limit_s):
+    """peer_step compiled, in a process of its own; None when it has not finished after limit_s seconds."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=into, args=(queue, kind, name, steps, True))
+    process.start()
+    process.join(limit_s)
+    if process.is_alive():
+        process.kill()
+        return None
+    if process.exitcode:
+        raise SystemExit(f"torch.compile of {name} failed with exit code {process.exitcode}")
+    return queue.get()
+
+
 def peer_decode(kind, name, repeats):
     model, prompt = peer(kind, name).eval(), torch.randint(3, 32000, (1, 128))
     model.config.output_router_logits = False  # the balancing loss is training's
@@ -84,13 +104,18 @@ def main():
     parser.add_argument("--types", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--steps", default=5, type=int)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile-limit", default=600, type=float, help="seconds torch.compile has for warm-up and steps")
     parser.add_argument("--decode", action="store_true")
     options = parser.parse_args()
     binary = str(options.bin / "train_step_bench")
     for kind in options.types:
         rows = [("ponte", ours(binary, kind, options.model, options.steps, "train")), ("transformers eager", peer_step(kind, options.model, options.steps, False))]
         if options.compile:
-            rows.append(("transformers torch.compile", peer_step(kind, options.model, options.steps, True)))
+            compiled = compiled_step(kind, options.model, options.steps, options.compile_limit)
+            if compiled:
+                rows.append(("transformers torch.compile", compiled))
+            else:
+                print(f"transformers torch.compile, {options.model}, {kind}: did not finish in {options.compile_limit:.0f} s")
         report(f"training step, {options.model}, {kind}", rows, 2048)
         if options.decode:
             report(f"decoding, {options.model}, {kind}", [("ponte", ours(binary, kind, options.model, options.steps, "decode")), ("transformers eager", peer_decode(kind, options.model, options.steps))], 128)
