@@ -26,7 +26,8 @@ struct Flags {
   std::vector<std::string> prompts, stop_token_names;
   std::string prompt_file, system, template_variables;
   int64_t nproc_per_node = 0;
-  bool stream = false, no_echo = false, chat = false, json = false, ignore_eos = false, keep_special = false;
+  std::string guesses;  // of --mtp: a number, or empty: one for each prediction layer
+  bool guessing = false, stream = false, no_echo = false, chat = false, json = false, ignore_eos = false, keep_special = false;
 };
 
 // A prompt as given, and what the model reads.
@@ -41,6 +42,9 @@ void define(CLI::App& app, Flags& flags) {
   app.add_option("--prompt-file", flags.prompt_file, "one prompt a line; *.jsonl: objects with \"prompt\" or \"messages\"; -: all of stdin is one prompt");
   within(app.add_option("--max-new-tokens", flags.generation.max_new_tokens, "at most this many tokens for each prompt")->capture_default_str(), 1);
   within(app.add_option("--batch-size", flags.generation.batch_size, "prompts that run together")->capture_default_str(), 1);
+  app.add_option("--mtp", flags.guesses, "guess N tokens a pass with the model's prediction layers (as many as it has layers): the same text, sooner")
+      ->expected(0, 1)
+      ->type_name("N");
   app.add_flag("--stream", flags.stream, "print text as it is generated");
   app.add_flag("--no-echo", flags.no_echo, "leave the prompt out of the output");
   app.add_flag("--json", flags.json, "one JSON object for each prompt: prompt, text, tokens, finish_reason");
@@ -139,24 +143,40 @@ void print_json(const Prompt& prompt, const Completion& completion) {
   write_out(line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-void report_rate(const std::vector<Completion>& completions, double seconds) {
+void report_rate(const std::vector<Completion>& completions, double seconds, const Guesses* guesses) {
   size_t tokens = 0;
   for (const Completion& c : completions) tokens += c.ids.size();
-  log_info("{} tokens in {:.2f} s ({:.1f} tokens/s)", tokens, seconds, static_cast<double>(tokens) / seconds);
+  std::string kept;
+  if (guesses)
+    kept = format("; {} of {} guessed tokens kept ({:.1f} %)", guesses->kept, guesses->made,
+                  100.0 * static_cast<double>(guesses->kept) / static_cast<double>(std::max<int64_t>(1, guesses->made)));
+  log_info("{} tokens in {:.2f} s ({:.1f} tokens/s){}", tokens, seconds, static_cast<double>(tokens) / seconds, kept);
 }
 
-std::vector<Completion> run(const Flags& flags, LanguageModel& language, const std::vector<Prompt>& prompts, bool speaks) {
+// Tokens to guess in a pass.
+int64_t guesses_of(const std::string& asked, const Model& model) {
+  require(model.groups().world->size() == 1, "--mtp: {} ranks, but guessing is done on one; leave one of the two out", model.groups().world->size());
+  require(model.config().mtp_num_layers > 0, "--mtp: the model has no prediction layers to guess with (tensors mtp.*)");
+  if (asked.empty()) return model.config().mtp_num_layers;
+  const bool number = asked.size() <= 2 && asked.find_first_not_of("0123456789") == std::string::npos;
+  const int64_t guesses = number ? std::stoll(asked) : 0;
+  require(guesses >= 1, "--mtp: '{}' found, a number from 1 to 99 wanted", asked);
+  return guesses;
+}
+
+std::vector<Completion> run(const Flags& flags, LanguageModel& language, const std::vector<Prompt>& prompts, Guesses& guesses, bool speaks) {
   GenerationOptions options = flags.generation;
+  if (flags.guessing) options.guesses = guesses_of(flags.guesses, *language.model);
   options.stop_ids = flags.ignore_eos ? std::vector<int32_t>() : language.stop_ids;
   options.skip_special = flags.keep_special ? SkipSpecial::no : SkipSpecial::yes;
   std::vector<std::vector<int32_t>> ids;
   for (const Prompt& p : prompts) ids.push_back(p.ids);
-  if (!flags.stream) return generate(*language.model, *language.tokenizer, ids, options);
+  if (!flags.stream) return generate(*language.model, *language.tokenizer, ids, options, {}, &guesses);
   std::vector<Completion> completions;  // one after the other, so that streams do not mix
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (speaks && !flags.no_echo) write_out(prompts[i].shown);
     const TextListener listener = [](size_t, std::string_view text) { write_out(text); };
-    completions.push_back(generate(*language.model, *language.tokenizer, {ids[i]}, options, speaks ? listener : TextListener())[0]);
+    completions.push_back(generate(*language.model, *language.tokenizer, {ids[i]}, options, speaks ? listener : TextListener(), &guesses)[0]);
     if (speaks) write_out("\n");
   }
   return completions;
@@ -169,7 +189,8 @@ void generate_together(const Flags& flags, Ranks& ranks) {
   const std::vector<Prompt> prompts = PromptReader(flags, language, ranks).read();
   ranks.phase("generating");
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<Completion> completions = run(flags, language, prompts, ranks.rank() == 0);
+  Guesses guesses;
+  const std::vector<Completion> completions = run(flags, language, prompts, guesses, ranks.rank() == 0);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (ranks.rank() != 0) return;
   for (size_t i = 0; i < completions.size() && !flags.stream; ++i) {
@@ -178,7 +199,7 @@ void generate_together(const Flags& flags, Ranks& ranks) {
     else
       write_out((flags.no_echo ? "" : prompts[i].shown) + completions[i].text + "\n");
   }
-  report_rate(completions, seconds);
+  report_rate(completions, seconds, flags.guessing ? &guesses : nullptr);
 }
 
 }  // namespace
@@ -189,6 +210,7 @@ int run_generate(const Arguments& arguments) {
   define(app, flags);
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   settle_sampling(app, flags.generation.sampling);
+  flags.guessing = app.count("--mtp") > 0;
   require(!(flags.stream && flags.json), "--stream and --json exclude each other");
   const LaunchEnvironment launch = launch_environment();
   const int64_t processes = flags.nproc_per_node > 0 ? flags.nproc_per_node : flags.model.layout.ranks();

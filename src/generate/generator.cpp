@@ -9,7 +9,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "config/limits.h"
-#include "generate/decode_loop.h"
 #include "generate/stop_strings.h"
 
 namespace ponte {
@@ -101,7 +100,7 @@ std::vector<int32_t> stop_ids_of(const fs::path& folder, const Tokenizer& tokeni
 }
 
 std::vector<Completion> generate(Model& model, const Tokenizer& tokenizer, const std::vector<std::vector<int32_t>>& prompts,
-                                 const GenerationOptions& options, const TextListener& listener) {
+                                 const GenerationOptions& options, const TextListener& listener, Guesses* counted) {
   check_sampling(options.sampling);
   std::vector<int64_t> most;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -121,13 +120,18 @@ std::vector<Completion> generate(Model& model, const Tokenizer& tokenizer, const
       writers.push_back(std::make_unique<Writer>(tokenizer, part[i], options, most[first + i], [&listener, n = first + i](std::string_view text) {
         if (listener) listener(n, text);
       }));
-    decode_loop(
-        model, part,
-        *std::max_element(most.begin() + static_cast<std::ptrdiff_t>(first), most.begin() + static_cast<std::ptrdiff_t>(first + part.size())),
-        [&](size_t sequence, int64_t step, std::span<const float> logits) {
-          return next_token(logits, options.sampling, first + sequence, static_cast<uint64_t>(step));
-        },
-        [&](size_t sequence, int32_t id) { return writers[sequence]->take(id); });
+    const int64_t longest =
+        *std::max_element(most.begin() + static_cast<std::ptrdiff_t>(first), most.begin() + static_cast<std::ptrdiff_t>(first + part.size()));
+    const PickToken pick = [&](size_t sequence, int64_t step, std::span<const float> logits) {
+      return next_token(logits, options.sampling, first + sequence, static_cast<uint64_t>(step));
+    };
+    const TakeToken take = [&](size_t sequence, int32_t id) { return writers[sequence]->take(id); };
+    if (options.guesses > 0) {
+      const Guesses guesses = speculative_loop(model, part, longest, options.guesses, pick, take);
+      if (counted) counted->made += guesses.made, counted->kept += guesses.kept;
+    } else {
+      decode_loop(model, part, longest, pick, take);
+    }
     for (auto& writer : writers) results.push_back(writer->finish());
   }
   return results;

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "generate/decode_loop.h"
 #include "generate/sampler.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
@@ -21,6 +22,7 @@ struct GenerationOptions {
   std::vector<std::string> stop_strings;    // nor is the string
   SkipSpecial skip_special = SkipSpecial::yes;
   int64_t batch_size = 16;                  // prompts that run together
+  int64_t guesses = 0;                      // tokens that the model's prediction layers guess for each pass; 0: no guessing
 };
 
 enum class FinishReason { stop_token, stop_string, length };
@@ -39,9 +41,9 @@ using TextListener = std::function<void(size_t prompt, std::string_view piece)>;
 std::vector<int32_t> stop_ids_of(const std::filesystem::path& folder, const Tokenizer& tokenizer);
 
 // Completions in the order of the prompts. A prompt and what follows it never go beyond the model's positions (config/limits.h). UserError for a prompt
-// that is empty or fills them already.
+// that is empty or fills them already. counted: where to add up what became of guesses.
 std::vector<Completion> generate(Model& model, const Tokenizer& tokenizer, const std::vector<std::vector<int32_t>>& prompts,
-                                 const GenerationOptions& options, const TextListener& listener = {});
+                                 const GenerationOptions& options, const TextListener& listener = {}, Guesses* counted = nullptr);
 
 // A dialogue with one growing context: each turn gives the whole context's ids, and only those that differ from what the cache holds are computed.
 class Conversation {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/errors.h"
 #include "nn/recompute.h"
@@ -24,6 +25,11 @@ SelfAttention make_self_attention(const ModelConfig& config, int64_t layer, cons
   out.k_layernorm = parameters.get_if_present(prefix + "k_layernorm.weight");
   out.layout = head_layout(*out.linear_qkv.weight, config);
   out.norm = {config.layernorm_epsilon, config.layernorm_zero_centered_gamma ? 1.0 : 0.0};
+  if (out.q_layernorm && out.q_layernorm->slice.shape[0] != config.kv_channels) {  // one norm over all heads
+    PONTE_ASSERT(out.layout.gate == OutputGate::none && out.q_layernorm->slice.shape[0] == out.layout.heads() * config.kv_channels);
+    out.query_norm = {std::exchange(out.q_layernorm, nullptr), out.norm};
+    out.key_norm = {std::exchange(out.k_layernorm, nullptr), out.norm};
+  }
   out.scale = 1.0 / std::sqrt(static_cast<double>(config.kv_channels));
   if (static_cast<size_t>(layer) < config.layer_types.size() && config.layer_types[static_cast<size_t>(layer)] == "sliding_attention") {
     require(config.window_size.has_value(), "model: layer {} is a sliding_attention layer, but window_size is not set", layer);

@@ -18,23 +18,26 @@ constexpr int64_t kRowsPerThread = 64;  // below that a second thread costs more
 template <class T>
 class Decoding {
  public:
-  Decoding(const Model::State& state, KvCache& cache, const std::vector<int64_t>& counts, const Angles& angles)
-      : state_(state), cache_(cache), counts_(counts), angles_(angles), B_(static_cast<int64_t>(counts.size())), H_(state.config.hidden_size) {}
+  Decoding(const Model::State& state, KvCache& cache, const CachedStep& step)
+      : state_(state), cache_(cache), step_(step), B_(step.B), T_(step.T), S_(step.B * step.T), H_(state.config.hidden_size) {}
 
-  at::Tensor run(const int64_t* tokens) {
-    std::vector<float> x(B_ * H_), normed(B_ * H_);
+  CachedPass run(const int64_t* tokens) {
+    std::vector<float> x(S_ * H_), normed(S_ * H_);
     const Parameter& table = *state_.embedding.weight;
-    for (int64_t b = 0; b < B_; ++b) {
-      typed_.to_float(H_, weights(table) + tokens[b] * H_, x.data() + b * H_);
-    }
+    for (int64_t s = 0; s < S_; ++s) typed_.to_float(H_, weights(table) + tokens[s] * H_, x.data() + s * H_);
     for (size_t i = 0; i < state_.decoder.layers.size(); ++i) layer(static_cast<int64_t>(i), x, normed);
     norm(state_.final_norm, x, normed);
-    at::Tensor logits = at::empty({B_, state_.config.vocab_size}, at::kFloat);
-    product(*state_.loss_head.weight, normed.data(), logits.mutable_data_ptr<float>(), false);
-    return logits;
+    CachedPass out{at::empty({S_, H_}, at::kFloat), at::empty({S_, state_.config.vocab_size}, at::kFloat)};
+    std::copy(normed.begin(), normed.end(), out.hidden_SH.mutable_data_ptr<float>());
+    product(*state_.loss_head.weight, normed.data(), out.logits.mutable_data_ptr<float>(), false);
+    return out;
   }
 
  private:
+  // Token s = b * T + t of the pass: whether its row appends it, and its place in the row's cache.
+  bool appends(int64_t s) const { return s % T_ < step_.counts[s / T_]; }
+  int64_t place(int64_t s) const { return cache_.length(s / T_) + s % T_; }
+
   const T* weights(const Parameter& p) const { return static_cast<const T*>(p.value.const_data_ptr()); }
 
   std::vector<float> widened(const Parameter* p) const {
@@ -43,7 +46,7 @@ class Decoding {
     return out;
   }
 
-  void product(const Parameter& w, const float* x, float* y, bool accumulate) const { product(w, x, y, accumulate, B_); }
+  void product(const Parameter& w, const float* x, float* y, bool accumulate) const { product(w, x, y, accumulate, S_); }
   void product(const Parameter& w, const float* x, float* y, bool accumulate, int64_t rows) const {
     const int64_t O = w.value.size(0), I = w.value.size(1);
     parallel_parts(0, O, kRowsPerThread, [&](int64_t begin, int64_t end) { typed_.matrix_vector(begin, end, I, rows, weights(w), x, y, O, accumulate); });
@@ -51,7 +54,7 @@ class Decoding {
 
   void norm(const RmsNorm& n, const std::vector<float>& x, std::vector<float>& y) const {
     float rstd[kMostRows];
-    plain_.rms_norm(B_, H_, x.data(), widened(n.weight).data(), static_cast<float>(n.options.epsilon), static_cast<float>(n.options.offset), y.data(), rstd);
+    plain_.rms_norm(S_, H_, x.data(), widened(n.weight).data(), static_cast<float>(n.options.epsilon), static_cast<float>(n.options.offset), y.data(), rstd);
   }
 
   void layer(int64_t index, std::vector<float>& x, std::vector<float>& normed) {
@@ -62,7 +65,7 @@ class Decoding {
     norm(layer.mlp_norm, x, normed);
     if (const auto* sparse = std::get_if<MoeMlp>(&layer.mlp)) return experts(*sparse, normed, x);
     const GatedMlp& mlp = std::get<GatedMlp>(layer.mlp);
-    gated(*mlp.linear_fc1.weight, *mlp.linear_fc2.weight, B_, normed.data(), nullptr, x.data());
+    gated(*mlp.linear_fc1.weight, *mlp.linear_fc2.weight, S_, normed.data(), nullptr, x.data());
   }
 
   // y += weight x fc2(silu(gate) * up) for each of `rows` rows; weights: one per row, null: all 1.
@@ -77,117 +80,146 @@ class Decoding {
 
   // Only the chosen experts' weights are read, each once for each row that chose it.
   void experts(const MoeMlp& moe, const std::vector<float>& normed, std::vector<float>& x) const {
-    at::Tensor logits = at::empty({B_, moe.router.options.experts}, at::kFloat);
+    at::Tensor logits = at::empty({S_, moe.router.options.experts}, at::kFloat);
     product(*moe.router.weight, normed.data(), logits.mutable_data_ptr<float>(), false);
     const Routing routing = moe.router.choose(logits);
     const at::Tensor chosen = routing.experts_SK.contiguous(), weights = routing.weights_SK.contiguous();
     const int64_t K = chosen.size(1);
     if (moe.shared) shared_expert(*moe.shared, normed, x);
-    for (int64_t i = 0; i < B_ * K; ++i) {
+    for (int64_t i = 0; i < S_ * K; ++i) {
       const int64_t e = chosen.const_data_ptr<int64_t>()[i], row = i / K * H_;
       gated(*moe.experts.linear_fc1[e], *moe.experts.linear_fc2[e], 1, normed.data() + row, weights.const_data_ptr<float>() + i, x.data() + row);
     }
   }
 
   void shared_expert(const SharedExpert& shared, const std::vector<float>& normed, std::vector<float>& x) const {
-    std::vector<float> gate(B_, 1.0f);
+    std::vector<float> gate(S_, 1.0f);
     if (shared.gate) {
       product(*shared.gate, normed.data(), gate.data(), false);
       for (float& g : gate) g = 1.0f / (1.0f + std::exp(-g));
     }
-    gated(*shared.mlp.linear_fc1.weight, *shared.mlp.linear_fc2.weight, B_, normed.data(), gate.data(), x.data());
+    gated(*shared.mlp.linear_fc1.weight, *shared.mlp.linear_fc2.weight, S_, normed.data(), gate.data(), x.data());
   }
 
-  // x += projection of this token's attention.
+  void norm_all_heads(const SelfAttention& a, std::vector<float>& qkv) const {
+    const HeadLayout& l = a.layout;
+    const int64_t D = l.head_dim, group = l.group_heads() * D;
+    const auto norm = [&](const RmsNorm& n, int64_t first, int64_t heads) {
+      const auto weight = widened(n.weight);
+      std::vector<float> part(weight.size());
+      for (int64_t s = 0; s < S_; ++s) {
+        float rstd, *row = qkv.data() + s * l.groups * group + first * D;
+        for (int64_t g = 0; g < l.groups; ++g) std::copy_n(row + g * group, heads * D, part.data() + g * heads * D);
+        plain_.rms_norm(1, static_cast<int64_t>(part.size()), part.data(), weight.data(), static_cast<float>(n.options.epsilon),
+                        static_cast<float>(n.options.offset), part.data(), &rstd);
+        for (int64_t g = 0; g < l.groups; ++g) std::copy_n(part.data() + g * heads * D, heads * D, row + g * group);
+      }
+    };
+    norm(*a.query_norm, 0, l.queries_per_group);
+    norm(*a.key_norm, l.queries_per_group, 1);
+  }
+
+  // x += projection of each token's attention.
   void attention(const SelfAttention& a, int64_t index, const std::vector<float>& normed, std::vector<float>& x) {
     const HeadLayout& l = a.layout;
     const int64_t D = l.head_dim, N = l.heads(), G = l.groups;
-    const QkvShape shape{1, G, l.queries_per_group, D, 2 * angles_.cos_SR.size(1), l.gates()};
-    std::vector<float> qkv(B_ * shape.width()), q(B_ * N * D), k(B_ * G * D), v(B_ * G * D), rstd(B_ * (N + G)), out(B_ * N * D);
+    const QkvShape shape{1, G, l.queries_per_group, D, 2 * step_.angles.cos_SR.size(1), l.gates()};
+    std::vector<float> qkv(S_ * shape.width()), q(S_ * N * D), k(S_ * G * D), v(S_ * G * D), rstd(S_ * (N + G)), out(S_ * N * D);
     product(*a.linear_qkv.weight, normed.data(), qkv.data(), false);
     if (a.linear_qkv.bias) {
       const auto bias = widened(a.linear_qkv.bias);
       for (size_t i = 0; i < qkv.size(); ++i) qkv[i] += bias[i % bias.size()];
     }
+    if (a.query_norm) norm_all_heads(a, qkv);
     const auto query_norm = widened(a.q_layernorm), key_norm = widened(a.k_layernorm);
     const QkNorm<float> norms{a.q_layernorm ? query_norm.data() : nullptr, a.k_layernorm ? key_norm.data() : nullptr, static_cast<float>(a.norm.epsilon),
                               static_cast<float>(a.norm.offset)};
-    plain_.split_qkv(0, B_, shape, qkv.data(), norms, pointer<float>(angles_.cos_SR), pointer<float>(angles_.sin_SR), q.data(), k.data(), v.data(),
+    plain_.split_qkv(0, S_, shape, qkv.data(), norms, pointer<float>(step_.angles.cos_SR), pointer<float>(step_.angles.sin_SR), q.data(), k.data(), v.data(),
                      rstd.data());
     const int64_t row = cache_.max_tokens() * D;  // one head of one row
     T *keys = pointer<T>(cache_.keys(index)), *values = pointer<T>(cache_.values(index));
-    for (int64_t i = 0; i < B_ * G; ++i) {
-      if (counts_[i / G] == 0) continue;  // its cache may be full
-      const int64_t at = i * row + cache_.length(i / G) * D;
+    for (int64_t i = 0; i < S_ * G; ++i) {
+      const int64_t s = i / G;
+      if (!appends(s)) continue;  // its cache may be full
+      const int64_t at = (s / T_ * G + i % G) * row + place(s) * D;
       typed_.from_float(D, k.data() + i * D, keys + at);
       typed_.from_float(D, v.data() + i * D, values + at);
     }
-    parallel_parts(0, B_ * N, 4, [&](int64_t begin, int64_t end) {
+    parallel_parts(0, S_ * N, 4, [&](int64_t begin, int64_t end) {
       std::vector<float> scores(cache_.max_tokens());
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t b = i / N, last = cache_.length(b) + counts_[b], first = a.window ? std::max<int64_t>(0, last - *a.window) : 0;
-        const int64_t at = (b * G + i % N / l.queries_per_group) * row + first * D;
+        const int64_t s = i / N, last = cache_.length(s / T_) + std::min(s % T_ + 1, step_.counts[s / T_]);
+        const int64_t first = a.window ? std::max<int64_t>(0, last - *a.window) : 0;
+        const int64_t at = (s / T_ * G + i % N / l.queries_per_group) * row + first * D;
         typed_.attend_one(last - first, D, q.data() + i * D, keys + at, values + at, static_cast<float>(a.scale), scores.data(), out.data() + i * D);
       }
     });
-    if (l.gate != OutputGate::none) plain_.gate_heads(0, B_, shape, qkv.data(), out.data(), out.data());
+    if (l.gate != OutputGate::none) plain_.gate_heads(0, S_, shape, qkv.data(), out.data(), out.data());
     product(*a.linear_proj.weight, out.data(), x.data(), true);
   }
 
-  // x += projection of this token's linear attention.
+  // x += projection of each token's linear attention.
   void linear_attention(const GatedDeltaNet& net, int64_t index, const std::vector<float>& normed, std::vector<float>& x) {
     const GatedDeltaLayout& l = net.layout;
     const int64_t C = l.channels(), width = l.width(), V = l.value_width(), N = l.value_heads;
-    std::vector<float> projected(B_ * width), convolved(B_ * C), out(B_ * V), rstd(B_ * N);
+    std::vector<float> projected(S_ * width), convolved(S_ * C), out(S_ * V), rstd(S_ * N);
     product(*net.in_proj.weight, normed.data(), projected.data(), false);
-    GatedDeltaMemory& memory = cache_.memory(index);
-    convolve(net, memory, projected, convolved);
-    const auto& kernels = delta_kernels<float>();
-    const int64_t R = N / l.key_heads, size = l.key_dim * l.value_dim;
+    convolve(net, index, projected, convolved);
     parallel_parts(0, B_ * l.key_heads, 4, [&](int64_t begin, int64_t end) {
-      std::vector<float> scratch(delta_scratch(R, l.key_dim, l.value_dim));
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t b = i / l.key_heads, h = i % l.key_heads;
-        if (counts_[b] == 0) continue;
-        const float *row = convolved.data() + b * C, *gates = projected.data() + b * width + C + V + h * R;
-        float* state = pointer<float>(memory.state_BNDV) + (b * N + h * R) * size;
-        if (cache_.length(b) == 0) std::fill_n(state, R * size, 0.0f);
-        const float *q = row + h * l.key_dim, *k = q + l.key_heads * l.key_dim, *v = row + 2 * l.key_heads * l.key_dim + h * R * l.value_dim;
-        const float *A_log = pointer<float>(net.A_log->value) + h * R, *dt_bias = pointer<float>(net.dt_bias->value) + h * R;
-        const DeltaHead<float, float> head{q, k, v, C, gates, gates + N, width, A_log, dt_bias, 1, R, l.key_dim, l.value_dim, nullptr, true};
-        kernels.step(head, scratch.data(), out.data() + b * V + h * R * l.value_dim, V, state);
-      }
+      for (int64_t i = begin; i < end; ++i) delta_rule(net, index, i / l.key_heads, i % l.key_heads, projected, convolved, out);
     });
-    plain_.gated_rms_norm(B_, N, l.value_dim, out.data(), projected.data() + C, width, widened(net.out_norm).data(), static_cast<float>(net.norm.epsilon),
-                          static_cast<float>(net.norm.offset), out.data(), rstd.data());
+    const auto epsilon = static_cast<float>(net.norm.epsilon), offset = static_cast<float>(net.norm.offset);
+    plain_.gated_rms_norm(S_, N, l.value_dim, out.data(), projected.data() + C, width, widened(net.out_norm).data(), epsilon, offset, out.data(), rstd.data());
     product(*net.out_proj.weight, out.data(), x.data(), true);
   }
 
-  // Each row's inputs join its history, and the oldest leave it.
-  void convolve(const GatedDeltaNet& net, GatedDeltaMemory& memory, const std::vector<float>& projected, std::vector<float>& convolved) const {
-    const int64_t C = net.layout.channels(), W = net.conv1d->value.size(2);
+  // One key head of row b, token after token.
+  void delta_rule(const GatedDeltaNet& net, int64_t index, int64_t b, int64_t h, const std::vector<float>& projected, const std::vector<float>& convolved,
+                  std::vector<float>& out) const {
+    const GatedDeltaLayout& l = net.layout;
+    const int64_t C = l.channels(), width = l.width(), V = l.value_width(), N = l.value_heads, R = N / l.key_heads, size = R * l.key_dim * l.value_dim;
+    std::vector<float> scratch(delta_scratch(R, l.key_dim, l.value_dim));
+    const auto state_in = [&](GatedDeltaMemory& memory) { return pointer<float>(memory.state_BNDV) + (b * l.key_heads + h) * size; };
+    float* state = state_in(cache_.memory(index));
+    if (cache_.length(b) == 0) std::fill_n(state, size, 0.0f);
+    const std::span<GatedDeltaMemory> trail = cache_.trail(index, T_);
+    for (int64_t t = 0; t < step_.counts[b]; ++t) {
+      const int64_t s = b * T_ + t;
+      const float *row = convolved.data() + s * C, *gates = projected.data() + s * width + C + V + h * R;
+      const float *q = row + h * l.key_dim, *k = q + l.key_heads * l.key_dim, *v = row + 2 * l.key_heads * l.key_dim + h * R * l.value_dim;
+      const float *A_log = pointer<float>(net.A_log->value) + h * R, *dt_bias = pointer<float>(net.dt_bias->value) + h * R;
+      const DeltaHead<float, float> head{q, k, v, C, gates, gates + N, width, A_log, dt_bias, 1, R, l.key_dim, l.value_dim, nullptr, true};
+      delta_kernels<float>().step(head, scratch.data(), out.data() + s * V + h * R * l.value_dim, V, state);
+      if (!trail.empty()) std::copy_n(state, size, state_in(trail[t]));
+    }
+  }
+
+  // Each token's inputs join its row's history, and the oldest leave it.
+  void convolve(const GatedDeltaNet& net, int64_t index, const std::vector<float>& projected, std::vector<float>& convolved) const {
+    const int64_t C = net.layout.channels(), W = net.conv1d->value.size(2), size = (W - 1) * C;
     const auto weight_CW = widened(net.conv1d);
     std::vector<float> weight_WC(weight_CW.size());
     for (int64_t i = 0; i < C * W; ++i) weight_WC[i % W * C + i / W] = weight_CW[i];
-    for (int64_t b = 0; b < B_; ++b) {
-      if (counts_[b] == 0) continue;
-      float* history = pointer<float>(memory.history_BHC) + b * (W - 1) * C;
-      if (cache_.length(b) == 0) std::fill_n(history, (W - 1) * C, 0.0f);
-      const float* input = projected.data() + b * net.layout.width();
+    const std::span<GatedDeltaMemory> trail = cache_.trail(index, T_);
+    for (int64_t s = 0; s < S_; ++s) {
+      if (!appends(s)) continue;
+      float* history = pointer<float>(cache_.memory(index).history_BHC) + s / T_ * size;
+      if (place(s) == 0) std::fill_n(history, size, 0.0f);
+      const float* input = projected.data() + s * net.layout.width();
       std::vector<const float*> rows;
       for (int64_t w = 0; w + 1 < W; ++w) rows.push_back(history + w * C);
       rows.push_back(input);
-      plain_.convolve(C, W, rows.data(), weight_WC.data(), convolved.data() + b * C);
+      plain_.convolve(C, W, rows.data(), weight_WC.data(), convolved.data() + s * C);
       std::copy_n(history + std::min<int64_t>(1, W - 1) * C, std::max<int64_t>(W - 2, 0) * C, history);
       if (W > 1) std::copy_n(input, C, history + (W - 2) * C);
+      if (!trail.empty()) std::copy_n(history, size, pointer<float>(trail[s % T_].history_BHC) + s / T_ * size);
     }
   }
 
   const Model::State& state_;
   KvCache& cache_;
-  const std::vector<int64_t>& counts_;  // 1, or 0 for a row that is finished
-  const Angles& angles_;
-  const int64_t B_, H_;
+  const CachedStep& step_;
+  const int64_t B_, T_, S_, H_;  // rows, tokens of a row, tokens, hidden size
   const VectorKernels<T>& typed_ = vector_kernels<T>();
   const VectorKernels<float>& plain_ = vector_kernels<float>();
 };
@@ -195,15 +227,13 @@ class Decoding {
 }  // namespace
 
 bool can_decode(const Model::State& state, int64_t B, int64_t T) {
-  return T == 1 && B <= kMostRows && state.groups.tensor->size() == 1 && state.groups.expert_tensor_expert->size() == 1 &&
+  return B * T <= kMostRows && state.groups.tensor->size() == 1 && state.groups.expert_tensor_expert->size() == 1 &&
          has_vector_path(state.embedding.weight->value);
 }
 
-at::Tensor decode(const Model::State& state, const at::Tensor& tokens_B1, KvCache& cache, const std::vector<int64_t>& counts, const Angles& angles) {
-  const at::Tensor tokens = tokens_B1.contiguous();
-  return with_vector_type(state.embedding.weight->value, [&]<class T>(T) {
-    return Decoding<T>(state, cache, counts, angles).run(tokens.const_data_ptr<int64_t>());
-  });
+CachedPass decode(const Model::State& state, const at::Tensor& tokens_BT, KvCache& cache, const CachedStep& step) {
+  const at::Tensor tokens = tokens_BT.contiguous();
+  return with_vector_type(state.embedding.weight->value, [&]<class T>(T) { return Decoding<T>(state, cache, step).run(tokens.const_data_ptr<int64_t>()); });
 }
 
 }  // namespace ponte

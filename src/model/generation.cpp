@@ -2,9 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "base/errors.h"
-#include "kernels/embedding.h"
-#include "kernels/gemm.h"
-#include "kernels/swiglu.h"
+#include "model/cached_pass.h"
 #include "model/decode.h"
 #include "model/kv_cache.h"
 #include "model/state.h"
@@ -12,11 +10,7 @@
 namespace ponte {
 namespace {
 
-struct Step {
-  int64_t B, T;
-  std::vector<int64_t> counts;  // tokens each row really appends
-  Angles angles;
-};
+using Step = CachedStep;
 
 std::vector<int64_t> checked_counts(const at::Tensor& tokens_BT, const KvCache& cache, std::span<const int64_t> token_counts) {
   const int64_t B = tokens_BT.size(0), T = tokens_BT.size(1);
@@ -60,6 +54,19 @@ at::Tensor mix(const SelfAttention& a, const at::Tensor& qkv_SW, int64_t layer, 
   return a.layout.gate == OutputGate::none ? out_SV : gate_heads(out_SV, qkv_SW, a.layout);
 }
 
+// One row goes on from its memory; token by token where the way back is wanted.
+at::Tensor go_on(const GatedDeltaNet& net, const at::Tensor& projected_TW, GatedDeltaMemory& memory, std::span<GatedDeltaMemory> trail, int64_t row,
+                 GatedDeltaNet::Start start) {
+  if (trail.empty()) return net.core_from(projected_TW, memory, row, start);
+  std::vector<at::Tensor> out;
+  for (int64_t t = 0; t < projected_TW.size(0); ++t) {
+    out.push_back(net.core_from(projected_TW.narrow(0, t, 1), memory, row, t == 0 ? start : GatedDeltaNet::Start::continued));
+    trail[t].history_BHC[row].copy_(memory.history_BHC[row]);
+    trail[t].state_BNDV[row].copy_(memory.state_BNDV[row]);
+  }
+  return at::cat(out);
+}
+
 // Row by row, so that padding never enters a state.
 at::Tensor mix(const GatedDeltaNet& net, const at::Tensor& projected_SW, int64_t layer, KvCache& cache, const Step& step) {
   at::Tensor out_SV = at::zeros({step.B * step.T, net.layout.value_width()}, projected_SW.options());
@@ -67,16 +74,9 @@ at::Tensor mix(const GatedDeltaNet& net, const at::Tensor& projected_SW, int64_t
     if (step.counts[b] == 0) continue;
     const auto start = cache.length(b) == 0 ? GatedDeltaNet::Start::fresh : GatedDeltaNet::Start::continued;
     const auto tokens = [&](const at::Tensor& t) { return t.narrow(0, b * step.T, step.counts[b]); };
-    tokens(out_SV).copy_(net.core_from(tokens(projected_SW), cache.memory(layer), b, start));
+    tokens(out_SV).copy_(go_on(net, tokens(projected_SW), cache.memory(layer), cache.trail(layer, step.T), b, start));
   }
   return out_SV;
-}
-
-at::Tensor run_layer(const DecoderLayer& layer, const at::Tensor& x_SH, int64_t index, KvCache& cache, const Step& step) {
-  const at::Tensor projected_SW = layer.mixer.project(layer.mixer_norm(x_SH));
-  const auto& either = static_cast<const SequenceMixer::variant&>(layer.mixer);
-  const at::Tensor y_SH = x_SH + layer.mixer.finish(std::visit([&](const auto& mixer) { return mix(mixer, projected_SW, index, cache, step); }, either));
-  return y_SH + layer.mlp(layer.mlp_norm(y_SH), nullptr);
 }
 
 // Between neighbouring stages of a pipeline.
@@ -93,8 +93,25 @@ at::Tensor wanted_rows(const at::Tensor& x_SH, const Step& step, Logits wanted) 
   return x_SH.index_select(0, at::tensor(index, at::kLong).to(x_SH.device()));
 }
 
+}  // namespace
+
+CachedStep cached_step(const Model::State& state, const at::Tensor& tokens_BT, const KvCache& cache, std::span<const int64_t> token_counts) {
+  CachedStep step{tokens_BT.size(0), tokens_BT.size(1), checked_counts(tokens_BT, cache, token_counts), {}};
+  step.angles = state.rotary(positions_of(cache, step.B, step.T).to(state.options.device));
+  return step;
+}
+
+at::Tensor run_layer(const DecoderLayer& layer, const at::Tensor& x_SH, int64_t index, KvCache& cache, const Step& step) {
+  const at::Tensor projected_SW = layer.mixer.project(layer.mixer_norm(x_SH));
+  const auto& either = static_cast<const SequenceMixer::variant&>(layer.mixer);
+  const at::Tensor y_SH = x_SH + layer.mixer.finish(std::visit([&](const auto& mixer) { return mix(mixer, projected_SW, index, cache, step); }, either));
+  return y_SH + layer.mlp(layer.mlp_norm(y_SH), nullptr);
+}
+
+namespace {
+
 // Each stage runs its layers on what the one before hands on; the last one's logits go to all.
-at::Tensor forward_through_stages(const Model::State& s, const at::Tensor& tokens_BT, KvCache& cache, const Step& step, Logits wanted) {
+CachedPass pass_through_stages(const Model::State& s, const at::Tensor& tokens_BT, KvCache& cache, const Step& step, Logits wanted) {
   Group& pipeline = *s.groups.pipeline;
   const int64_t rows = step.B * step.T, last = pipeline.size() - 1;
   const auto options = at::TensorOptions(s.options.device).dtype(s.options.dtype);
@@ -106,37 +123,41 @@ at::Tensor forward_through_stages(const Model::State& s, const at::Tensor& token
     pass(pipeline, Transfer::Direction::receive, pipeline.rank() - 1, x_SH);
   }
   for (size_t i = 0; i < s.decoder.layers.size(); ++i) x_SH = run_layer(s.decoder.layers[i], x_SH, static_cast<int64_t>(i), cache, step);
-  at::Tensor logits;
+  CachedPass out;
   if (s.stage.loss) {
-    logits = s.loss_head.logits(s.final_norm(wanted_rows(x_SH, step, wanted)));
+    out.hidden_SH = s.final_norm(x_SH);
+    out.logits = s.loss_head.logits(wanted_rows(out.hidden_SH, step, wanted));
   } else {
     pass(pipeline, Transfer::Direction::send, pipeline.rank() + 1, x_SH.contiguous());
-    logits = at::empty({wanted == Logits::every_token ? rows : step.B, s.config.vocab_size}, options.dtype(at::kFloat));
+    out.logits = at::empty({wanted == Logits::every_token ? rows : step.B, s.config.vocab_size}, options.dtype(at::kFloat));
   }
-  logits = logits.contiguous();
-  pipeline.broadcast(logits, last);
-  return wanted == Logits::every_token ? logits.view({step.B, step.T, -1}) : logits;
+  out.logits = out.logits.contiguous();
+  pipeline.broadcast(out.logits, last);
+  return out;
 }
 
 }  // namespace
 
-at::Tensor Model::forward(const at::Tensor& tokens_BT, KvCache& cache, std::span<const int64_t> token_counts, Logits wanted) {
-  c10::InferenceMode inference;
-  State& s = *state_;
+CachedPass cached_pass(const Model::State& s, const at::Tensor& tokens_BT, KvCache& cache, std::span<const int64_t> token_counts, Logits wanted) {
   require(s.groups.context->size() == 1, "generation: not over context-parallel ranks");
   require(!s.config.sequence_parallel || s.groups.tensor->size() == 1, "generation: sequence_parallel must be off");
   check_token_ids(tokens_BT, s.config.vocab_size);
-  Step step{tokens_BT.size(0), tokens_BT.size(1), checked_counts(tokens_BT, cache, token_counts), {}};
-  step.angles = s.rotary(positions_of(cache, step.B, step.T).to(s.options.device));
-  at::Tensor logits;
+  const CachedStep step = cached_step(s, tokens_BT, cache, token_counts);
+  CachedPass out;
   if (s.stage.embedding && s.stage.loss && can_decode(s, step.B, step.T)) {
-    logits = decode(s, tokens_BT, cache, step.counts, step.angles);
-    if (wanted == Logits::every_token) logits = logits.unsqueeze(1);
+    out = decode(s, tokens_BT, cache, step);
+    if (step.T > 1) out.logits = wanted_rows(out.logits, step, wanted);
   } else {
-    logits = forward_through_stages(s, tokens_BT, cache, step, wanted);
+    out = pass_through_stages(s, tokens_BT, cache, step, wanted);
   }
+  if (wanted == Logits::every_token) out.logits = out.logits.view({step.B, step.T, -1});
   for (int64_t b = 0; b < step.B; ++b) cache.advance(b, step.counts[b]);
-  return logits;
+  return out;
+}
+
+at::Tensor Model::forward(const at::Tensor& tokens_BT, KvCache& cache, std::span<const int64_t> token_counts, Logits wanted) {
+  c10::InferenceMode inference;
+  return cached_pass(*state_, tokens_BT, cache, token_counts, wanted).logits;
 }
 
 }  // namespace ponte

@@ -13,10 +13,11 @@
 namespace ponte {
 namespace {
 
-void check_supported(const ModelConfig& c) {
+void check_supported(const ModelConfig& c, const Group& tensor) {
   require(c.experimental_attention_variant.empty() || c.experimental_attention_variant == "gated_delta_net",
           "model.experimental_attention_variant: '{}', wanted gated_delta_net", c.experimental_attention_variant);
-  require(c.model_type != "olmoe", "model: norms over all heads of queries and keys (OLMoE) are not part of this build; such checkpoints are converted only");
+  require(c.model_type != "olmoe" || tensor.size() == 1, "model: norms over all heads of queries and keys (OLMoE) are not spread over {} tensor-parallel ranks",
+          tensor.size());
   require(c.normalization == "RMSNorm", "model.normalization: '{}', wanted RMSNorm", c.normalization);
   require(c.gated_linear_unit && c.activation_func == "silu", "model.activation_func: '{}', wanted silu with gated_linear_unit", c.activation_func);
   require(!c.add_bias_linear, "model.add_bias_linear: biases outside the query/key/value projection are not supported");
@@ -66,7 +67,7 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
       parameters(std::make_unique<Parameters>(*rules, Shards{tensor_parallel, {g.expert_tensor->rank(), g.expert_tensor->size(), false}},
                                               at::TensorOptions(o.device).dtype(o.dtype))),
       rotary(c) {
-  check_supported(c);
+  check_supported(c, *g.tensor);
   const TensorRegion region{g.tensor, residual_of(c)};
   const NormOptions norm{c.layernorm_epsilon, c.layernorm_zero_centered_gamma ? 1.0 : 0.0};
   const LayerSeams seams{region, {g.expert, g.expert_tensor, g.expert_tensor_expert}, attention_core(c.cp_comm_type, g.context)};

@@ -130,6 +130,7 @@ class Model {
 
  private:
   friend class KvCache;
+  friend class Speculation;
   std::unique_ptr<State> state_;
 };
 

@@ -17,9 +17,13 @@ at::Tensor in_place(const at::Tensor& y_SO, const TensorRegion& region) {
 
 }  // namespace
 
-at::Tensor PredictionLayer::operator()(const at::Tensor& embedded_SH, const at::Tensor& hidden_SH, const Sequence& sequence) const {
+at::Tensor PredictionLayer::merge(const at::Tensor& embedded_SH, const at::Tensor& hidden_SH) const {
   const at::Tensor both = at::cat({embedding_norm(embedded_SH), hidden_norm(hidden_SH)}, -1);
-  const at::Tensor x_SH = region.leave(in_place(eh_proj(region.enter(both)), region));
+  return region.leave(in_place(eh_proj(region.enter(both)), region));
+}
+
+at::Tensor PredictionLayer::operator()(const at::Tensor& embedded_SH, const at::Tensor& hidden_SH, const Sequence& sequence) const {
+  const at::Tensor x_SH = merge(embedded_SH, hidden_SH);
   const Block run = [this, sequence](const at::Tensor& x) { return layer(x, sequence); };
   return final_norm(recompute ? run_with_recompute(run, x_SH) : run(x_SH));
 }

@@ -15,6 +15,8 @@ struct PredictionLayer {
   TensorRegion region;
   DecoderLayer layer;
   bool recompute = false;
+  // What the layer starts from.
+  at::Tensor merge(const at::Tensor& embedded_SH, const at::Tensor& hidden_SH) const;
   // embedded_SH: of the tokens this depth reads; hidden_SH: of the depth before. The hidden state of this depth, normed.
   at::Tensor operator()(const at::Tensor& embedded_SH, const at::Tensor& hidden_SH, const Sequence& sequence) const;
 };

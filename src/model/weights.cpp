@@ -85,6 +85,10 @@ void Model::initialize(uint64_t seed) {
 void Model::load(const WeightSource& source) {
   at::NoGradGuard off;
   for (Parameter* p : state_->in_order) {
+    if (contains(p->name, "router.expert_bias") && !source.config().moe_router_enable_expert_bias) {  // a run adds it to a model that came without
+      p->value.zero_();
+      continue;
+    }
     // Files hold at most fp32: an fp64 model (tests) widens it.
     const auto type = p->value.scalar_type() == at::kDouble ? at::kFloat : p->value.scalar_type();
     const bool direct = p->value.device().is_cpu() && p->value.scalar_type() == type;

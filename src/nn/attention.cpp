@@ -1,5 +1,6 @@
 #include "nn/attention.h"
 
+#include <ATen/ops/cat.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "base/errors.h"
@@ -60,7 +61,17 @@ HeadLayout head_layout(const Parameter& packed_projection, const ModelConfig& co
 
 at::Tensor SelfAttention::core(const at::Tensor& qkv_SW, const Sequence& sequence) const { return CoreFunction::apply(qkv_SW, this, sequence); }
 
-at::Tensor SelfAttention::project(const at::Tensor& x_SH) const { return linear_qkv(region.enter(x_SH)); }
+at::Tensor SelfAttention::project(const at::Tensor& x_SH) const {
+  const at::Tensor qkv_SW = linear_qkv(region.enter(x_SH));
+  if (!query_norm) return qkv_SW;
+  const int64_t S = qkv_SW.size(0), R = layout.queries_per_group;
+  const at::Tensor qkv_SGHD = qkv_SW.view({S, layout.groups, layout.group_heads(), layout.head_dim});
+  const auto normed = [&](const RmsNorm& norm, int64_t first, int64_t count) {
+    const at::Tensor part = qkv_SGHD.narrow(2, first, count);
+    return norm(part.reshape({S, -1})).view(part.sizes());
+  };
+  return at::cat({normed(*query_norm, 0, R), normed(*key_norm, R, 1), qkv_SGHD.narrow(2, R + 1, 1)}, 2).view({S, -1});
+}
 at::Tensor SelfAttention::finish(const at::Tensor& core_SV) const { return region.leave(linear_proj(core_SV)); }
 
 }  // namespace ponte

@@ -29,7 +29,8 @@ HeadLayout head_layout(const Parameter& packed_projection, const ModelConfig& co
 
 struct SelfAttention {
   Linear linear_qkv, linear_proj;
-  Parameter *q_layernorm = nullptr, *k_layernorm = nullptr;
+  Parameter *q_layernorm = nullptr, *k_layernorm = nullptr;  // of each head
+  std::optional<RmsNorm> query_norm, key_norm;               // of all heads at once (OLMoE), whole on this rank
   HeadLayout layout;
   NormOptions norm;
   double scale;
@@ -37,7 +38,7 @@ struct SelfAttention {
   TensorRegion region;
   std::shared_ptr<const AttentionCore> attend = local_attention();
 
-  // Normed x_SH -> the packed projection, inside the region.
+  // Normed x_SH -> the packed projection, inside the region; query_norm and key_norm are part of it.
   at::Tensor project(const at::Tensor& x_SH) const;
   // Head norms, rotation, the mixer core and the output gate: qkv_SW -> [S, heads * head_dim]. What selective recompute repeats.
   at::Tensor core(const at::Tensor& qkv_SW, const Sequence& sequence) const;

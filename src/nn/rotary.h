@@ -18,6 +18,8 @@ class RotaryEmbedding {
   // position_ids_S: int64.
   Angles operator()(const at::Tensor& position_ids_S) const;
   int64_t rotary_dims() const { return rotary_dims_; }
+  // Whether a token's angles change with the tokens that come after it in the same pass (dynamic NTK).
+  bool depends_on_length() const { return dynamic_; }
 
  private:
   at::Tensor dynamic_frequencies(int64_t length) const;

@@ -66,13 +66,16 @@ def make_model(folder, kind="qwen3", seed=1234, dtype="float32", std=0.05, **cha
         shape["head_dim"] = 32
     if kind.endswith("_moe"):
         shape.update(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48, norm_topk_prob=True)
+    if kind == "olmoe":  # an expert's width under the dense name
+        shape.update(num_experts=8, num_experts_per_tok=2, intermediate_size=48)
     if kind == "qwen2_moe":
         shape.update(shared_expert_intermediate_size=80, norm_topk_prob=False)
     if kind == "qwen3_next":
         shape.update(num_hidden_layers=4, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=48, shared_expert_intermediate_size=40, norm_topk_prob=True,
                      linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=24, partial_rotary_factor=0.25)
     shape.update(changes)
-    name = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen2_moe": "Qwen2Moe", "qwen3_moe": "Qwen3Moe", "qwen3_next": "Qwen3Next"}[kind]
+    name = {"qwen2": "Qwen2", "qwen3": "Qwen3", "qwen2_moe": "Qwen2Moe", "qwen3_moe": "Qwen3Moe", "qwen3_next": "Qwen3Next",
+            "olmoe": "Olmoe"}[kind]
     config_class, model_class = getattr(transformers, name + "Config"), getattr(transformers, name + "ForCausalLM")
     torch.manual_seed(seed)
     model = model_class(config_class(**shape))

@@ -1,7 +1,7 @@
 // model_probe HF_FOLDER INPUT OUT_FOLDER [key=value ...]: runs a model on the tokens of INPUT (little-endian int64: B, T, then tokens B*T, labels
 // B*T, then float32 loss mask B*T) and writes OUT_FOLDER/logits.f32, loss.f64 (sum, valid tokens) and the gradients of loss / valid tokens as an HF
 // checkpoint in OUT_FOLDER/gradients. Keys: dtype=fp32|bf16|fp16|fp64, recompute=uniform:2|block:2|core_attn, generate=N (greedy, writes tokens.i64),
-// model.KEY=VALUE as in configurations.
+// padding=masked (tokens without loss are padding), model.KEY=VALUE as in configurations.
 #include <ATen/ATen.h>
 
 #include <cstring>
@@ -94,7 +94,8 @@ int run(const fs::path& hf, const fs::path& input, const fs::path& out, Keys key
   options.dtype = keys["dtype"] == "bf16" ? at::kBFloat16 : keys["dtype"] == "fp16" ? at::kHalf : keys["dtype"] == "fp64" ? at::kDouble : at::kFloat;
   Model model(config, single_groups(), options);
   model.load(*source);
-  const Batch batch = read_batch(input);
+  Batch batch = read_batch(input);
+  if (keys["padding"] == "masked") batch.padding_BT = batch.loss_mask_BT == 0;
   fs::create_directories(out);
   if (!keys["generate"].empty()) return greedy(model, batch, std::stoll(keys["generate"]), out / "tokens.i64"), 0;
   write_tensor(out / "logits.f32", model.logits(batch).to(at::kFloat));
