@@ -23,3 +23,75 @@ def test_resumed_equals_uninterrupted(ponte, tmp_path, tiny, precision):
     end = expect_bitwise_resume(ponte, tmp_path, folder, precision)
     A_log = end["decoder.layers.0.self_attention.A_log"]
     assert A_log.dtype == torch.float32 and A_log.shape == (4,)
+
+
+SHORT = ["train.train_iters=3", "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "scheduler.lr_warmup_iters=0",
+         "validation.eval_interval=0", "dataset.split='100,0,0'"]
+
+
+def test_a_trained_head_is_exported_and_comes_back(ponte, golden, tmp_path):
+    """Prediction layers change in training, are in what is exported to the bit, and their loss is in the log line, the JSON log and TensorBoard."""
+    from test_convert_golden import assert_same, dcp_tensors, hf_tensors
+    from test_tensorboard import curves
+    source = golden / "qwen3_next_mtp/hf"
+    corpus = write_corpus(tmp_path / "corpus", vocab=511)
+    training = Training(ponte, tmp_path, "--hf-model", source, f"dataset.data_path=[{corpus}]", f"checkpoint.save={tmp_path / 'save'}", *SHORT,
+                        f"logger.tensorboard_dir={tmp_path / 'tb'}", "logger.log_interval=1")
+    steps, result = training.run()
+    assert all(step["mtp_1 loss"] > 0 for step in steps) and result.out.count("mtp_1 loss:") + result.err.count("mtp_1 loss:") == 3
+    assert [value for _, value in curves(tmp_path / "tb")["mtp_1 loss"]] == pytest.approx([step["mtp_1 loss"] for step in steps], rel=1e-6)
+    ponte("export", "--megatron-path", tmp_path / "save", "--hf-path", tmp_path / "hf")
+    before, after = hf_tensors(source), hf_tensors(tmp_path / "hf")
+    assert before.keys() == after.keys()
+    head = [name for name in before if name.startswith("mtp.")]
+    assert head and all(not torch.equal(before[name].float(), after[name].float()) for name in head)
+    ponte("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "again")
+    # The output norms are stored smaller by one: a trained value has digits that one more loses.
+    trained, again = ({name: tensor for name, tensor in dcp_tensors(tmp_path / folder).items() if not name.startswith("optimizer.") and "out_norm" not in name}
+                      for folder in ("save", "again"))
+    assert_same(again, trained)
+    ponte("export", "--megatron-path", tmp_path / "again", "--hf-path", tmp_path / "hf_again")
+    assert_same(hf_tensors(tmp_path / "hf_again"), after)
+
+
+def test_the_model_decides_whether_there_is_a_head(ponte, golden):
+    """--hf-model overrules the recipe's mtp_num_layers, both ways; the command line overrules both."""
+    import yaml
+
+    def layers(recipe, model, *more):
+        shown = ponte("train", "--recipe", recipe, "--hf-model", golden / model / "hf", "--dry-run", "model.pipeline_model_parallel_size=1",
+                      "model.expert_model_parallel_size=1", "model.tensor_model_parallel_size=1", "model.sequence_parallel=false",
+                      "model.seq_length=64", *more)
+        return yaml.safe_load(shown.out)["model"]["mtp_num_layers"]
+
+    assert layers("qwen3_next_80b_a3b_pretrain_config", "qwen3_next_mtp") == 1
+    assert layers("qwen3_next_80b_a3b_pretrain_config", "qwen3_next") is None
+    assert layers("qwen3_next_3b_fineweb", "qwen3_next_mtp") == 1
+    assert layers("qwen3_next_3b_fineweb", "qwen3_next_mtp", "model.mtp_num_layers=0") is None
+
+
+def test_a_run_writes_usual_storage_and_remembers_its_models(ponte, tiny, tmp_path):
+    """Experts that came packed: the folder a run writes beside its checkpoint has them one by one, an export has them as they came."""
+    from test_convert_golden import assert_same, hf_tensors
+    from test_convert_next import rewrite
+    import shutil
+    folder, model = tiny("qwen3_moe", pad_token_id=None)
+    shutil.copytree(folder, tmp_path / "packed")
+
+    def packed(tensors):
+        for layer in range(model.config.num_hidden_layers):
+            at = f"model.layers.{layer}.mlp.experts."
+            experts = range(model.config.num_experts)
+            take = lambda which: torch.stack([tensors.pop(f"{at}{e}.{which}_proj.weight") for e in experts])
+            gate, up, down = take("gate"), take("up"), take("down")
+            tensors |= {at + "gate_up_proj": torch.cat([gate, up], 1), at + "down_proj": down}
+
+    rewrite(tmp_path / "packed", packed)
+    corpus = write_corpus(tmp_path / "corpus")
+    Training(ponte, tmp_path, "--hf-model", tmp_path / "packed", f"dataset.data_path=[{corpus}]", f"checkpoint.save={tmp_path / 'save'}",
+             "checkpoint.save_hf=true", *SHORT).run()
+    ponte("export", "--megatron-path", tmp_path / "save", "--hf-path", tmp_path / "exported")
+    written, exported = hf_tensors(tmp_path / "save/iter_0000003/hf"), hf_tensors(tmp_path / "exported")
+    assert written.keys() == hf_tensors(folder).keys() and exported.keys() == hf_tensors(tmp_path / "packed").keys()
+    packed(written)
+    assert_same(written, exported)
