@@ -4,7 +4,7 @@ import torch
 from parity import load_transformers
 from test_train_moe import COEFFICIENT, balanced
 from test_train_reference import assert_same_course, reference, train_fifty_steps
-from training import expect_bitwise_resume
+from training import Training, expect_bitwise_resume, write_corpus
 
 SHAPE = dict(pad_token_id=None, router_aux_loss_coef=COEFFICIENT)
 
