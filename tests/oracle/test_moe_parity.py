@@ -18,16 +18,29 @@ VARIANTS = {
     "tied": ("qwen3_moe", dict(tie_word_embeddings=True)),
     "dense layers among them": ("qwen3_moe", dict(mlp_only_layers=[1])),
     "qwen2-moe": ("qwen2_moe", {}),
+    "qwen2-moe with dense layers, tied": ("qwen2_moe", dict(mlp_only_layers=[1], tie_word_embeddings=True, norm_topk_prob=True)),
+    "olmoe": ("olmoe", {}),
+    "olmoe, odd sizes": ("olmoe", dict(hidden_size=72, intermediate_size=20, num_experts=7, num_experts_per_tok=3, num_attention_heads=6, num_key_value_heads=3,
+                                       norm_topk_prob=True)),
+    "olmoe, a key for each query, tied": ("olmoe", dict(num_key_value_heads=4, tie_word_embeddings=True)),
 }
+AUX_LOSS = "model.moe_router_load_balancing_type=aux_loss"  # OLMoE's own is per sequence
 
 
-def balancing_loss(router_logits, choices):
-    """Megatron's: a loss for each layer, 1 when its experts are used evenly, summed over the layers."""
+def softmax_scores(logits):
+    return torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def balancing_loss(router_logits, choices, rows=1, real=None, score=softmax_scores):
+    """Megatron's: a loss for each layer, 1 when its experts are used evenly, summed over the layers. rows: of how many sequences to take the mean; real: tokens
+    that are no padding."""
     total = 0
     for logits in router_logits:
-        probabilities = torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        probabilities = score(logits)
         chosen = torch.zeros_like(probabilities).scatter(1, probabilities.topk(choices, -1).indices, 1.0)
-        total = total + logits.shape[1] * (chosen.mean(0) / choices * probabilities.mean(0)).sum()
+        counted = torch.ones(len(logits), dtype=torch.bool) if real is None else real.flatten()
+        for p, c, r in zip(probabilities.chunk(rows), chosen.chunk(rows), counted.chunk(rows)):
+            total = total + logits.shape[1] * (c[r].mean(0) / choices * p[r].mean(0)).sum() / rows
     return total
 
 
@@ -61,7 +74,7 @@ def test_logits_loss_and_gradients(variant, tiny, tmp_path):
     kind, changes = VARIANTS[variant]
     folder, _ = tiny(kind, **changes)
     data = batch(transformers.AutoConfig.from_pretrained(folder).vocab_size)
-    assert_parity(Probe(folder, data, tmp_path / "out"), *reference(folder, *data))
+    assert_parity(Probe(folder, data, tmp_path / "out", AUX_LOSS), *reference(folder, *data))
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -96,7 +109,7 @@ def test_recompute_changes_no_bit(how, tiny, tmp_path):
     expect_same_bits_recomputed(folder, how, tmp_path)
 
 
-@pytest.mark.parametrize("variant", ["qwen3-moe", "odd sizes", "dense layers among them", "qwen2-moe"])
+@pytest.mark.parametrize("variant", ["qwen3-moe", "odd sizes", "dense layers among them", "qwen2-moe", "olmoe", "olmoe, odd sizes"])
 @pytest.mark.fast
 def test_cached_greedy_tokens(variant, tiny, tmp_path):
     kind, changes = VARIANTS[variant]
@@ -112,20 +125,24 @@ def test_cached_greedy_tokens(variant, tiny, tmp_path):
 class Settings:
     """A router by Megatron's formulas, in place of transformers' own; keeps the logits of every layer."""
 
-    def __init__(self, sigmoid=False, groups=0, group_choices=0, scale=1.0, capacity=None, by_position=False):
+    def __init__(self, sigmoid=False, groups=0, group_choices=0, scale=1.0, capacity=None, by_position=False, real=None, bias_rate=0.0):
         self.sigmoid, self.groups, self.group_choices, self.scale, self.capacity, self.by_position = sigmoid, groups, group_choices, scale, capacity, by_position
+        self.real, self.bias_rate = real, bias_rate  # real: tokens that are no padding
         self.logits, self.dropped = [], 0
+        self.bias, self.counts = {}, {}  # by gate; what each expert got since the bias was moved
 
     def keep(self, weights, experts, count):
         """Weights with those beyond an expert's capacity set to zero: of a full expert the first stay, or those with the largest weights."""
-        capacity = -(-experts.numel() * self.capacity // count)
+        choices = experts.numel() if self.real is None else int(self.real.sum()) * experts.shape[1]
+        capacity = -(-choices * self.capacity // count)
         kept = torch.zeros_like(weights, dtype=torch.bool)
         for e in range(count):
-            pairs = (experts == e).nonzero()
-            order = torch.arange(len(pairs)) if self.by_position else weights[experts == e].argsort(descending=True, stable=True)
+            mine = experts == e if self.real is None else (experts == e) & self.real.view(-1, 1)
+            pairs = mine.nonzero()
+            order = torch.arange(len(pairs)) if self.by_position else weights[mine].argsort(descending=True, stable=True)
             for token, choice in pairs[order[:int(capacity)]]:
                 kept[token, choice] = True
-        self.dropped += int((~kept).sum())
+        self.dropped += int(((~kept) if self.real is None else (~kept) & self.real.view(-1, 1)).sum())
         return torch.where(kept, weights, torch.zeros_like(weights))
 
     def __call__(self, gate, hidden):
@@ -133,17 +150,29 @@ class Settings:
         self.logits.append(logits)
         scores = logits.sigmoid() if self.sigmoid else logits
         allowed = scores.detach()
+        if self.bias_rate:
+            allowed = allowed + self.bias.setdefault(gate, torch.zeros(gate.num_experts))
         if self.groups:
             grouped = allowed.unflatten(1, (self.groups, -1))
             best = grouped.topk(gate.top_k // self.group_choices, -1).values.sum(-1).topk(self.group_choices, -1).indices
             open_groups = torch.zeros(grouped.shape[:2], dtype=torch.bool).scatter(1, best, True)
             allowed = grouped.masked_fill(~open_groups.unsqueeze(-1), float("-inf")).flatten(1)
         experts = allowed.topk(gate.top_k, -1).indices
+        if self.bias_rate:
+            self.counts[gate] = self.counts.get(gate, 0) + experts.flatten().bincount(minlength=gate.num_experts).float()
         chosen = scores.gather(1, experts)
         weights = (chosen / (chosen.sum(-1, keepdim=True) + 1e-20) if self.sigmoid else chosen.softmax(-1)) * self.scale
         if self.capacity:
             weights = self.keep(weights, experts, gate.num_experts)
+        elif self.real is not None:
+            weights = weights * self.real.view(-1, 1)
         return logits, weights, experts
+
+    def move_biases(self):
+        """Wang et al. 2024: towards experts that got less than their share."""
+        for gate, counts in self.counts.items():
+            self.bias[gate] = self.bias[gate] + self.bias_rate * torch.sign(counts.mean() - counts)
+        self.counts = {}
 
 
 ROUTERS = {
@@ -173,5 +202,43 @@ def test_routers_through_the_whole_model(router, tiny, tmp_path, monkeypatch):
     assert (route.dropped > 0) == ("capacity" in settings)
     gradients = one_by_one({name: p.grad for name, p in model.named_parameters()})
     ours = Probe(folder, (tokens, labels, mask), tmp_path / "out", "model.moe_router_load_balancing_type=none", "model.moe_z_loss_coeff=0.01", *keys)
+    assert abs(ours.loss - total.item()) <= 1e-5 * abs(total.item())
+    assert_near(ours.gradients, gradients, 1e-5)
+
+
+BALANCING = {
+    "per micro-batch": ({}, "aux_loss", []),
+    "per sequence": ({}, "seq_aux_loss", []),
+    "one micro-batch of a step": ({}, "global_aux_loss", []),
+    "sigmoid scores, per sequence": (dict(sigmoid=True), "seq_aux_loss", ["model.moe_router_score_function=sigmoid"]),
+    "groups of sigmoid scores": (dict(sigmoid=True, groups=4, group_choices=2), "aux_loss",
+                                 ["model.moe_router_score_function=sigmoid", "model.moe_router_num_groups=4", "model.moe_router_group_topk=2"]),
+    "capacity": (dict(capacity=1.0), "aux_loss", ["model.moe_expert_capacity_factor=1.0", "model.moe_token_drop_policy=probs"]),
+}
+
+
+def normalised_sigmoid(logits):
+    return logits.sigmoid() / (logits.sigmoid().sum(-1, keepdim=True) + 1e-20)
+
+
+@pytest.mark.parametrize("padding", [False, True], ids=["", "padding"])
+@pytest.mark.parametrize("case", BALANCING)
+def test_balancing_losses_through_the_whole_model(case, padding, tiny, tmp_path, monkeypatch):
+    """Every way to balance, with the z-loss, through several layers; a quarter of the tokens is padding, or none. What is counted for the balance does not know
+    groups or capacities."""
+    settings, kind, keys = BALANCING[case]
+    folder, _ = tiny("qwen3_moe", num_hidden_layers=2)
+    tokens, labels, mask = batch(8192)
+    route = Settings(**settings, real=mask.bool() if padding else None)
+    monkeypatch.setattr(transformers.models.qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter, "forward", lambda gate, hidden: route(gate, hidden))
+    model = load_transformers(folder)
+    total = summed_loss(model(input_ids=tokens, use_cache=False).logits, labels, mask)
+    balance = balancing_loss(route.logits, model.config.num_experts_per_tok, len(tokens) if kind == "seq_aux_loss" else 1, route.real,
+                             normalised_sigmoid if route.sigmoid else softmax_scores)
+    z = sum((gate if route.real is None else gate[route.real.flatten()]).logsumexp(-1).square().mean() for gate in route.logits)
+    (total / mask.sum() + 0.5 * balance + 0.01 * z).backward()
+    gradients = one_by_one({name: p.grad for name, p in model.named_parameters()})
+    ours = Probe(folder, (tokens, labels, mask), tmp_path / "out", f"model.moe_router_load_balancing_type={kind}", "model.moe_aux_loss_coeff=0.5",
+                 "model.moe_z_loss_coeff=0.01", *(["padding=masked"] if padding else []), *keys)
     assert abs(ours.loss - total.item()) <= 1e-5 * abs(total.item())
     assert_near(ours.gradients, gradients, 1e-5)
