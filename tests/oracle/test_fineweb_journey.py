@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import transformers
+from parity import Probe, batch
 from training import ONE_THREAD, comparable
 
 STEPS, STOP = 24, 16
@@ -57,6 +58,11 @@ def test_journey(ponte, demo, tmp_path):
     assert type(model).__name__ == "Qwen3NextForCausalLM"
     guide = "fllf llfl lllf llfl lllf llfl".replace(" ", "")
     assert [kind[0] for kind in model.config.layer_types] == list(guide)
+    data = batch(8192, length=60)
+    with torch.no_grad():
+        wanted = model(input_ids=data[0], use_cache=False).logits
+    assert (Probe(tmp_path / "hf", data, tmp_path / "probe").logits - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     prompt = "It was a"
     ids = tokenizer(prompt, return_tensors="pt").input_ids

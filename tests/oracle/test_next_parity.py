@@ -9,6 +9,7 @@ import torch
 import transformers
 from parity import (Probe, assert_as_exact, assert_near, assert_outputs_near, batch, expect_same_bits_recomputed, greedy_tokens, load_transformers, relative,
                     summed_loss)
+from test_convert_next import hybrid_model
 from test_generate import PROMPTS, generate_json, greedy_of_transformers, tokenizer_of
 from test_moe_parity import balancing_loss, one_by_one
 from transformers.models.qwen3_next import modeling_qwen3_next as theirs
@@ -160,3 +161,30 @@ def test_twenty_prompts_in_batches(changes, ponte, tiny):
     ours = generate_json(ponte, folder, PROMPTS, "--max-new-tokens", 64, "--ignore-eos", "--batch-size", 7)
     for prompt, line in zip(PROMPTS, ours, strict=True):
         assert line["tokens"] == greedy_of_transformers(model, tokenizer, prompt, 64), prompt
+
+
+# --- the Qwen3.5 text models: the same layers, stored and named otherwise ---
+
+
+def objective_3_5(folder, tokens, labels, mask):
+    """Logits, summed loss and gradients of transformers as it is."""
+    model = load_transformers(folder)
+    sparse = hasattr(model.config, "num_experts")
+    out = model(input_ids=tokens, use_cache=False, **(dict(output_router_logits=True) if sparse else {}))
+    total = summed_loss(out.logits, labels, mask)
+    balance = 0.01 * balancing_loss(out.router_logits, model.config.num_experts_per_tok) if sparse else 0
+    (total / mask.sum() + balance).backward()
+    return out.logits.detach(), total.item(), {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind, changes", [("qwen3_5", {}), ("qwen3_5", dict(tie_word_embeddings=True, linear_num_value_heads=2)),
+                                           ("qwen3_5_moe", dict(router_aux_loss_coef=0.01))], ids=["dense", "dense, tied", "experts"])
+def test_qwen3_5_logits_loss_gradients_and_tokens(kind, changes, tmp_path):
+    folder = tmp_path / "hf"
+    hybrid_model(folder, kind, dtype="float32", std=0.1, **changes)
+    data = batch(131)
+    logits, total, gradients = objective_3_5(folder, *data)
+    ours = Probe(folder, data, tmp_path / "out", "model.moe_router_load_balancing_type=aux_loss")
+    assert_outputs_near(ours, logits, total)
+    assert_gradients_near(ours.gradients, gradients, 2e-5, 2e-4)  # transformers' own fp32 is in this
+    assert torch.equal(Probe(folder, data, tmp_path / "greedy", "generate=40").tokens, greedy_tokens(folder, data[0], 40, eos_token_id=131))

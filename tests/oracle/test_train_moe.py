@@ -1,26 +1,28 @@
 """Training sparse models: fifty steps against a loop on transformers with Megatron's balancing loss, bitwise resume, and what the log says of the experts."""
 import pytest
 import torch
+import transformers
 from parity import load_transformers
-from test_moe_parity import balancing_loss
-from test_train_reference import BATCH, SETTINGS, assert_same_course, assert_weights_near, reference, train_fifty_steps
-from training import Training, expect_bitwise_resume, series, write_corpus
+from test_moe_parity import Settings, balancing_loss
+from test_train_reference import BATCH, SETTINGS, assert_same_course, assert_weights_near, reference, train_some_steps
+from training import Training, expect_bitwise_resume, load_checkpoint, series, write_corpus
 
 COEFFICIENT = 0.02
 SHAPE = dict(pad_token_id=None, num_hidden_layers=2, router_aux_loss_coef=COEFFICIENT)
 
 
-def balanced(model, micro):
-    """Backward of the mean over micro-batches of cross entropy and each layer's balancing loss; says both."""
+def balanced(model, micro, coefficient=COEFFICIENT, balancing=None):
+    """Backward of the mean over micro-batches of cross entropy and each layer's balancing loss; says both. balancing: another one, given the router logits
+    and the number of the micro-batch in its step."""
 
     def backward(rows):
         entropy, balance = 0.0, 0.0
-        for part in rows.split(micro):
+        for number, part in enumerate(rows.split(micro)):
             out = model(part[:, :-1], output_router_logits=True)
             cross_entropy = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), part[:, 1:].flatten())
-            layers = balancing_loss(out.router_logits, model.config.num_experts_per_tok)
+            layers = balancing(out.router_logits, number) if balancing else balancing_loss(out.router_logits, model.config.num_experts_per_tok)
             share = len(part) / BATCH
-            (share * (cross_entropy + COEFFICIENT * layers)).backward()
+            (share * (cross_entropy + coefficient * layers)).backward()
             entropy += share * cross_entropy.item()
             balance += share * layers.item() / len(out.router_logits)
         return entropy, balance
@@ -30,7 +32,7 @@ def balanced(model, micro):
 
 def test_fifty_steps(ponte, tmp_path, tiny):
     folder, _ = tiny("qwen3_moe", **SHAPE)
-    steps, result, samples = train_fifty_steps(ponte, tmp_path, folder)
+    steps, result, samples = train_some_steps(ponte, tmp_path, folder)
     assert "load_balancing_loss:" in result.out + result.err and "busiest expert:" in result.out + result.err
     model = load_transformers(folder, attention="sdpa")
     said, norms = reference(model, samples, balanced(model, micro=2))
@@ -41,10 +43,64 @@ def test_fifty_steps(ponte, tmp_path, tiny):
     assert_weights_near(ponte, tmp_path, model)
 
 
+def test_expert_bias_over_steps(ponte, tmp_path, tiny, monkeypatch):
+    """Sigmoid scores with a bias that decides the choice and not the weight, moved after each step by what each expert got in it; the losses, the choices they
+    follow from and the biases that are saved."""
+    rate, count = 0.03, 8
+    route = Settings(sigmoid=True, scale=2.5, bias_rate=rate)
+    monkeypatch.setattr(transformers.models.qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter, "forward", lambda gate, hidden: route(gate, hidden))
+    folder, _ = tiny("qwen3_moe", **SHAPE)
+    steps, _, samples = train_some_steps(ponte, tmp_path, folder, "model.moe_router_score_function=sigmoid", "model.moe_router_topk_scaling_factor=2.5",
+                                         "model.moe_router_enable_expert_bias=true", f"model.moe_router_bias_update_rate={rate}",
+                                         "model.moe_router_load_balancing_type=none", count=count)
+    model = load_transformers(folder, attention="sdpa")
+    backward = balanced(model, micro=2, coefficient=0.0)
+
+    def backward_and_move(rows):
+        said = backward(rows)
+        route.move_biases()
+        return said
+
+    said, norms = reference(model, samples, backward_and_move)
+    for step, (loss, _), norm in zip(steps, said, norms, strict=True):
+        assert step["lm_loss"] == pytest.approx(loss, rel=1e-5), step["iteration"]
+        assert step["grad_norm"] == pytest.approx(norm, rel=1e-4), step["iteration"]
+    biases = load_checkpoint(tmp_path / f"save/iter_{count:07d}")["decoder.layers.mlp.router.expert_bias"]
+    theirs = torch.stack(list(route.bias.values()))
+    assert biases.dtype == torch.float32 and torch.allclose(biases, theirs, rtol=0, atol=1e-6)
+    assert theirs.unique().numel() > 3, "the biases must have gone different ways"
+
+
+def test_global_balancing_over_micro_batches(ponte, tmp_path, tiny):
+    """Shares counted over the micro-batches of the step so far, probabilities of the one at hand."""
+    counted = {}
+
+    def balancing(router_logits, number):
+        total = 0
+        for layer, logits in enumerate(router_logits):
+            probabilities = torch.softmax(logits, -1)
+            counts = probabilities.topk(2, -1).indices.flatten().bincount(minlength=logits.shape[1])
+            before, tokens = counted.get(layer, (0, 0)) if number else (0, 0)
+            counted[layer] = before + counts, tokens + len(logits)
+            share = counted[layer][0] / (2 * counted[layer][1])
+            total = total + logits.shape[1] * (share * probabilities.mean(0)).sum()
+        return total
+
+    folder, _ = tiny("qwen3_moe", **SHAPE)
+    (step,), _, samples = train_some_steps(ponte, tmp_path, folder, "model.moe_router_load_balancing_type=global_aux_loss", "model.moe_aux_loss_coeff=1.0",
+                                           "train.micro_batch_size=1", count=1)
+    model = load_transformers(folder, attention="sdpa")
+    [(loss, balance)], [norm] = reference(model, samples, balanced(model, 1, 1.0, balancing))
+    for key, wanted in (("lm_loss", loss), ("grad_norm", norm), ("load_balancing_loss", balance)):
+        assert step[key] == pytest.approx(wanted, rel=1e-5), key
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16_mixed"])
 def test_resumed_equals_uninterrupted(ponte, tmp_path, tiny, precision):
     folder, _ = tiny("qwen3_moe", **SHAPE)
-    end = expect_bitwise_resume(ponte, tmp_path, folder, precision, "model.moe_router_load_balancing_type=global_aux_loss")
+    end = expect_bitwise_resume(ponte, tmp_path, folder, precision, "model.moe_router_load_balancing_type=global_aux_loss",
+                                "model.moe_router_score_function=sigmoid", "model.moe_router_enable_expert_bias=true")
+    assert end["decoder.layers.mlp.router.expert_bias"].abs().sum() > 0
     assert tuple(end["optimizer.state.exp_avg.decoder.layers.mlp.experts.experts.linear_fc1.weight"].shape) == (2, 8, 96, 64)
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from parity import load_transformers
 from test_train_moe import COEFFICIENT, balanced
-from test_train_reference import assert_same_course, reference, train_fifty_steps
+from test_train_reference import assert_same_course, reference, train_some_steps
 from training import Training, expect_bitwise_resume, write_corpus
 
 SHAPE = dict(pad_token_id=None, router_aux_loss_coef=COEFFICIENT)
@@ -11,7 +11,7 @@ SHAPE = dict(pad_token_id=None, router_aux_loss_coef=COEFFICIENT)
 
 def test_fifty_steps(ponte, tmp_path, tiny):
     folder, _ = tiny("qwen3_next", **SHAPE)
-    steps, _, samples = train_fifty_steps(ponte, tmp_path, folder, "model.moe_router_load_balancing_type=aux_loss")
+    steps, _, samples = train_some_steps(ponte, tmp_path, folder, "model.moe_router_load_balancing_type=aux_loss")
     model = load_transformers(folder, attention="sdpa")
     said, norms = reference(model, samples, balanced(model, micro=2))
     assert_same_course(steps, [entropy for entropy, _ in said], norms)

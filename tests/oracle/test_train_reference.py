@@ -31,7 +31,7 @@ def reference(model, samples, backward, decayed=lambda name, p: p.ndim > 1):
     parameters = dict(model.named_parameters())
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
     said, norms = [], []
-    for step in range(STEPS):
+    for step in range(len(samples) // BATCH):
         model.zero_grad()
         said.append(backward(torch.tensor(samples[step * BATCH:(step + 1) * BATCH])))
         norms.append(math.sqrt(sum(p.grad.double().square().sum().item() for p in parameters.values())))
@@ -49,15 +49,15 @@ def reference(model, samples, backward, decayed=lambda name, p: p.ndim > 1):
     return said, norms
 
 
-def train_fifty_steps(ponte, tmp_path, folder, *settings):
-    """Steps, the run's output, and the samples they were taken on."""
+def train_some_steps(ponte, tmp_path, folder, *settings, count=STEPS):
+    """The first steps of fifty, the run's output, and the samples they were taken on."""
     corpus = write_corpus(tmp_path / "corpus", vocab=511)
     training = Training(ponte, tmp_path, "--hf-model", folder, *SETTINGS, f"dataset.data_path=[{corpus}]", "dataset.order=megatron",
-                        f"checkpoint.save={tmp_path / 'save'}", *settings)
+                        f"checkpoint.save={tmp_path / 'save'}", f"train.exit_interval={count}", *settings)
     steps, result = training.run()
-    assert [s["iteration"] for s in steps] == list(range(1, STEPS + 1))
+    assert [s["iteration"] for s in steps] == list(range(1, count + 1))
     printed = ponte("data", "samples", "--data-path", corpus, "--split", "100,0,0", "--seq-length", LENGTH, "--seed", 99, "--num-samples",
-                    f"{STEPS * BATCH},0,0", "--count", STEPS * BATCH, "--order", "megatron").out
+                    f"{STEPS * BATCH},0,0", "--count", count * BATCH, "--order", "megatron").out
     return steps, result, [json.loads(line)["tokens"] for line in printed.splitlines()]
 
 
@@ -85,7 +85,7 @@ CASES = [("qwen3", dict(pad_token_id=None), False), ("qwen3", dict(pad_token_id=
 @pytest.mark.parametrize("kind, changes, qk_decay", CASES)
 def test_fifty_steps(ponte, tmp_path, tiny, kind, changes, qk_decay):
     folder, _ = tiny(kind, **changes)
-    steps, _, samples = train_fifty_steps(ponte, tmp_path, folder, f"optimizer.apply_wd_to_qk_layernorm={str(qk_decay).lower()}")
+    steps, _, samples = train_some_steps(ponte, tmp_path, folder, f"optimizer.apply_wd_to_qk_layernorm={str(qk_decay).lower()}")
     model = load_transformers(folder, attention="sdpa")
 
     def backward(rows):
