@@ -216,6 +216,7 @@ void adapters_on_attention(Config& c) {
 }
 
 void qwen3_30b_sft_8gpu(Config& c) {
+  c.model.moe_token_dispatcher_type = "flex";
   c.dataset.random_seed = 1234;
   c.dataset.pad_seq_to_mult = 4;
   c.checkpoint.load.clear();
@@ -224,6 +225,7 @@ void qwen3_30b_sft_8gpu(Config& c) {
 void qwen3_30b_sft(Config& c) {
   qwen3_30b_sft_8gpu(c);
   one_expert_group_of_16(c);
+  c.model.moe_token_dispatcher_type = "alltoall";
   c.dataset.pad_seq_to_mult = 1;
 }
 
@@ -233,7 +235,10 @@ void qwen3_30b_peft(Config& c) {
 }
 
 // 94 layers, the embedding and the output layer: 96 parts.
-void qwen3_235b(Config& c) { c.model.account_for_embedding_in_pipeline_split = c.model.account_for_loss_in_pipeline_split = true; }
+void qwen3_235b(Config& c) {
+  c.model.account_for_embedding_in_pipeline_split = c.model.account_for_loss_in_pipeline_split = true;
+  c.model.moe_token_dispatcher_type = "flex";
+}
 
 void qwen3_235b_pretrain(Config& c) {
   qwen3_235b(c);

@@ -139,7 +139,7 @@ void Reporter::write_events(const Run& run) {
   add(c.log_params_norm, "params-norm", "params-norm vs samples", parameter_norm_);
   if (state.skipped_train_samples > 0) by_step.push_back({"skipped-train-samples", static_cast<double>(state.skipped_train_samples)});
   const double teraflops = flops_per_step_ / last_time_.seconds / 1e12;
-  by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops / ranks}, {"throughput/tflops", teraflops},
+  by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops / ranks}, {"throughput/tflops", teraflops}, {"throughput_per_gpu", teraflops / ranks},
                                  {"iteration-time", last_time_.seconds}, {"batch-generator-time", last_time_.data_wait_seconds}});
   if (c.log_throughput_to_tensorboard) append_throughput(run, by_step);
   else by_step.push_back({"throughput/tokens_per_sec", tokens_per_step_ / last_time_.seconds});
@@ -198,6 +198,7 @@ void Reporter::end_step(const Run& run) {
 void Reporter::write_json(const Run& run) {
   Json entry{{"iteration", run.state.train.step}, {"lm_loss", last_.loss}, {"grad_norm", last_.grad_norm}, {"learning_rate", learning_rate(run)},
              {"consumed_samples", run.state.train.consumed_train_samples}, {"tokens_per_second", tokens_per_step_ / last_time_.seconds},
+             {"throughput_per_gpu", flops_per_step_ / last_time_.seconds / 1e12 / static_cast<double>(run.ranks->size())},
              {"ms_per_iteration", last_time_.seconds * 1000}, {"data_wait_ms", last_time_.data_wait_seconds * 1000}};
   if (run.loss_scaler.is_dynamic()) entry.update({{"loss_scale", run.loss_scaler.scale()}, {"skipped", last_.skipped}});
   if (run.config.optimizer.log_num_zeros_in_grad) entry["num_zeros"] = last_.zeros;

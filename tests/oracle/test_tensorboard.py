@@ -24,12 +24,12 @@ def training(ponte, tmp_path, tiny):
 
 
 def test_tags_and_values(training, tmp_path):
-    """The tags Megatron Bridge writes by default and under these keys (training_log, evaluate_and_print_results), and our batch-generator-time."""
+    """The tags Megatron Bridge writes by default and under these keys (training_log, evaluate_and_print_results), and our batch-generator-time and throughput_per_gpu."""
     steps, _ = training.run()
     found = curves(tmp_path / "tensorboard")
     wanted = {"lm loss", "lm loss vs samples", "learning-rate", "learning-rate vs samples", "grad-norm", "grad-norm vs samples", "batch-size",
               "batch-size vs samples", "loss-scale", "loss-scale vs samples", "params-norm", "params-norm vs samples", "iteration-time", "batch-generator-time",
-              "throughput/tflops/device", "throughput/tflops", "lm loss validation", "lm loss validation vs samples", "lm loss validation ppl",
+              "throughput/tflops/device", "throughput/tflops", "throughput_per_gpu", "lm loss validation", "lm loss validation vs samples", "lm loss validation ppl",
               "lm loss validation ppl vs samples", "world-size", "world-size vs samples", "time/remaining_estimate", "time/tokens", "time/samples",
               "time/batches", "time/total"}
     wanted |= {f"throughput/{what}" for what in ("batches_per_sec", "samples_per_sec", "tokens_per_sec", "device/batches_per_sec", "device/samples_per_sec",
@@ -37,6 +37,8 @@ def test_tags_and_values(training, tmp_path):
     assert found.keys() == wanted
     for tag, key in (("lm loss", "lm_loss"), ("learning-rate", "learning_rate"), ("grad-norm", "grad_norm"), ("params-norm", "params_norm")):
         assert found[tag] == [(s["iteration"], float(np.float32(s[key]))) for s in steps], tag
+    for tag in ("throughput_per_gpu", "throughput/tflops/device"):
+        assert found[tag] == [(s["iteration"], float(np.float32(s["throughput_per_gpu"]))) for s in steps], tag
     assert found["lm loss vs samples"] == [(s["consumed_samples"], float(np.float32(s["lm_loss"]))) for s in steps]
     assert found["lm loss validation"] == [(s["iteration"], float(np.float32(s["val_loss"]))) for s in steps if "val_loss" in s]
     assert [step for step, _ in found["lm loss validation"]] == [3, 6]

@@ -44,7 +44,7 @@ def records(log):
 
 
 def comparable(steps):
-    timing = {"tokens_per_second", "ms_per_iteration", "data_wait_ms"}
+    timing = {"tokens_per_second", "throughput_per_gpu", "ms_per_iteration", "data_wait_ms"}
     return [{key: value for key, value in step.items() if key not in timing} for step in steps]
 
 
