@@ -12,7 +12,14 @@ started=$SECONDS
 rm -rf "$out" && mkdir -p "$out"
 metrics=$out/train.jsonl
 
-title() { [ -z "$1" ] || printf '\n%s\n' "$1" >&2; printf "  $" >&2; printf " %q" "${@:2}" >&2; say ""; }
+title() {  # the command as one would type it
+  local word line="  \$"
+  for word in "${@:2}"; do
+    if [[ $word =~ ^[A-Za-z0-9_./=:,@%+-]+$ ]]; then line+=" $word"; else line+=" '$word'"; fi
+  done
+  if [ -n "$1" ]; then say ""; say "$1"; fi
+  say "$line"
+}
 run() { title "$@"; "${@:2}"; }
 iterations_done() { { grep lm_loss "$metrics" 2>/dev/null || true; } | wc -l; }
 

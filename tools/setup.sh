@@ -15,12 +15,12 @@ on_terminal() { [ -t 2 ] && [ "${TERM:-dumb}" != dumb ]; }
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-# step "label" command...: runs it with its output in a log, showing the time that passes; the end of the log when it fails.
-step() {
-  local label=$1 log; shift
-  log=$logs/$(tr -cs 'a-zA-Z0-9' '-' <<<"$label").log
-  local start=$SECONDS
-  "$@" >"$log" 2>&1 &
+log_of() { printf '%s/%s.log' "$logs" "$(tr -cs 'a-zA-Z0-9' '-' <<<"$1")"; }
+
+# try_step "label" command...: runs it with its output in a log, showing the time that passes; its status, nothing more said, when it fails.
+try_step() {
+  local label=$1 start=$SECONDS; shift
+  "$@" >"$(log_of "$label")" 2>&1 &
   local pid=$!
   if on_terminal; then
     while kill -0 $pid 2>/dev/null; do
@@ -29,13 +29,16 @@ step() {
     done
     printf '\r\033[K' >&2
   fi
-  if wait $pid; then
-    printf '  %-52s %4d s  done\n' "$label" $((SECONDS - start)) >&2
-  else
-    say "  $label: failed; the end of $log:"
-    tail -n 25 "$log" >&2
-    exit 1
-  fi
+  wait $pid || return
+  printf '  %-52s %4d s  done\n' "$label" $((SECONDS - start)) >&2
+}
+
+# step "label" command...: the same, and ends the script with the end of the log when it fails.
+step() {
+  try_step "$@" && return
+  say "  $1: failed; the end of $(log_of "$1"):"
+  tail -n 25 "$(log_of "$1")" >&2
+  exit 1
 }
 
 missing_packages() {  # of the names given, those dpkg does not have
@@ -99,7 +102,8 @@ ensure_python() {
 ensure_arrow() {
   "$python" -c 'import pyarrow' 2>/dev/null && return
   [ "$python" = "$root/.venv/bin/python" ] || return 0
-  "$python" -m pip install -q --disable-pip-version-check "pyarrow>=18" 2>/dev/null || say "  pyarrow could not be installed: Parquet files will not be read"
+  try_step "installing pyarrow" "$python" -m pip install -q --disable-pip-version-check "pyarrow>=18" ||
+    say "  pyarrow could not be installed: Parquet files will not be read"
 }
 
 # Sets `test_python`: .venv-test, which sees the torch of `python` and adds the reference implementations the oracle tests compare with.
@@ -122,26 +126,38 @@ build_jobs() {  # a torch translation unit takes about 1.5 GB
   echo $((memory_gb < 1 ? 1 : (cores < memory_gb ? cores : memory_gb)))
 }
 
-# Ninja's output as one moving line; every tenth of the way a line where there is no terminal.
-show_build_progress() {
-  local terminal=0; on_terminal && terminal=1
-  awk -v label="$1" -v terminal="$terminal" -v log_file="$2" '
-    { print > log_file; fflush(log_file) }
-    match($0, /^\[[0-9]+\/[0-9]+\]/) {
-      split(substr($0, 2, RLENGTH - 2), part, "/"); percent = int(100 * part[1] / part[2])
-      if (terminal) printf "\r  %-40s %3d %%  (%d of %d)   ", label, percent, part[1], part[2] > "/dev/stderr"
-      else if (percent >= next_line) { printf "  %s: %d %% (%d of %d)\n", label, percent, part[1], part[2] > "/dev/stderr"; next_line = percent - percent % 10 + 10 }
-      fflush("/dev/stderr")
-    }
-    END { if (terminal) printf "\r\033[K" > "/dev/stderr" }'
+# Ninja's output as one moving line with the time that passes; every tenth of the way a line where there is no terminal. (Not awk: mawk reads
+# a pipe by blocks, so that the line stood still for minutes.)
+show_build_progress() {  # show_build_progress LABEL LOG <output
+  local label=$1 line rest= status percent counts= next_line=0 start=$SECONDS terminal=0
+  on_terminal && terminal=1
+  while true; do
+    status=0
+    IFS= read -r -t 1 line || status=$?  # over 128: a second passed; `line` is what came of the line so far
+    rest+=$line
+    if [ $status -le 128 ] && [ -n "$rest" ]; then
+      printf '%s\n' "$rest"
+      if [[ $rest =~ ^\[([0-9]+)/([0-9]+)\] ]]; then
+        percent=$((100 * BASH_REMATCH[1] / BASH_REMATCH[2])) counts="$percent %  (${BASH_REMATCH[1]} of ${BASH_REMATCH[2]})"
+        if [ $terminal = 0 ] && [ $percent -ge $next_line ]; then
+          printf '  %s: %s\n' "$label" "$counts" >&2
+          next_line=$((percent - percent % 10 + 10))
+        fi
+      fi
+      rest=
+    fi
+    [ $terminal = 0 ] || printf '\r  %-28s%24s %4d s ' "$label" "$counts" $((SECONDS - start)) >&2
+    [ $status = 0 ] || [ $status -gt 128 ] || break
+  done >"$2"
+  [ $terminal = 0 ] || printf '\r\033[K' >&2
 }
 
 # build PRESET [TARGET...]: configures when needed and builds.
 build() {
-  local preset=$1 start=$SECONDS; shift
+  local preset=$1 start; shift
   local folder=$root/build/$preset log=$root/build/logs/build-$preset.log
-  (cd "$root" && cmake --preset "$preset" -DPONTE_PYTHON="${python:-}" >"$root/build/logs/configure-$preset.log" 2>&1) ||
-    { tail -n 25 "$root/build/logs/configure-$preset.log" >&2; die "configuring the $preset build failed"; }
+  step "configuring $preset" env -C "$root" cmake --preset "$preset" -DPONTE_PYTHON="${python:-}"
+  start=$SECONDS
   if ! ninja -C "$folder" -j "$(build_jobs)" "$@" 2>&1 | show_build_progress "building $preset" "$log"; then
     grep -anE -A12 'FAILED|error:' "$log" | head -60 >&2
     die "the $preset build failed; the whole log: $log"

@@ -13,6 +13,7 @@
 
 #include "base/errors.h"
 #include "base/log.h"
+#include "base/wrap.h"
 
 namespace ponte {
 namespace {
@@ -113,7 +114,7 @@ Parsed parse_arguments(CLI::App& app, const Arguments& arguments) {
     refuse_empty_values(app, help);
     return Parsed::go_on;
   } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
+    std::cout << wrapped(app.help());
     return Parsed::done;
   } catch (const CLI::RequiredError& error) {
     refuse_unknown_flags(app, arguments, help);  // a misspelled flag is why the right one is missing

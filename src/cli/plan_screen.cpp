@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/format.h"
+#include "base/wrap.h"
 #include "layout/plan_search.h"
 
 namespace ponte {
@@ -130,14 +131,14 @@ std::string volume_table(const Plan& p) {
 
 std::string assumptions(const Machine& m, const PlanTitle& title) {
   const Efficiencies& e = m.efficiency;
-  return format(
-      "\nAssumed: {} with {:.0f} TFLOP/s (bf16), {:.2f} TB/s, links of {:.0f} GB/s, {} GPUs a node, "
+  return "\n" + wrapped(format(
+      "Assumed: {} with {:.0f} TFLOP/s (bf16), {:.2f} TB/s, links of {:.0f} GB/s, {} GPUs a node, "
       "network {:.0f} GB/s a GPU. Of these rates: products {:.0f} %, "
-      "experts {:.0f} % (of {:.0f} rows half of it),\n attention {:.0f} %, memory {:.0f} %, links {:.0f} %, network {:.0f} %; "
+      "experts {:.0f} % (of {:.0f} rows half of it), attention {:.0f} %, memory {:.0f} %, links {:.0f} %, network {:.0f} %; "
       "{:.0f} % of what may overlap does; experts are used evenly; "
       "{:.1f} GB and {:.0f} % of the rest reserved.\n",
       title.gpu, m.gpu.matrix_tflops, m.gpu.memory_tb_per_s, m.gpu.link_gb_per_s, m.per_node, m.network_gb_per_s, 100 * e.matrix, 100 * e.experts,
-      e.half_rows, 100 * e.core, 100 * e.memory, 100 * e.link, 100 * e.network, 100 * e.overlap, e.reserved_gb, 100 * e.fragmentation);
+      e.half_rows, 100 * e.core, 100 * e.memory, 100 * e.link, 100 * e.network, 100 * e.overlap, e.reserved_gb, 100 * e.fragmentation));
 }
 
 Layout layout_of(const Plan& p) {
@@ -162,7 +163,7 @@ std::string rejections(const SearchResult& result, bool all) {
   }
   std::string out = "\nRejected\n";
   for (const auto& [name, kind] : kinds)
-    out += format(" {:>6}  {:26} {}: {}\n", kind.count, name, kind.nearest->layout.text(), kind.nearest->reason);
+    out += wrapped(format(" {:>6}  {:26} {}: {}\n", kind.count, name, kind.nearest->layout.text(), kind.nearest->reason));
   if (!all) return out + " --all lists each of them.\n";
   for (const Rejection& r : result.rejected) out += format("  {:34} {}: {}\n", r.layout.text(), r.kind, r.reason);
   return out;

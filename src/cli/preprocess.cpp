@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kHelp =
     "Text to Megatron's tokenised corpus: PREFIX_<key>_document.bin and .idx, equal byte for byte to those of Megatron-LM's "
-    "preprocess_data.py. A run that was\n"
+    "preprocess_data.py. A run that was "
     "stopped goes on where its last shard ended when the same command is given again.";
 
 struct Flags {

@@ -1,5 +1,6 @@
 // `ponte recipes`: which there are, what one says, and the reference of all configuration keys.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 
 #include "base/errors.h"
@@ -19,15 +20,18 @@ const char* mode_name(RecipeMode mode) { return mode == RecipeMode::pretrain ? "
 int list_recipes(const Arguments& arguments) {
   CLI::App app("All recipes: model, mode, tensor x pipeline x context ranks, batch, steps.", "ponte recipes list");
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
-  print(format("{:34} {:9} {:>11} {:>6} {:>7} {:>8}  {}\n", "recipe", "mode", "TP x PP x CP", "batch", "length", "steps", "model"));
+  size_t width = 0;  // of the longest name
+  for (const Recipe& recipe : recipes()) width = std::max(width, recipe.name.size());
+  const auto padded = [width](std::string_view name) { return std::string(name) + std::string(width - std::min(width, name.size()), ' '); };
+  print(format("{} {:8} {:>12} {:>5} {:>6} {:>6}  {}\n", padded("recipe"), "mode", "TP x PP x CP", "batch", "length", "steps", "model"));
   for (const Recipe& recipe : recipes()) {
     const Config c = recipe_config(recipe);
     const std::string layout =
         format("{} x {} x {}", c.model.tensor_model_parallel_size, c.model.pipeline_model_parallel_size, c.model.context_parallel_size);
-    print(format("{:34} {:9} {:>12} {:>6} {:>7} {:>8}  {}\n", recipe.name, mode_name(recipe.mode), layout, c.train.global_batch_size,
+    print(format("{} {:8} {:>12} {:>5} {:>6} {:>6}  {}\n", padded(recipe.name), mode_name(recipe.mode), layout, c.train.global_batch_size,
                  c.model.seq_length, c.train.train_iters, recipe.model->hf_id));
   }
-  print("\n<model>_finetune_config is the LoRA recipe, with peft=null the full SFT one. `ponte recipes show NAME` prints a recipe as YAML.\n");
+  print("\n<model>_finetune_config is the LoRA recipe, with peft=null the full SFT one.\n`ponte recipes show NAME` prints a recipe as YAML.\n");
   return 0;
 }
 

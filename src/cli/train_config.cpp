@@ -7,6 +7,7 @@
 
 #include "base/environment.h"
 #include "base/log.h"
+#include "base/wrap.h"
 #include "cli/commands.h"
 
 namespace ponte {
@@ -53,7 +54,7 @@ int run_mode(const char* mode, const Arguments& arguments) {
 
 std::optional<int> end_without_training(const TrainArguments& arguments) {
   if (arguments.help) {
-    std::fputs(train_help().c_str(), stdout);
+    std::fputs(wrapped(train_help()).c_str(), stdout);
     return 0;
   }
   if (arguments.dry_run) return dry_run(arguments);

@@ -116,7 +116,9 @@ std::string map_text(const fs::path& path) {
   std::string out = format("{}\n", model.config.hf_architecture);
   for (const Rule& rule : model.table.rules) {
     const StoredSegment first = stored_segment(rule, 0, model.dialect);
-    out += format("{} {}   on disk: {} {}\n", rule.name(), rule.shape, first.key, first.prefix);
+    out += format("{} {}\n", rule.name(), rule.shape);
+    if (first.key != rule.name() || !first.prefix.empty())
+      out += format("    on disk: {}{}\n", first.key, first.prefix.empty() ? "" : format(" {}", first.prefix));
     for (size_t s = 0; s < rule.segments.size(); ++s) {
       const Segment& segment = rule.segments[s];
       const std::string label = segment.name.empty() ? "" : segment.name + " ";

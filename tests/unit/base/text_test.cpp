@@ -9,6 +9,7 @@
 #include "base/dtype.h"
 #include "base/json.h"
 #include "base/progress.h"
+#include "base/wrap.h"
 
 namespace ponte {
 namespace {
@@ -23,6 +24,15 @@ TEST(Format, ArgumentsOfEveryKind) {
   EXPECT_EQ(human_seconds(0.96), "1.0 s");
   EXPECT_EQ(human_seconds(59.94), "59.9 s");
   EXPECT_EQ(human_seconds(245), "4 min 05 s");
+}
+
+TEST(Wrapped, BreaksAtSpacesUnderTheLastColumn) {
+  EXPECT_EQ(wrapped("one two three\nfour\n\nfive", 8), "one two\nthree\nfour\n\nfive");
+  EXPECT_EQ(wrapped("  one two three", 10), "  one two\n  three");
+  EXPECT_EQ(wrapped("  -a   one two three four", 16), "  -a   one two\n       three\n       four");
+  EXPECT_EQ(wrapped("12345678 exactly_more b", 8), "12345678\nexactly_more\nb");
+  EXPECT_EQ(wrapped("", 8), "");
+  EXPECT_EQ(wrapped("12345678\n", 8), "12345678\n");
 }
 
 TEST(Nearest, SuggestsTypingErrorsOnly) {
