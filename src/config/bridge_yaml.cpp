@@ -27,7 +27,7 @@ constexpr BridgeSection kSections[] = {
     {"rng", "megatron.bridge.training.config.RNGConfig", ""},
     {"scheduler", "megatron.bridge.training.config.SchedulerConfig", ""},
     {"tokenizer", "megatron.bridge.training.tokenizers.config.TokenizerConfig", "make_vocab_size_divisible_by use_tokenizer_vocab_size"},
-    {"train", "megatron.bridge.training.config.TrainingConfig", "check_for_nan_in_loss check_optimizer_step_success num_epochs"},
+    {"train", "megatron.bridge.training.config.TrainingConfig", "accumulate_grad_batches check_for_nan_in_loss check_optimizer_step_success num_epochs"},
 };
 
 // Present in every release and nothing to say about.

@@ -21,6 +21,7 @@ struct TrainConfig {
   double num_epochs = 0;          // of an SFT data set
   int64_t global_batch_size = 0;  // sequences per step; 0: micro_batch_size x data-parallel size
   int64_t micro_batch_size = 1;   // sequences per forward
+  int64_t accumulate_grad_batches = 0;  // micro-batches of a replica in a step, which decides global_batch_size; 0: the other way round
   std::vector<int64_t> rampup_batch_size;  // start, increment, samples
   bool decrease_batch_size_if_needed = false;
   int64_t exit_interval = 0;          // stop (saving) when iteration % exit_interval == 0

@@ -133,6 +133,13 @@ bool apply_model_spelling(ConfigDraft& draft, const std::string& key, const Yaml
     assign(draft, "model.layer_types", types, place);
     return true;
   }
+  if (key == "layer_types") {  // the short names of the FineWeb guide's list
+    YamlValue types = value;
+    for (YamlValue& layer : types.items)
+      if (layer.is_scalar() && (layer.text == "full" || layer.text == "linear" || layer.text == "sliding")) layer.text += "_attention";
+    assign(draft, "model.layer_types", types, place);
+    return true;
+  }
   if (key.starts_with("yarn_") && value.is_null()) return true;  // Bridge's "no yarn"
   bool flag = false;
   if (key == "rope_scaling" && read_boolean(value, flag)) {  // Bridge's switch for Llama 3's scaling

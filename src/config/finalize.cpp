@@ -31,6 +31,8 @@ void apply_precision(Config& c) {
 void derive_lengths(Config& c, int64_t world_size) {
   if (c.dataset.seq_length == 0) c.dataset.seq_length = c.model.seq_length;
   if (c.dataset.random_seed == 0) c.dataset.random_seed = c.rng.seed;
+  if (c.train.accumulate_grad_batches > 0)
+    c.train.global_batch_size = c.train.accumulate_grad_batches * c.train.micro_batch_size * data_parallel_size(c.model, world_size);
   if (c.train.global_batch_size == 0 && c.train.micro_batch_size > 0)
     c.train.global_batch_size = c.train.micro_batch_size * data_parallel_size(c.model, world_size);
   if (c.train.train_iters == 0 && c.train.train_samples > 0 && c.train.global_batch_size > 0)

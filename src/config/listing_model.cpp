@@ -46,7 +46,7 @@ void list_architecture(Listing<ModelConfig>& row) {
   row("yarn_attention_factor", &M::yarn_attention_factor, "yarn: attention factor in place of the computed one");
   row("yarn_truncate", &M::yarn_truncate, "yarn: round the correction range to whole dimensions");
   row("window_size", &M::window_size, "sliding attention: tokens seen, the own included");
-  row("layer_types", &M::layer_types, "per layer: full_attention, sliding_attention or linear_attention; empty: all full");
+  row("layer_types", &M::layer_types, "per layer: full_attention, sliding_attention or linear_attention (full, sliding, linear for short); empty: all full");
   row("num_moe_experts", &M::num_moe_experts, none_is_null, "experts per layer; null: dense");
   row("moe_ffn_hidden_size", &M::moe_ffn_hidden_size, none_is_null, "width of one expert");
   row("moe_router_topk", &M::moe_router_topk, "experts per token");

@@ -11,6 +11,8 @@ void list_train(Listing<TrainConfig> row) {
   row("num_epochs", &T::num_epochs, none_is_null, "passes over a fine-tuning data set, instead of train_iters");
   row("global_batch_size", &T::global_batch_size, none_is_null, "sequences per step; null: micro_batch_size x data-parallel size");
   row("micro_batch_size", &T::micro_batch_size, "sequences per forward pass on one replica");
+  row("accumulate_grad_batches", &T::accumulate_grad_batches, none_is_null,
+      "micro-batches of one replica in a step: global_batch_size is this x micro_batch_size x data-parallel size; null: as that says");
   row("rampup_batch_size", &T::rampup_batch_size, "batch size ramp: start, increment, samples");
   row("decrease_batch_size_if_needed", &T::decrease_batch_size_if_needed, "lower the batch size of a ramp until replicas divide it");
   row("exit_interval", &T::exit_interval, none_is_null, "save and stop when the iteration is a multiple of this");

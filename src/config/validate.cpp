@@ -66,6 +66,9 @@ std::string dropout_is_a_share(const Case& c) {
 std::string layer_types_cover_layers(const Case& c) {
   const ModelConfig& m = c.config.model;
   const int64_t listed = static_cast<int64_t>(m.layer_types.size());
+  for (const std::string& type : m.layer_types)
+    if (type != "full_attention" && type != "sliding_attention" && type != "linear_attention")
+      return format("model.layer_types holds '{}', wanted full_attention, sliding_attention or linear_attention", type);
   return listed == 0 || listed == m.num_layers ? "" : format("model.layer_types lists {} layers of {}", listed, m.num_layers);
 }
 std::string experts_fit(const Case& c) {
@@ -188,6 +191,7 @@ std::string batch_divides(const Case& c) {
   if (model_ranks <= 0 || c.world_size % model_ranks != 0) return "";  // said by ranks_make_replicas
   const int64_t replicas = c.world_size / model_ranks;
   std::string wrong = at_least("train.micro_batch_size", t.micro_batch_size, 1);
+  if (wrong.empty()) wrong = at_least("train.accumulate_grad_batches", t.accumulate_grad_batches, 0);
   if (wrong.empty()) wrong = at_least("train.global_batch_size", t.global_batch_size, 1);
   if (wrong.empty() && t.global_batch_size % (t.micro_batch_size * replicas) != 0)
     wrong = format("train.global_batch_size {} is not a multiple of train.micro_batch_size {} x {} replicas = {}", t.global_batch_size,

@@ -54,6 +54,18 @@ TEST(Finalize, FillsWhatFollows) {
   EXPECT_TRUE(config_difference(once, c).empty());
 }
 
+TEST(Finalize, LayerTypesHaveShortNames) {
+  const Config c = config_with({"model.layer_types=[full,linear,sliding,linear_attention]"});
+  EXPECT_EQ(c.model.layer_types, (std::vector<std::string>{"full_attention", "linear_attention", "sliding_attention", "linear_attention"}));
+}
+
+TEST(Finalize, AccumulationDecidesTheBatch) {
+  Config c = config_with({"train.train_iters=10", "train.micro_batch_size=2", "train.global_batch_size=64", "train.accumulate_grad_batches=3",
+                          "model.tensor_model_parallel_size=2"});
+  finalize(c, 8);
+  EXPECT_EQ(c.train.global_batch_size, 3 * 2 * 4);
+}
+
 // As Bridge's _calculate_scheduler_steps.
 TEST(Finalize, SchedulerStepsCountSamples) {
   Config c = config_with({"train.train_iters=100", "train.global_batch_size=32", "scheduler.lr_warmup_iters=500"});
