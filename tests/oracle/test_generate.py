@@ -269,7 +269,6 @@ ERRORS = {
     "negative count": (["--hf-model-path", "MODEL", "--prompt", "x", "--max-new-tokens", "-1"], "max-new-tokens"),
     "top_p": (["--hf-model-path", "MODEL", "--prompt", "x", "--top-p", "2"], "top_p"),
     "dtype": (["--hf-model-path", "MODEL", "--prompt", "x", "--torch-dtype", "int3"], "int3"),
-    "ranks": (["--hf-model-path", "MODEL", "--prompt", "x", "--tp", "2"], "tp"),
     "misspelt flag": (["--hf-model-path", "MODEL", "--prompt", "x", "--max-new-token", "2"], "--max-new-tokens"),
     "adapters": (["--hf-model-path", "MODEL", "--prompt", "x", "--adapters", "a"], "adapters"),
 }
