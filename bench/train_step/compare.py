@@ -4,7 +4,8 @@
 
 The model: Qwen3, hidden 512, 8 layers, 8 heads, 4 groups, ffn 1536, vocabulary 32000 (57.9 M parameters); batch 4 x 512; fused AdamW and clipping
 in both. qwen3_moe: 32 experts of 384 in place of the ffn, four for each token (190 M), with the balancing loss. qwen3_next: those experts and a shared one, three layers of
-four with linear attention of 8 key and 16 value heads of 64, gated attention in the rest (204 M). Decoding: 128 prompt tokens, 128 new, batch 1, key/value cache. --compile adds torch.compile (minutes of warm-up).
+four with linear attention of 8 key and 16 value heads of 64, gated attention in the rest (204 M). Decoding: 128 prompt tokens, 128 new, batch 1, key/value cache. --compile adds torch.compile (minutes of
+warm-up), for decoding with a cache of fixed size.
 """
 import argparse
 import multiprocessing
@@ -62,34 +63,38 @@ def peer_step(kind, name, steps, compiled):
     return timed(step, steps, 2)
 
 
-def into(queue, *arguments):
-    queue.put(peer_step(*arguments))
+def peer_decode(kind, name, repeats, compiled):
+    model, prompt = peer(kind, name).eval(), torch.randint(3, 32000, (1, 128))
+    model.config.output_router_logits = False  # the balancing loss is training's
+    more = {}
+    if compiled:  # with a cache of fixed size, so that one compiled step serves every position
+        model.forward = torch.compile(model.forward)
+        more["cache_implementation"] = "static"
+
+    def generate():
+        with torch.no_grad():
+            model.generate(prompt, max_new_tokens=128, min_new_tokens=128, do_sample=False, use_cache=True, pad_token_id=0, **more)
+
+    return timed(generate, repeats, 2 if compiled else 1)
 
 
-def compiled_step(kind, name, steps, limit_s):
-    """peer_step compiled, in a process of its own; None when it has not finished after limit_s seconds."""
+def into(queue, work, *arguments):
+    queue.put(work(*arguments, True))
+
+
+def compiled(work, limit_s, *arguments):
+    """`work` compiled, in a process of its own; None when it has not finished after limit_s seconds."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=into, args=(queue, kind, name, steps, True))
+    process = context.Process(target=into, args=(queue, work, *arguments))
     process.start()
     process.join(limit_s)
     if process.is_alive():
         process.kill()
         return None
     if process.exitcode:
-        raise SystemExit(f"torch.compile of {name} failed with exit code {process.exitcode}")
+        raise SystemExit(f"{work.__name__} compiled failed with exit code {process.exitcode}")
     return queue.get()
-
-
-def peer_decode(kind, name, repeats):
-    model, prompt = peer(kind, name).eval(), torch.randint(3, 32000, (1, 128))
-    model.config.output_router_logits = False  # the balancing loss is training's
-
-    def generate():
-        with torch.no_grad():
-            model.generate(prompt, max_new_tokens=128, min_new_tokens=128, do_sample=False, use_cache=True, pad_token_id=0)
-
-    return timed(generate, repeats, 1)
 
 
 def ours(binary, kind, name, repeats, what):
@@ -108,17 +113,18 @@ def main():
     parser.add_argument("--decode", action="store_true")
     options = parser.parse_args()
     binary = str(options.bin / "train_step_bench")
+    works = [("training step", "train", peer_step, 2048)] + [("decoding", "decode", peer_decode, 128)] * options.decode
     for kind in options.types:
-        rows = [("ponte", ours(binary, kind, options.model, options.steps, "train")), ("transformers eager", peer_step(kind, options.model, options.steps, False))]
-        if options.compile:
-            compiled = compiled_step(kind, options.model, options.steps, options.compile_limit)
-            if compiled:
-                rows.append(("transformers torch.compile", compiled))
-            else:
-                print(f"transformers torch.compile, {options.model}, {kind}: did not finish in {options.compile_limit:.0f} s")
-        report(f"training step, {options.model}, {kind}", rows, 2048)
-        if options.decode:
-            report(f"decoding, {options.model}, {kind}", [("ponte", ours(binary, kind, options.model, options.steps, "decode")), ("transformers eager", peer_decode(kind, options.model, options.steps))], 128)
+        for title, what, work, tokens in works:
+            peers = (kind, options.model, options.steps)
+            rows = [("ponte", ours(binary, *peers, what)), ("transformers eager", work(*peers, False))]
+            if options.compile:
+                took = compiled(work, options.compile_limit, *peers)
+                if took:
+                    rows.append(("transformers torch.compile", took))
+                else:
+                    print(f"transformers torch.compile, {title}, {options.model}, {kind}: did not finish in {options.compile_limit:.0f} s")
+            report(f"{title}, {options.model}, {kind}", rows, tokens)
 
 
 def report(title, rows, tokens):
