@@ -58,9 +58,8 @@ void add_flags(CLI::App& app, Flags& f) {
 void apply(Flags& f) {
   require(f.tokenizer_type == "HuggingFaceTokenizer",
           "--tokenizer-type {}: only HuggingFaceTokenizer is there; it reads the tokenizer.json of any supported family", f.tokenizer_type);
-  require(
-      !f.split_sentences && !f.keep_newlines,
-      "--split-sentences: sentence splitting serves BERT-style training and is not offered; give lists of sentences under the key instead");
+  for (const auto& [flag, given] : {std::pair("--split-sentences", f.split_sentences), std::pair("--keep-newlines", f.keep_newlines)})
+    require(!given, "{}: sentence splitting serves BERT-style training and is not offered; give lists of sentences under the key instead", flag);
   if (f.options.inputs.empty() && !f.options.subset.empty()) f.options.inputs = {"HuggingFaceFW/fineweb"};
   if (f.keep_sequential) f.options.partitions = 1;  // Megatron's joined partitions are then in the input's order
   f.options.add_special_tokens = !f.no_special;

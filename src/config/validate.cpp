@@ -292,6 +292,11 @@ std::string sequence_lengths_agree(const Case& c) {
   const int64_t model = c.config.model.seq_length, data = c.config.dataset.seq_length;
   return data == 0 || data == model ? "" : format("dataset.seq_length {} and model.seq_length {} differ", data, model);
 }
+std::string seeds_fit(const Case& c) {
+  for (const auto& [name, seed] : {std::pair("rng.seed", c.config.rng.seed), std::pair("dataset.random_seed", c.config.dataset.random_seed)})
+    if (seed < 0 || seed > UINT32_MAX) return format("{} is {}, it must be from 0 to {}, as NumPy's generators want it", name, seed, UINT32_MAX);
+  return "";
+}
 std::string one_blend(const Case& c) {
   const DatasetConfig& d = c.config.dataset;
   const bool per_split = !d.train_data_path.empty() || !d.valid_data_path.empty() || !d.test_data_path.empty();
@@ -362,6 +367,7 @@ constexpr std::string (*kChecks[])(const Case&) = {
     weight_decay_grows,
     one_scheduler_wins,
     sequence_lengths_agree,
+    seeds_fit,
     one_blend,
     save_interval_has_a_folder,
     adapter_settings_have_a_scheme,

@@ -2,6 +2,7 @@
 
 #include <simdjson.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -21,15 +22,16 @@ void store(std::span<const int32_t> ids, DType dtype, std::vector<std::byte>& ou
     return;
   }
   out.resize(at + 2 * ids.size());
-  uint32_t all = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     const auto narrow = static_cast<uint16_t>(ids[i]);
-    all |= static_cast<uint32_t>(ids[i]);
     std::memcpy(out.data() + at + 2 * i, &narrow, 2);
   }
-  require(all <= 0xFFFF,
-          "the tokenizer gives ids above 65535, though its vocabulary counts fewer than 65500 tokens: Megatron's format stores such a "
-          "vocabulary in 16 bits");
+}
+
+bool fit_16_bits(std::span<const int32_t> ids) {
+  uint32_t all = 0;
+  for (int32_t id : ids) all |= static_cast<uint32_t>(id);
+  return all <= 0xFFFF;
 }
 
 void drop_last(EncodedDocuments& documents, DType dtype) {
@@ -68,8 +70,9 @@ EncodedBlock BlockEncoder::encode(TextBlock& block) {
 template <class TextsOf>
 void BlockEncoder::append_document(int64_t line, EncodedBlock& out, TextsOf&& texts_of) {
   for (size_t k = 0; k < out.keys.size(); ++k) {
-    if (append(texts_of(k), out.keys[k])) continue;
-    out.problems.push_back({line, format("a document of {} tokens, wanted at most {}", ids_.size(), options_.preprocess.max_document_tokens)});
+    auto problem = append(texts_of(k), out.keys[k]);
+    if (!problem) continue;
+    out.problems.push_back({line, std::move(*problem)});
     while (k > 0) drop_last(out.keys[--k], options_.dtype);
     return;
   }
@@ -115,8 +118,8 @@ void BlockEncoder::encode_rows(const TextBlock& block, EncodedBlock& out) {
   for (; bad < block.bad_rows.size(); ++bad) out.problems.push_back({block.bad_rows[bad].first, block.bad_rows[bad].second});
 }
 
-// False, and nothing appended, when there are too many tokens.
-bool BlockEncoder::append(const std::vector<std::string_view>& texts, EncodedDocuments& out) {
+// What the format cannot hold is a problem, and nothing of it appended.
+std::optional<std::string> BlockEncoder::append(const std::vector<std::string_view>& texts, EncodedDocuments& out) {
   ids_.clear();
   lengths_.clear();
   for (const std::string_view text : texts) {
@@ -128,11 +131,15 @@ bool BlockEncoder::append(const std::vector<std::string_view>& texts, EncodedDoc
     ids_.push_back(options_.eod_id);
     ++lengths_.back();
   }
-  if (static_cast<int64_t>(ids_.size()) > options_.preprocess.max_document_tokens) return false;
+  if (static_cast<int64_t>(ids_.size()) > options_.preprocess.max_document_tokens)
+    return format("a document of {} tokens, wanted at most {}", ids_.size(), options_.preprocess.max_document_tokens);
+  if (options_.dtype == DType::u16 && !fit_16_bits(ids_))
+    return format("the tokenizer gives it id {}, but Megatron's format stores vocabularies of fewer than 65500 tokens, as this one, in 16 bits",
+                  *std::max_element(ids_.begin(), ids_.end()));
   out.lengths.insert(out.lengths.end(), lengths_.begin(), lengths_.end());
   out.sequences_per_document.push_back(static_cast<int32_t>(lengths_.size()));
   store(ids_, options_.dtype, out.ids);
-  return true;
+  return std::nullopt;
 }
 
 }  // namespace ponte

@@ -1,6 +1,7 @@
 // The worker's part of preprocessing: one block of input to token ids in their final width.
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,7 +53,7 @@ class BlockEncoder {
   void encode_rows(const TextBlock& block, EncodedBlock& out);
   template <class TextsOf>
   void append_document(int64_t line, EncodedBlock& out, TextsOf&& texts_of);
-  bool append(const std::vector<std::string_view>& texts, EncodedDocuments& out);
+  std::optional<std::string> append(const std::vector<std::string_view>& texts, EncodedDocuments& out);
   EncodeOptions options_;
   JsonTextReader json_;
   std::vector<int32_t> ids_, lengths_;

@@ -57,6 +57,7 @@ bool names_dataset(const std::string& input) {
 }
 
 InputFile local_file(const fs::path& path) {
+  require(fs::is_regular_file(path), "--input {}: not a regular file (a pipe or a device); write what it gives to a file first", path);
   return {path,
           fs::file_size(path),
           format("{} {} {}", fs::absolute(path), fs::file_size(path), fs::last_write_time(path).time_since_epoch().count()),

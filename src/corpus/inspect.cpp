@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <memory>
 #include <optional>
 
 #include "base/environment.h"
@@ -103,6 +104,7 @@ std::vector<fs::path> expand(const std::vector<fs::path>& inputs) {
 
 std::string inspect_dataset(const fs::path& prefix, const std::string& tokenizer_ref, const InspectOptions& options) {
   const IndexedDataset dataset(prefix);
+  dataset.verify();  // what follows walks lengths and boundaries as the file gives them
   std::optional<Tokenizer> tokenizer;
   if (!tokenizer_ref.empty()) tokenizer = Tokenizer::load(resolve_tokenizer(tokenizer_ref));
   const Lengths lengths = survey(dataset);
@@ -133,6 +135,7 @@ std::string merge_datasets(const std::vector<fs::path>& inputs, const fs::path& 
   const fs::path folder = work_folder(output, "merge");
   fs::remove_all(folder);
   fs::create_directories(folder);
+  const std::shared_ptr<void> at_exit(nullptr, [&](void*) { fs::remove_all(folder); });  // a full disk gets its room back
   Progress progress("merging", static_cast<uint64_t>(total), Progress::Unit::bytes);
   IndexedDatasetWriter writer(folder / "joined", datasets.front().dtype());
   for (const IndexedDataset& dataset : datasets) {
@@ -141,7 +144,6 @@ std::string merge_datasets(const std::vector<fs::path>& inputs, const fs::path& 
   }
   writer.finalize();
   publish_pair(folder / "joined", output);
-  fs::remove_all(folder);
   const auto& p = writer.position();
   return format("{}: {} documents, {} sequences, {} tokens from {} corpora", output, p.documents, p.sequences, p.tokens, prefixes.size());
 }

@@ -53,7 +53,7 @@ std::string identity_of(const PreprocessOptions& o, const std::vector<InputFile>
   std::string text = format("1 keys={} eod={} special={} partitions={} max_docs={} max_bytes={} format={} unit={}\n", o.json_keys,
                             o.append_eod, o.add_special_tokens, o.partitions, o.max_docs, o.max_document_bytes, o.format, o.text_unit);
   for (const InputFile& file : files) text += file.identity + "\n";
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json"})
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"})
     if (fs::exists(tokenizer / name)) text += sha256(MappedFile(tokenizer / name).bytes()) + "\n";
   return content_hash(std::as_bytes(std::span(text)));
 }
@@ -255,6 +255,9 @@ class Run {
   void publish() {
     for (size_t k = 0; k < options_.json_keys.size(); ++k) publish_pair(joined(k), key_prefix(options_, options_.json_keys[k]));
     folder_.remove();
+    for (const std::string& key : options_.json_keys)
+      require(fs::exists(idx_path(key_prefix(options_, key))), "{}: gone since an earlier run had finished it; the same command will write it anew",
+              idx_path(key_prefix(options_, key)));
   }
 
   PreprocessSummary summary(double seconds) const {

@@ -16,7 +16,8 @@ class FileSource : public TokenSource {
   int64_t sequences() const override { return dataset_.sequences(); }
   int32_t length(int64_t sequence) const override {
     const int32_t length = dataset_.sequence_length(sequence);
-    require(length >= 0, "{}: sequence {} has length {}", idx_path(dataset_.prefix()), sequence, length);
+    require(length >= 0 && length <= dataset_.total_tokens(), "{}: sequence {} has length {}, but the .bin holds {} tokens", idx_path(dataset_.prefix()), sequence,
+            length, dataset_.total_tokens());
     return length;
   }
   void read(int64_t sequence, int64_t offset, std::span<int32_t> out) const override { dataset_.read(sequence, offset, out); }

@@ -77,20 +77,6 @@ void read_rope_scaling(const Json& rope, std::string_view origin, ModelConfig& c
   }
 }
 
-void read_positions(const Json& hf, std::string_view origin, ModelConfig& c) {
-  const bool release5 = hf.contains("rope_parameters") && !hf["rope_parameters"].is_null();
-  const Json& rope = release5 ? hf["rope_parameters"] : hf;
-  require(rope.is_object(), "{}: 'rope_parameters' is not an object", origin);
-  require(!release5 || !rope.contains("full_attention"), "{}: rope_parameters differ by layer type, which is not supported", origin);
-  const double outer = json_get_or<double>(hf, "rope_theta", 10000.0, origin);
-  c.rotary_base = json_get_or<double>(rope, "rope_theta", outer, origin);
-  c.rotary_percent = json_get_or<double>(rope, "partial_rotary_factor", json_get_or<double>(hf, "partial_rotary_factor", 1.0, origin), origin);
-  require(c.rotary_base > 0, "{}: 'rope_theta' is {}, wanted a positive number", origin, c.rotary_base);
-  if (release5) read_rope_scaling(rope, origin, c);
-  else if (hf.contains("rope_scaling") && !hf["rope_scaling"].is_null()) read_rope_scaling(hf["rope_scaling"], origin, c);
-}
-
-// The inverse listing: fields every family writes, in the spelling of release 4, which release 5 and the inference engines read too.
 Json rope_scaling_json(const ModelConfig& c) {
   if (c.rope_scaling_type == "none") return nullptr;
   Json rope = {{"rope_type", c.rope_scaling_type}, {"factor", c.rope_scaling_factor}};
@@ -111,6 +97,26 @@ Json rope_scaling_json(const ModelConfig& c) {
   return rope;
 }
 
+void read_positions(const Json& hf, std::string_view origin, ModelConfig& c) {
+  const bool release5 = hf.contains("rope_parameters") && !hf["rope_parameters"].is_null();
+  const Json& rope = release5 ? hf["rope_parameters"] : hf;
+  require(rope.is_object(), "{}: 'rope_parameters' is not an object", origin);
+  require(!release5 || !rope.contains("full_attention"), "{}: rope_parameters differ by layer type, which is not supported", origin);
+  const double outer = json_get_or<double>(hf, "rope_theta", 10000.0, origin);
+  c.rotary_base = json_get_or<double>(rope, "rope_theta", outer, origin);
+  c.rotary_percent = json_get_or<double>(rope, "partial_rotary_factor", json_get_or<double>(hf, "partial_rotary_factor", 1.0, origin), origin);
+  require(c.rotary_base > 0, "{}: 'rope_theta' is {}, wanted a positive number", origin, c.rotary_base);
+  const bool release4 = hf.contains("rope_scaling") && !hf["rope_scaling"].empty();
+  ModelConfig older = c;
+  if (release4) read_rope_scaling(hf["rope_scaling"], origin, older);
+  if (release5) read_rope_scaling(rope, origin, c);
+  else if (release4) c = older;
+  // transformers 4 reads the one and 5 the other.
+  require(!release4 || rope_scaling_json(c) == rope_scaling_json(older),
+          "{}: 'rope_scaling' and 'rope_parameters' contradict each other; say it in rope_parameters alone", origin);
+}
+
+// The inverse listing: fields every family writes, in the spelling of release 4, which release 5 and the inference engines read too.
 Json fresh_config(const ModelConfig& c) {
   Json hf;
   hf["architectures"] = Json::array({c.hf_architecture});

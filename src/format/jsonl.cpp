@@ -55,10 +55,13 @@ class GzipSource : public ByteSource {
         require(!inside_, "{}: truncated gzip stream (ends at byte {})", file_, input_.compressed_offset());
         return 0;
       }
+      if (past_first_) skip_padding();
+      if (stream_.avail_in == 0) continue;
       inside_ = true;
       const int code = inflate(&stream_, Z_NO_FLUSH);
       if (code == Z_STREAM_END) {  // another member may follow
         inside_ = false;
+        past_first_ = true;
         require(inflateReset(&stream_) == Z_OK, "{}: cannot restart decompression", file_);
       } else {
         require(code == Z_OK || code == Z_BUF_ERROR, "{}: damaged gzip stream near byte {}: {}", file_, compressed_offset(),
@@ -70,6 +73,10 @@ class GzipSource : public ByteSource {
   uint64_t compressed_offset() const override { return input_.compressed_offset() - stream_.avail_in; }
 
  private:
+  // Tapes and block devices leave zeros behind a member; like Python's gzip.
+  void skip_padding() {
+    for (; !inside_ && stream_.avail_in > 0 && *stream_.next_in == 0; --stream_.avail_in) ++stream_.next_in;
+  }
   bool refill() {
     const size_t n = input_.read(buffer_.data(), buffer_.size());
     stream_.next_in = reinterpret_cast<Bytef*>(buffer_.data());
@@ -80,7 +87,7 @@ class GzipSource : public ByteSource {
   PlainSource input_;
   std::vector<char> buffer_;
   z_stream stream_{};
-  bool inside_ = false;
+  bool inside_ = false, past_first_ = false;  // a member; the first member
 };
 
 class ZstdSource : public ByteSource {

@@ -130,7 +130,10 @@ class Reader {
     else if (name == "revision" || name == "hf-revision" || name == "model-revision") request.revision = take_value(name);
     else if (name == "layout") request.layout = take_value(name);
     else if (name == "config-file" || name == "config-files")
-      for (std::string& file : take_list(name)) request.config_files.push_back(std::move(file));
+      for (std::string& file : take_list(name)) {
+        const bool key = file.find('=') != std::string::npos && !fs::exists(file);  // of a section there is not, to be told so
+        (key ? request.overrides : request.config_files).push_back(std::move(file));
+      }
     else if (name == "dry-run") out_.dry_run = take_boolean();
     else if (name == "help" || name == "h") out_.help = true;
     else if (name == "nproc-per-node") out_.nproc_per_node = take_count(name);

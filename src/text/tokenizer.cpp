@@ -39,6 +39,11 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
+bool Tokenizer::is_in(const std::filesystem::path& folder) {
+  namespace fs = std::filesystem;
+  return !folder.empty() && (fs::exists(folder / "tokenizer.json") || fs::exists(folder / "tokenizer.model"));
+}
+
 Tokenizer Tokenizer::load(const std::filesystem::path& folder_or_file) {
   namespace fs = std::filesystem;
   fs::path file = folder_or_file;

@@ -25,6 +25,8 @@ struct TokenizerState;
 
 class Tokenizer {
  public:
+  static bool is_in(const std::filesystem::path& folder);  // whether there is something load() would read; "": no folder
+
   // Reads tokenizer.json, or in its absence tokenizer.model, of a folder, or the one file given, with the tokenizer_config.json beside it if there
   // is one (names of bos/eos/pad/unk, extra added tokens). Throws UserError.
   static Tokenizer load(const std::filesystem::path& folder_or_file);

@@ -130,6 +130,35 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
     assert large < small + 30 and large < 200, (small, large)
 
 
+@pytest.mark.fast
+def test_ids_wider_than_the_format_are_named(ponte, tmp_path):
+    """A vocabulary of few tokens is stored in 16 bits, as Megatron does; one of them may still have a high id."""
+    tokenizer = json.loads((DEMO / "base" / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"][max(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)] = 70000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    word = next(t for t, i in tokenizer["model"]["vocab"].items() if i == 70000)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ("a", word.replace("Ġ", " "), "b")))
+    command = ["preprocess", "--input", tmp_path / "in.jsonl", "--output-prefix", tmp_path / "out", "--tokenizer-model", tmp_path]
+    assert "in.jsonl:2: the tokenizer gives it id 70000" in ponte(*command, code=1).err
+    result = ponte(*command, "--on-error", "skip")
+    assert "2 documents, 2 tokens" in result.out and "1 bad documents skipped" in result.out
+
+
+def test_a_run_goes_on_with_its_own_tokenizer_only(ponte, tmp_path):
+    """What a stopped run left is thrown away when the tokenizer has changed, whichever its file is."""
+    import test_sentencepiece
+    text = ["one two three four five six seven " * 40, "a bridge is a bridge is a bridge " * 40]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in text * 2000) + "no\n")
+    command = ["preprocess", "--input", tmp_path / "in.jsonl", "--tokenizer-model", tmp_path / "tokenizer", "--shard-bytes", 1]
+    test_sentencepiece.train(tmp_path / "tokenizer", text[:1] * 30, vocab_size=40)
+    ponte(*command, "--output-prefix", tmp_path / "out", code=1)
+    test_sentencepiece.train(tmp_path / "tokenizer", text[1:] * 30, vocab_size=60)
+    result = ponte(*command, "--output-prefix", tmp_path / "out", "--on-error", "skip")
+    assert "starting afresh" in result.err, result
+    ponte(*command, "--output-prefix", tmp_path / "whole", "--on-error", "skip")
+    same_files(tmp_path / "out_text_document", tmp_path / "whole_text_document")
+
+
 def test_a_full_disk_is_named_and_nothing_is_lost(ponte, tmp_path):
     source = prose(tmp_path, 4)
 
@@ -150,7 +179,9 @@ def test_a_full_disk_is_named_and_nothing_is_lost(ponte, tmp_path):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("flags, message", [
-    (["--split-sentences"], "--split-sentences"),
+    (["--split-sentences"], "--split-sentences: "),
+    (["--keep-newlines"], "--keep-newlines: "),
+    (["--input", "/dev/null"], "--input /dev/null: not a regular file"),
     (["--tokenizer-type", "GPT2BPETokenizer"], "only HuggingFaceTokenizer"),
     (["--on-error", "ignore"], "on-error"),
     (["--tokenizr-model", "x"], "did you mean --tokenizer-model?"),
@@ -176,11 +207,31 @@ def test_data_commands(ponte, tmp_path):
     assert "57 documents" in out and "Hello world." in out and "no newline at the end" in out
     dataset = IndexedDataset(str(PAIRS / "plain_text_document"))
     assert f"{len(dataset)} sequences" in out and f"{int(dataset.sequence_lengths.sum())} tokens" in out
-    damaged = bytearray((PAIRS / "plain_text_document.idx").read_bytes())
-    damaged[40] ^= 1
-    (tmp_path / "d.idx").write_bytes(damaged)
     (tmp_path / "d.bin").write_bytes((PAIRS / "plain_text_document.bin").read_bytes())
-    assert "d.idx: sequence 2 starts at byte" in ponte("data", "verify", tmp_path / "d", code=1).err
+    boundary = 34 + 12 * len(dataset) + 8  # the end of the first document
+    for place, value, message in ((42, 1 << 20, "d.idx: sequence 3 starts at byte"), (boundary, -500_000_000, "d.idx: document 0 ends at sequence -500000000"),
+                                  (boundary, 10 ** 15, "d.idx: document 0 ends at sequence 1000000000000000")):
+        damaged = bytearray((PAIRS / "plain_text_document.idx").read_bytes())
+        width = 8 if place == boundary else 4
+        damaged[place:place + width] = value.to_bytes(width, "little", signed=True)
+        (tmp_path / "d.idx").write_bytes(damaged)
+        for command in (["verify"], ["inspect", "--document", 1], ["merge", "--output-prefix", tmp_path / "e", "--input"]):
+            assert message in ponte("data", *command, tmp_path / "d", code=1).err
+    assert not list(tmp_path.glob(".e*"))
+
+
+@pytest.mark.fast
+def test_merging_on_a_full_disk_gives_its_room_back(tmp_path):
+    for suffix in (".bin", ".idx"):
+        (tmp_path / f"a{suffix}").write_bytes((PAIRS / f"plain_text_document{suffix}").read_bytes())
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    process = subprocess.run([BIN / "ponte", "data", "merge", "--input", "a", "a", "--output-prefix", "b"], capture_output=True, text=True, preexec_fn=small_files, cwd=tmp_path)
+    assert process.returncode == 1 and "cannot write" in process.stderr, process.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "a.idx"]
 
 
 def has_parquet(ponte, tmp_path):

@@ -97,6 +97,8 @@ TEST(Validate, NamesEveryContradiction) {
        "use_checkpoint_opt_param_scheduler are both true"},
       {{"model.max_position_embeddings=31"}, 1, "model.seq_length 32 is longer than the 31 positions"},
       {{"dataset.seq_length=16"}, 1, "dataset.seq_length 16 and model.seq_length 32 differ"},
+      {{"rng.seed=-1"}, 1, "rng.seed is -1"},
+      {{"dataset.random_seed=4294967296"}, 1, "dataset.random_seed is 4294967296, it must be from 0 to 4294967295"},
       {{"dataset.data_path=a", "dataset.train_data_path=b"}, 1, "besides a blend per split"},
       {{"dataset.train_data_path=b", "dataset.split='1,1,1'"}, 1, "dataset.split has no meaning"},
       {{"checkpoint.save_hf=true"}, 1, "checkpoint.save_hf wants checkpoint.save"},

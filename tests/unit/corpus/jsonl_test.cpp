@@ -69,6 +69,7 @@ TEST(LineReader, ReadsEveryCompressionAndBlockSizeAlike) {
   const std::pair<std::string, std::string> files[] = {{"plain", text},
                                                        {"one.gz", gzip(text)},
                                                        {"members.gz", gzip(half) + gzip("") + gzip(rest)},
+                                                       {"padded.gz", gzip(half) + std::string(3, '\0') + gzip(rest) + std::string(300000, '\0')},
                                                        {"one.zst", zstd(text)},
                                                        {"frames.zst", zstd(half) + zstd("") + zstd(rest)}};
   for (const auto& [name, content] : files) {

@@ -139,6 +139,32 @@ TEST(Preprocess, GoesOnAfterAnInterruption) {
   EXPECT_EQ(job.pair() + job.pair("title"), continued);
 }
 
+TEST(Preprocess, AFinishedRunThatCouldNotMoveItsFilesIsCompleted) {
+  Job job;
+  job.options.inputs = {job.write("x.jsonl", documents(10)).string()};
+  const fs::path in_the_way = job / "out_text_document.bin" / "x", work = work_folder(job.options.output_prefix, "preprocess");
+  const auto stop_before_the_move = [&] {
+    fs::create_directories(in_the_way);
+    job.options.overwrite = true;
+    EXPECT_USER_ERROR(job.run(), "cannot move");
+    job.options.overwrite = false;
+    fs::remove_all(in_the_way.parent_path());
+    EXPECT_TRUE(fs::exists(work / "state.json"));
+  };
+  stop_before_the_move();
+  EXPECT_TRUE(job.run().resumed);
+  const std::string wanted = job.pair();
+  EXPECT_FALSE(fs::exists(work));
+  fs::remove(job / "out_text_document.bin");
+  fs::remove(job / "out_text_document.idx");
+  stop_before_the_move();
+  fs::remove(work / "part0.bin");  // as if moved, and lost since
+  fs::remove(work / "part0.idx");
+  EXPECT_USER_ERROR(job.run(), "gone since an earlier run");
+  EXPECT_FALSE(job.run().resumed);
+  EXPECT_EQ(job.pair(), wanted);
+}
+
 TEST(Preprocess, LimitsAndPartitions) {
   Job job;
   job.options.inputs = {job.write("x.jsonl", documents(100)).string()};

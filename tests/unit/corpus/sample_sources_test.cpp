@@ -210,6 +210,12 @@ TEST(Datasets, SayWhatIsWrong) {
   const auto splits = build({prefix}, "1", {7, {}, {}});
   EXPECT_USER_ERROR(
       for (int64_t i = 0; i < 7; ++i) tokens_of(*splits[0], i), "but the vocabulary has 40");
+  std::string idx = read_file(idx_path(prefix));
+  const std::string lying = (scratch / "lying").string();
+  fs::copy_file(bin_path(prefix), bin_path(lying));
+  idx.replace(34, 4, "\xff\xff\xff\x7f");
+  scratch.write("lying.idx", idx);
+  EXPECT_USER_ERROR(build({lying}, "1", {5, {}, {}}), "lying.idx: sequence 0 has length 2147483647, but the .bin holds 60 tokens");
   options = {.seq_length = 0};
   EXPECT_USER_ERROR(build({prefix}, "1", {}), "sequence length 0");
   options = {.seq_length = 100, .order = SampleOrder::permutation};

@@ -73,6 +73,11 @@ TEST(HfConfig, RopeScalingInBothSpellings) {
     EXPECT_EQ(c.yarn_beta_slow, 1.0);
     EXPECT_EQ(c.yarn_attention_factor, 1.5);
   }
+  Json both = release4;
+  both["rope_parameters"] = release5["rope_parameters"];
+  EXPECT_EQ(model_config_from_hf(both, "config.json").rope_scaling_factor, 4.0);
+  both["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 7000.0}};  // a guide's advice followed in a newer file
+  EXPECT_NE(error_of(both).find("config.json: 'rope_scaling' and 'rope_parameters' contradict each other"), std::string::npos) << error_of(both);
   const ModelConfig llama3 = model_config_from_hf(
       with(release4, {{"rope_scaling", {{"type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
                                         {"original_max_position_embeddings", 8192}}}}), "config.json");

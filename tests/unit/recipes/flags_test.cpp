@@ -68,6 +68,7 @@ TEST(Flags, ARunsOwnFlags) {
   EXPECT_EQ(a.request.world_size, 4);
   EXPECT_TRUE(a.dry_run);
   EXPECT_EQ(a.without_effect, std::vector<std::string>{"--report-to"});
+  EXPECT_EQ(overrides("--config-file a.yaml tarin.train_iters=1"), "tarin.train_iters=1");
   EXPECT_EQ(parse_train_arguments(words("run.yaml --lr 1")).request.config_files, std::vector<std::string>{"run.yaml"});
 }
 

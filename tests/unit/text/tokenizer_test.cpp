@@ -17,6 +17,15 @@ const std::string kTexts[] = {"", "Hello, world!", "<|im_start|>user\nhi<|im_end
     "caf\xC3\xA9 cafe\xCC\x81 \xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\x99\x82\xF0\x9F\x91\x8D\xF0\x9F\x8F\xBD",
                               "  indented\n\n\n\ttext  ", "1234567890", std::string(5000, 'a') + std::string(5000, ' ')};
 
+TEST(Tokenizer, IsLookedForInAFolderAndNowhereElse) {
+  EXPECT_TRUE(Tokenizer::is_in(kDemo));
+  EXPECT_FALSE(Tokenizer::is_in(kDemo.parent_path()));
+  const fs::path before = fs::current_path();
+  fs::current_path(kDemo);
+  EXPECT_FALSE(Tokenizer::is_in(""));
+  fs::current_path(before);
+}
+
 TEST(Tokenizer, DecodeUndoesEncode) {
   const Tokenizer t = Tokenizer::load(kDemo);
   EXPECT_EQ(t.decode(t.encode("caf\xC3\xA9 \xE4\xBD\xA0\xF0\x9F\x99\x82 x")), "caf\xC3\xA9 \xE4\xBD\xA0\xF0\x9F\x99\x82 x");
