@@ -6,6 +6,8 @@ seconds=$1; shift
 names=("$@")
 [ ${#names[@]} -gt 0 ] || for file in tests/fuzz/*_fuzz.cpp; do [ -e "$file" ] && names+=("$(basename "$file" _fuzz.cpp)"); done
 mkdir -p build/fuzz/found
+TMPDIR=$(mktemp -d) && export TMPDIR  # of the targets that write files; one that crashes leaves them
+trap 'rm -rf "$TMPDIR"' EXIT
 run_one() {
   local name=$1 seconds=$2 log=build/fuzz/$1.log
   mkdir -p "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name"

@@ -8,8 +8,7 @@
 namespace ponte {
 
 // Made and filled at the first call, removed when the process ends.
-template <class Fill>
-const fs::path& process_folder(std::string_view name, Fill fill) {
+inline const fs::path& process_folder(std::string_view name, void (*fill)(const fs::path&) = nullptr) {
   struct Folder {
     fs::path path;
     ~Folder() { fs::remove_all(path); }
@@ -17,7 +16,7 @@ const fs::path& process_folder(std::string_view name, Fill fill) {
   static const Folder folder{[&] {
     const fs::path out = fs::temp_directory_path() / format("ponte-{}-fuzz-{}", name, ::getpid());
     fs::create_directories(out);
-    fill(out);
+    if (fill) fill(out);
     return out;
   }()};
   return folder.path;

@@ -1,26 +1,11 @@
 // Any bytes as a cached index (.npy): reading stays inside the file.
-#include <unistd.h>
-
-#include <cstdlib>
-#include <string>
-
 #include "base/errors.h"
 #include "corpus/index_array.h"
-
-namespace {
-
-struct Folder {
-  std::string path = "/tmp/ponte-fuzz-XXXXXX";
-  Folder() { if (!::mkdtemp(path.data())) std::abort(); }
-  ~Folder() { ponte::fs::remove_all(path); }
-};
-
-}  // namespace
+#include "folder.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace ponte;
-  static const Folder folder;
-  const std::string file = folder.path + "/x.npy";
+  const fs::path file = process_folder("index_array") / "x.npy";
   {
     OutputFile out(file);
     out.append(std::as_bytes(std::span(data, size)));

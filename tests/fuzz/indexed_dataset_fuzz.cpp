@@ -1,19 +1,11 @@
 // The first bytes say how long the .idx is; the rest of the input is the .bin. Whatever they hold, reading stays inside the files.
-#include <unistd.h>
-
-#include <cstdlib>
 #include <string>
 
 #include "base/errors.h"
+#include "folder.h"
 #include "format/indexed_dataset.h"
 
 namespace {
-
-struct Folder {
-  std::string path = "/tmp/ponte-fuzz-XXXXXX";
-  Folder() { if (!::mkdtemp(path.data())) std::abort(); }
-  ~Folder() { ponte::fs::remove_all(path); }
-};
 
 void write(const std::string& file, const uint8_t* data, size_t size) {
   ponte::OutputFile out(file);
@@ -24,10 +16,9 @@ void write(const std::string& file, const uint8_t* data, size_t size) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace ponte;
-  static const Folder folder;
   if (size < 2) return 0;
   const size_t index = std::min<size_t>(data[0] | data[1] << 8, size - 2);
-  const std::string prefix = folder.path + "/d";
+  const std::string prefix = process_folder("indexed_dataset") / "d";
   write(prefix + ".idx", data + 2, index);
   write(prefix + ".bin", data + 2 + index, size - 2 - index);
   try {

@@ -1,20 +1,13 @@
 // Lines out of any bytes, compressed or not, and the text of each as JSON. The first byte picks the block size and the limit on lines.
-#include <unistd.h>
-
 #include <cstdlib>
 #include <string>
 
 #include "base/errors.h"
 #include "corpus/json_text.h"
+#include "folder.h"
 #include "format/jsonl.h"
 
 namespace {
-
-struct Folder {
-  std::string path = "/tmp/ponte-fuzz-XXXXXX";
-  Folder() { if (!::mkdtemp(path.data())) std::abort(); }
-  ~Folder() { ponte::fs::remove_all(path); }
-};
 
 void read_json(ponte::JsonTextReader& reader, std::string_view line) {
   std::string padded(line);
@@ -27,10 +20,9 @@ void read_json(ponte::JsonTextReader& reader, std::string_view line) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace ponte;
-  static const Folder folder;
   static JsonTextReader json({"text", "b"});
   if (size < 1) return 0;
-  const std::string file = folder.path + "/x";
+  const fs::path file = process_folder("jsonl") / "x";
   {
     OutputFile out(file);
     out.append(std::as_bytes(std::span(data + 1, size - 1)));

@@ -15,15 +15,28 @@ from training import ONE_THREAD, Training, assert_same_tensors, comparable, load
 STEPS = 12
 
 
-@pytest.fixture
-def training(ponte, tmp_path, tiny):
+def training_in(folder, ponte, tiny):
     """12 steps of 4 samples over a corpus of 17 samples: the run crosses two ends of an epoch."""
-    folder, _ = tiny("qwen3")
-    corpus = write_corpus(tmp_path / "corpus", documents=12, shortest=40, longest=60)
-    return Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", f"train.train_iters={STEPS}",
+    model, _ = tiny("qwen3")
+    corpus = write_corpus(folder / "corpus", documents=12, shortest=40, longest=60)
+    return Training(ponte, folder, "--hf-model", model, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", f"train.train_iters={STEPS}",
                     "dataset.order=megatron",
                     "train.global_batch_size=4", "train.micro_batch_size=2", "model.seq_length=32", "optimizer.lr=1e-3", "scheduler.lr_decay_style=cosine",
                     "scheduler.lr_warmup_iters=3", "validation.eval_interval=0", "checkpoint.save_interval=1", "logger.log_params_norm=true")
+
+
+@pytest.fixture
+def training(ponte, tmp_path, tiny):
+    return training_in(tmp_path, ponte, tiny)
+
+
+@pytest.fixture(scope="module")
+def whole(ponte, tmp_path_factory, tiny):
+    """The run left in peace: the records of its steps, and the folder of its last two checkpoints."""
+    folder = tmp_path_factory.mktemp("whole")
+    steps, _ = training_in(folder, ponte, tiny).run(f"checkpoint.save={folder / 'save'}", "checkpoint.most_recent_k=2", name="whole")
+    assert len(steps) == STEPS
+    return steps, folder / "save"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16_mixed", "fp16_mixed"])
@@ -42,6 +55,7 @@ def test_resumed_equals_uninterrupted(training, tmp_path, precision):
         for iteration in (stop + 1, STEPS):
             name = f"iter_{iteration:07d}"
             assert_same_tensors(load_checkpoint(tmp_path / "whole" / name), load_checkpoint(folder / name))
+        shutil.rmtree(folder)
 
 
 def test_saving_beside_training_writes_the_same_bytes(training, tmp_path):
@@ -61,15 +75,14 @@ def test_saving_beside_training_writes_the_same_bytes(training, tmp_path):
 
 
 @pytest.mark.parametrize("asynchronous", ["false", "true"])
-def test_term_saves_and_resumes(training, tmp_path, asynchronous):
-    whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
+def test_term_saves_and_resumes(training, tmp_path, whole, asynchronous):
     for number, step in ((signal.SIGTERM, 3), (signal.SIGINT, 1)):
         folder, log = tmp_path / f"stopped{number}", tmp_path / f"stopped{number}.jsonl"
         settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", f"checkpoint.async_save={asynchronous}", "checkpoint.save_interval=1000"]
         assert start(training, *settings, log=log, **interrupted(record=step, signal=number)).wait() == 0
         assert records(log)[-1]["iteration"] == tracked(folder) == step
         resumed, _ = training.run(*settings, name=f"stopped{number}")
-        assert comparable(resumed) == comparable(whole)
+        assert comparable(resumed) == comparable(whole[0])
 
 
 def test_continues_from_converted_checkpoints(training, ponte, tmp_path):
@@ -104,8 +117,7 @@ def assert_is_the_end_of(whole_folder, folder):
 
 
 @pytest.mark.parametrize("asynchronous", ["false", "true"])
-def test_kill_at_any_moment_leaves_the_last_checkpoint_whole(training, tmp_path, asynchronous):
-    whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
+def test_kill_at_any_moment_leaves_the_last_checkpoint_whole(training, tmp_path, whole, asynchronous):
     generator, folder, log = random.Random(5), tmp_path / "killed", tmp_path / "killed.jsonl"
     settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2", f"checkpoint.async_save={asynchronous}"]
     for _ in range(4):  # four lives, each ended at some instant of a loop that saves at every step, or after the last
@@ -119,14 +131,13 @@ def test_kill_at_any_moment_leaves_the_last_checkpoint_whole(training, tmp_path,
         if tracked(folder):
             load_checkpoint(folder / f"iter_{tracked(folder):07d}")
     resumed, _ = training.run(*settings, name="killed")
-    assert comparable(resumed) == comparable(whole)
-    assert_is_the_end_of(tmp_path / "whole", folder)
+    assert comparable(resumed) == comparable(whole[0])
+    assert_is_the_end_of(whole[1], folder)
 
 
 @pytest.mark.parametrize("asynchronous", ["false", "true"])
-def test_kill_before_every_change_of_a_file(training, tmp_path, asynchronous):
+def test_kill_before_every_change_of_a_file(training, tmp_path, whole, asynchronous):
     """One life after the other goes on from where the last was ended: before its first change of a file, its second, ..."""
-    whole, _ = training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
     folder, log = tmp_path / "killed", tmp_path / "killed.jsonl"
     settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2", f"checkpoint.async_save={asynchronous}"]
     killed = 0
@@ -141,14 +152,13 @@ def test_kill_before_every_change_of_a_file(training, tmp_path, asynchronous):
         if tracked(folder):
             load_checkpoint(folder / f"iter_{tracked(folder):07d}")
     assert killed > 60  # all changes of one save and one removal at the least
-    assert comparable(records(log)) == comparable(whole)
-    assert_is_the_end_of(tmp_path / "whole", folder)
+    assert comparable(records(log)) == comparable(whole[0])
+    assert_is_the_end_of(whole[1], folder)
 
 
-def test_clears_away_what_killed_runs_left(training, tmp_path):
+def test_clears_away_what_killed_runs_left(training, tmp_path, whole):
     folder = tmp_path / "run"
     settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.most_recent_k=2"]
-    training.run(f"checkpoint.save={tmp_path / 'whole'}", name="whole")
     training.run(*settings, "train.exit_interval=5", name="run")
     gone = "0123abcd-1-1"  # a process of another machine: under the folder's lock it is known to be gone
     for name in (f".iter_0000003.partial-{gone}", f".iter_0000006.partial-{gone}"):
@@ -159,10 +169,10 @@ def test_clears_away_what_killed_runs_left(training, tmp_path):
     shutil.copytree(folder / "iter_0000004", folder / "iter_0000002")            # killed before it removed old ones
     _, result = training.run(*settings, name="run")
     assert "at iteration 5 of 12" in result.err
-    assert_is_the_end_of(tmp_path / "whole", folder)
+    assert_is_the_end_of(whole[1], folder)
     shutil.copytree(folder / "iter_0000011", folder / "iter_0000003")
     training.run(*settings, name="run")  # nothing to train; the removal is still made up for
-    assert_is_the_end_of(tmp_path / "whole", folder)
+    assert_is_the_end_of(whole[1], folder)
 
 
 def test_one_run_to_a_folder(training, tmp_path):
@@ -176,7 +186,7 @@ def test_one_run_to_a_folder(training, tmp_path):
     assert f"checkpoint.save {folder} is being written to by a training run, process {first.pid} on " in result.err
     first.kill()
     first.wait()
-    training.run(*settings, name="second")
+    training.run(*settings, "checkpoint.save_interval=1000", name="second")
     assert not (folder / ".ponte.lock").exists()
 
 
@@ -203,6 +213,7 @@ def test_refuses_to_continue_another_run(training, tmp_path):
 
 def test_continues_finished_runs_by_doing_nothing(training, tmp_path):
     folder = tmp_path / "run"
-    training.run(f"checkpoint.save={folder}", name="first")
-    steps, result = training.run(f"checkpoint.save={folder}", f"checkpoint.load={folder}", name="first")
+    settings = [f"checkpoint.save={folder}", f"checkpoint.load={folder}", "checkpoint.save_interval=1000"]
+    training.run(*settings, name="first")
+    steps, result = training.run(*settings, name="first")
     assert series(steps, "iteration") == {i: i for i in range(1, STEPS + 1)}

@@ -27,6 +27,7 @@ TEST(Manifest, ReadsWhatItWrites) {
   EXPECT_EQ(back.casts, manifest.casts);
   EXPECT_EQ(back.dropped, manifest.dropped);
   EXPECT_EQ(back.absent, manifest.absent);
+  fs::remove(kFile);
 }
 
 TEST(Manifest, OtherDocumentsAreErrors) {
