@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -22,7 +23,7 @@ LAYOUTS = [("one rank", 1, []), ("data 2", 2, []), ("data 4", 4, []), ("data 4, 
            ("context 4", 4, ["cp=4"]), ("expert 2", 2, ["ep=2"]), ("expert 4", 4, ["ep=4"])]
 MODEL = ["model.num_layers=6", "model.hidden_size=512", "model.ffn_hidden_size=1536", "model.num_attention_heads=8", "model.num_query_groups=4",
          "model.kv_channels=64", "model.vocab_size=32000", "model.seq_length=128", "train.micro_batch_size=1", "train.global_batch_size=4", "train.train_iters=3",
-         "validation.eval_interval=0", "mixed_precision=bf16_mixed"]
+         "validation.eval_interval=0", "mixed_precision=bf16_mixed", "checkpoint.save=null", "checkpoint.load=null"]
 
 
 def free_port():
@@ -48,13 +49,12 @@ def scaling(build, steps):
 
 
 def ponte(build, *arguments):
-    """Seconds, and what was said."""
-    start = time.perf_counter()
+    """What it said."""
     done = subprocess.run([str(build / "bin/ponte"), "train", "--recipe", "qwen3_600m_pretrain_config", *MODEL, *map(str, arguments)], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         sys.exit(done.stdout)
-    return time.perf_counter() - start, done.stdout
+    return done.stdout
 
 
 def copy_and_sync(source, target):
@@ -72,27 +72,30 @@ def layout_settings(ranks, *settings):
     return (["--nproc-per-node", ranks] if ranks > 1 else []) + list(settings)
 
 
+def seconds_in(text, what):
+    """What the program itself says a save (the flush included) or a load took, all ranks together."""
+    return float(re.search(rf"^{what} .* in ([\d.]+) s", text, re.M)[1])
+
+
 def checkpoints(build, work):
-    """Differences of runs that differ in one thing: with a save and without, from a checkpoint and from nothing. Steps are skipped, so that files are all there is."""
-    still = ["train.iterations_to_skip=[1,2,3]", "train.exit_interval=1"]
+    """Saves and loads as the program times them. Steps are skipped, so that files are all there is."""
+    skip = "train.iterations_to_skip=[1,2,3]"
     tensor, data = ["model.tensor_model_parallel_size=2"], ["ddp.use_distributed_optimizer=true"]
     print("\n| | seconds | beside cp + fsync |\n|---|---|---|")
     for ranks, name, settings in ((1, "one rank", []), (2, "tensor 2", tensor), (2, "data 2, distributed optimizer", data)):
-        layout = layout_settings(ranks, *settings)
-        bare = min(ponte(build, *layout, *still)[0] for _ in range(2))
+        layout = layout_settings(ranks, *settings, skip)
         saved = work / name.replace(" ", "_").replace(",", "")
-        save = ponte(build, *layout, *still, f"checkpoint.save={saved}")[0] - bare
+        save = seconds_in(ponte(build, *layout, "train.exit_interval=1", f"checkpoint.save={saved}"), "saved")
         copy = copy_and_sync(saved, work / "copy")
         shutil.rmtree(work / "copy")
-        again = ["train.iterations_to_skip=[1,2,3]", "train.exit_interval=2", f"checkpoint.load={saved}"]
-        load = ponte(build, *layout, *again)[0] - bare
+        load = seconds_in(ponte(build, *layout, "train.exit_interval=2", f"checkpoint.load={saved}"), "resuming")
         size = sum(f.stat().st_size for f in saved.rglob("*") if f.is_file())
         print(f"| save {size / 1e6:.0f} MB, {name} | {save:.2f} | {save / copy:.2f} |\n| load the same | {load:.2f} | {load / copy:.2f} |", flush=True)
-    source, other = work / "tensor_2", layout_settings(2, "model.pipeline_model_parallel_size=2")
-    bare = ponte(build, *other, *still)[0]
-    seconds = ponte(build, *other, "train.iterations_to_skip=[1,2,3]", "train.exit_interval=2", f"checkpoint.load={source}", f"checkpoint.save={work / 'resharded'}")[0] - bare
+    source, other = work / "tensor_2", layout_settings(2, "model.pipeline_model_parallel_size=2", skip)
+    text = ponte(build, *other, "train.exit_interval=2", f"checkpoint.load={source}", f"checkpoint.save={work / 'resharded'}")
     copy = copy_and_sync(source, work / "copy")
-    print(f"| reshard weights and optimizer, tensor 2 to pipeline 2 (load and save) | {seconds:.2f} | {seconds / copy:.2f} |")
+    for what, word in (("load", "resuming"), ("save", "saved")):
+        print(f"| reshard weights and optimizer, tensor 2 to pipeline 2: {what} | {seconds_in(text, word):.2f} | {seconds_in(text, word) / copy:.2f} |")
 
 
 def start(build, work):

@@ -2,6 +2,7 @@
 #include <ATen/Context.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -48,7 +49,9 @@ void resume(const FoundCheckpoint& found, Run& run) {
   const CheckpointConfig& c = run.config.checkpoint;
   const std::optional<DataRecord> stored = stored_data(found);
   if (stored) check_same_data(*stored, data, found.folder.string());
+  const auto start = std::chrono::steady_clock::now();
   LoadedRun loaded = load_run(found, run.config, run.schedule, *run.model, c.load_optim ? run.optimizer.get() : nullptr);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!c.load_optim) run.optimizer->main_params_from_values();
   require(loaded.has_optimizer || !c.load_optim || loaded.state.train.step == 0,
           "{}: it holds no optimizer state; checkpoint.load_optim=false goes on without, checkpoint.finetune=true takes the weights alone", found.folder);
@@ -59,8 +62,9 @@ void resume(const FoundCheckpoint& found, Run& run) {
   run.schedule = loaded.schedule;
   if (!loaded.has_optimizer) run.state.schedule_steps = run.state.train.consumed_train_samples;
   if (run.speaks())
-    log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}; {}", found.folder, run.state.train.step, run.config.train.train_iters,
-             run.state.train.consumed_train_samples, loaded.has_optimizer ? "weights and optimizer state" : "weights only",
+    log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}, read in {:.2f} s; {}", found.folder, run.state.train.step,
+             run.config.train.train_iters, run.state.train.consumed_train_samples,
+             loaded.has_optimizer ? "weights and optimizer state" : "weights only", seconds,
              stored ? "data checked to be the same" : "written by another program, so that the data cannot be checked to be the same");
 }
 
