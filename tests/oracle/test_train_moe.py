@@ -4,6 +4,7 @@ import torch
 import transformers
 from parity import load_transformers
 from test_moe_parity import Settings, balancing_loss
+from test_tensorboard import curves
 from test_train_reference import BATCH, SETTINGS, assert_same_course, assert_weights_near, reference, train_some_steps
 from training import Training, expect_bitwise_resume, load_checkpoint, series, write_corpus
 
@@ -30,11 +31,24 @@ def balanced(model, micro, coefficient=COEFFICIENT, balancing=None):
     return backward
 
 
+def shares_of_experts(model, rows):
+    """For each layer, how often each expert is chosen, as a multiple of an even share."""
+    with torch.no_grad():
+        logits = model(torch.tensor(rows)[:, :-1], output_router_logits=True).router_logits
+    counts = [torch.bincount(layer.topk(model.config.num_experts_per_tok).indices.flatten(), minlength=layer.size(-1)).double() for layer in logits]
+    return [(count / count.mean()).tolist() for count in counts]
+
+
 def test_fifty_steps(ponte, tmp_path, tiny):
     folder, _ = tiny("qwen3_moe", **SHAPE)
-    steps, result, samples = train_some_steps(ponte, tmp_path, folder)
+    steps, result, samples = train_some_steps(ponte, tmp_path, folder, f"logger.tensorboard_dir={tmp_path / 'tensorboard'}")
     assert "load_balancing_loss:" in result.out + result.err and "busiest expert:" in result.out + result.err
     model = load_transformers(folder, attention="sdpa")
+    assert steps[0]["expert_load"] == [pytest.approx(shares) for shares in shares_of_experts(model, samples[:BATCH])]
+    found = curves(tmp_path / "tensorboard")
+    for layer in range(2):
+        for name, extreme in (("busiest", max), ("idlest", min)):
+            assert [value for _, value in found[f"moe/layer_{layer}/{name}_expert"]] == pytest.approx([extreme(s["expert_load"][layer]) for s in steps])
     said, norms = reference(model, samples, balanced(model, micro=2))
     assert_same_course(steps, [entropy for entropy, _ in said], norms)
     for step, (_, balance) in zip(steps, said):
