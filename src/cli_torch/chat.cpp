@@ -46,13 +46,21 @@ void talk(const Flags& flags, LanguageModel& language, const ChatTemplate& chat,
     }
     messages.push_back({{"role", "user"}, {"content", line}});
     const std::string text = chat.render(messages, {.add_generation_prompt = true, .variables = &variables});
-    const Completion reply = conversation.reply(language.tokenizer->encode(text, AddSpecial::no), flags.generation, [](size_t, std::string_view piece) {
+    const std::vector<int32_t> ids = language.tokenizer->encode(text, AddSpecial::no);
+    if (std::ssize(ids) >= context) {
+      log_info("(not answered: with this message the conversation has {} tokens, of {} that it may have; /reset starts afresh)", ids.size(), context);
+      messages.erase(messages.size() - 1);
+      continue;
+    }
+    const Completion reply = conversation.reply(ids, flags.generation, [](size_t, std::string_view piece) {
       std::fwrite(piece.data(), 1, piece.size(), stdout);
       std::fflush(stdout);
     });
     std::fputs("\n", stdout);
     std::fflush(stdout);
-    if (reply.reason == FinishReason::length) log_info("(cut after {} tokens)", reply.ids.size());
+    const bool full = std::ssize(ids) + std::ssize(reply.ids) >= context;
+    if (full) log_info("(the conversation has all the {} tokens that it may have; /reset starts afresh)", context);
+    else if (reply.reason == FinishReason::length) log_info("(cut after {} tokens, --max-new-tokens)", reply.ids.size());
     messages.push_back({{"role", "assistant"}, {"content", reply.text}});
   }
 }

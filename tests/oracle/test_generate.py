@@ -1,8 +1,11 @@
 """`ponte generate` and `verify --forward` against transformers: greedy tokens, batches, stopping, sampling, streaming, chat."""
 import json
 import os
+import subprocess
 
 import pytest
+
+from conftest import BIN
 
 PROMPTS = [
     "The", "Free software is", "To configure the network interface,", "A hacker is a person who", "The package manager apt",
@@ -118,8 +121,6 @@ def test_stdout_holds_the_text_and_nothing_else(ponte, tiny):
 def test_streaming_never_breaks_a_character(tiny):
     """Every piece that can be read from stdout while the program runs is whole UTF-8."""
     import codecs
-    import subprocess
-    from conftest import BIN
     folder, _ = tiny(std=0.4)  # wild weights: many partial characters
     command = [str(BIN / "ponte"), "generate", "--hf-model-path", str(folder), "--prompt", "日本語", "--max-new-tokens", "200", "--ignore-eos", "--stream",
                "--temperature", "3", "--seed", "3"]
@@ -162,8 +163,6 @@ def test_chat_template(ponte, tiny, tmp_path):
 
 def test_chat_reuses_its_context(tiny):
     """Two turns of `ponte chat`: the second reply is what transformers says after the whole dialogue."""
-    import subprocess
-    from conftest import BIN
     folder, model = tiny()
     tokenizer = tokenizer_of(folder)
     process = subprocess.run([str(BIN / "ponte"), "chat", "--hf-model-path", str(folder), "--max-new-tokens", "12"],
@@ -179,6 +178,22 @@ def test_chat_reuses_its_context(tiny):
         messages.append({"role": "assistant", "content": reply})
         wanted += reply + "\n"
     assert process.stdout == wanted
+
+
+def test_chat_goes_on_when_its_context_is_full(tiny):
+    folder, _ = tiny()
+
+    def chat(*lines):
+        process = subprocess.run([str(BIN / "ponte"), "chat", "--hf-model-path", str(folder), "--max-new-tokens", "1000", "--max-context", "40"],
+                                 input="".join(line + "\n" for line in lines), capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        return process.stdout, process.stderr
+
+    reply, said = chat("Hello there")
+    assert "the conversation has all the 40 tokens that it may have; /reset" in said and "not answered" not in said
+    replies, said = chat("Hello there", "And again", "word " * 50, "/reset", "word " * 50, "Hello there")
+    assert replies == 2 * reply and said.count("not answered") == 3 and "of 40 that it may have; /reset" in said
+    assert chat("word " * 50, "Hello there")[0] == reply  # what was not answered is no part of the conversation
 
 
 SAMPLING = {
