@@ -91,6 +91,11 @@ void Progress::advance(uint64_t amount) {
   if (now >= due && next_draw_ms_.compare_exchange_strong(due, now + (terminal_ ? 100 : 30000))) draw(false);
 }
 
+void Progress::already_done(uint64_t amount) {
+  done_ += amount;
+  before_ += amount;
+}
+
 void Progress::set_note(std::string note) {
   std::lock_guard lock(screen());
   note_ = std::move(note);
@@ -105,17 +110,16 @@ void Progress::finish() {
 void Progress::draw(bool last) {
   std::lock_guard lock(screen());
   shown_ = true;
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  const uint64_t done = done_;
-  const double rate = static_cast<double>(done) / std::max(seconds, 1e-3);
-  const double share = total_ ? std::min(1.0, static_cast<double>(done) / static_cast<double>(total_)) : 0;
-  std::string line = total_ ? format("{:3.0f} %  {} of {}", share * 100, count(done, unit_), count(total_, unit_)) : count(done, unit_);
+  const uint64_t before = before_;  // first: done_ is never behind it
+  const Pace pace{.done = done_, .before = before, .total = total_,
+                  .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count()};
+  std::string line = total_ ? format("{:3.0f} %  {} of {}", pace.share() * 100, count(pace.done, unit_), count(total_, unit_)) : count(pace.done, unit_);
   if (!noun_.empty()) line += " " + noun_;
-  line += format("  {}/s", amount(rate, unit_));
-  if (last) line += format("  in {}", human_seconds(seconds));
-  else if (total_ && rate > 0) line += format("  {} left", human_seconds(static_cast<double>(total_ - std::min(done, total_)) / rate));
+  line += format("  {}/s", amount(pace.rate(), unit_));
+  if (last) line += format("  in {}", human_seconds(pace.seconds));
+  else if (const auto left = pace.seconds_left()) line += format("  {} left", human_seconds(*left));
   if (!note_.empty()) line += "  " + note_;
-  if (terminal_) put("\r\033[K" + progress_line(label_, total_ ? std::optional(share) : std::nullopt, line, terminal_columns()) + (last ? "\n" : ""));
+  if (terminal_) put("\r\033[K" + progress_line(label_, total_ ? std::optional(pace.share()) : std::nullopt, line, terminal_columns()) + (last ? "\n" : ""));
   else put(label_ + "  " + line + "\n");
   bar_on_screen = terminal_ && !last;
 }

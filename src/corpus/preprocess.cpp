@@ -162,7 +162,7 @@ class Run {
         workers, kBytesInFlight);
     const std::shared_ptr<void> at_exit(nullptr, [&](void*) { catching.stop(); });  // before the pipeline waits for its reader
     Progress progress("preprocessing", total_bytes_, Progress::Unit::bytes);
-    progress.advance(state_.compressed_total);
+    progress.already_done(state_.compressed_total);
     const auto start = Clock::now();
     uint64_t shard_begin = state_.text_bytes;
     int64_t tokens_before = tokens();

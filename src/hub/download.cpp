@@ -147,9 +147,9 @@ class Fetch {
     if (!fs::exists(blob)) {
       const BlobLock lock(cache_.locks() / (file.etag + ".lock"));
       if (!fs::exists(blob)) fetch(file, blob);  // another program may have been first
-      else progress_.advance(file.size.value_or(0));
+      else progress_.already_done(file.size.value_or(0));
     } else {
-      progress_.advance(file.size.value_or(0));
+      progress_.already_done(file.size.value_or(0));
     }
     cache_.link(remote_.commit, file.name, file.etag);
   }
@@ -160,7 +160,7 @@ class Fetch {
     const fs::path part = blob.string() + ".incomplete";
     PartialBlob partial(part);
     if (file.size && partial.size() > *file.size) partial.restart();
-    progress_.advance(partial.size());
+    progress_.already_done(partial.size());
     if (!file.size || partial.size() < *file.size) transfer(file, partial);
     partial.flush();
     check(file, part);

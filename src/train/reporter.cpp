@@ -65,7 +65,8 @@ Reporter::Reporter(const Run& run)
       flops_per_step_(run.model->training_flops_per_token(run.config.dataset.seq_length) * tokens_per_step_),
       steps_before_(run.state.train.step),
       json_(open_json(run.config.logger.jsonl, run.state.train.step)),
-      progress_("training", static_cast<uint64_t>(std::max<int64_t>(run.config.train.train_iters - run.state.train.step, 0)), Progress::Unit::items, "steps") {
+      progress_("training", static_cast<uint64_t>(run.config.train.train_iters), Progress::Unit::items, "steps") {
+  progress_.already_done(static_cast<uint64_t>(steps_before_));
   const std::optional<int64_t> first_step = run.state.train.step > 0 ? std::optional(run.state.train.step + 1) : std::nullopt;
   if (!run.config.logger.tensorboard_dir.empty()) events_ = std::make_unique<EventFile>(run.config.logger.tensorboard_dir, first_step);
 }

@@ -34,5 +34,17 @@ TEST(Progress, AdvancesFromSeveralThreads) {
   progress.finish();
 }
 
+TEST(Progress, WhatWasDoneBeforeIsNoPartOfTheRate) {
+  const Pace resumed{.done = 60, .before = 40, .total = 160, .seconds = 10};
+  EXPECT_EQ(resumed.share(), 0.375);
+  EXPECT_EQ(resumed.rate(), 2.0);
+  EXPECT_EQ(resumed.seconds_left(), 50.0);
+  const Pace started{.done = 40, .before = 40, .total = 160, .seconds = 10}, unknown{.done = 60, .total = 0, .seconds = 10};
+  EXPECT_EQ(started.rate(), 0.0);
+  EXPECT_FALSE(started.seconds_left());
+  EXPECT_EQ(unknown.share(), 0.0);
+  EXPECT_FALSE(unknown.seconds_left());
+}
+
 }  // namespace
 }  // namespace ponte
