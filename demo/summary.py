@@ -33,7 +33,7 @@ print(f"""
  exported     {out}/hf, which transformers loads as it is
 
  Next:
-   build/release/bin/ponte chat --hf-model-path DIR_OR_HUB_ID
+   build/release/bin/ponte chat --hf-model-path {out}/hf
    build/release/bin/ponte inspect {out}/run
    build/release/bin/ponte recipes list
    build/release/bin/ponte train --recipe qwen3_600m_pretrain_config --dry-run

@@ -17,9 +17,22 @@ die() { say "error: $*"; exit 1; }
 
 log_of() { printf '%s/%s.log' "$logs" "$(tr -cs 'a-zA-Z0-9' '-' <<<"$1")"; }
 
+# Ctrl-C. Commands in the background do not get it, so they are ended here; apt-get is waited for, because half-installed packages are worse.
+interrupted() {
+  trap '' INT
+  if on_terminal; then printf '\r\033[K' >&2; fi
+  if [[ $running == *apt-get* ]]; then say "  waiting for apt-get to end"; else kill $(jobs -p) 2>/dev/null || true; fi
+  wait || true
+  say "interrupted"
+  exit 130
+}
+running=  # the command of the step
+trap interrupted INT
+
 # try_step "label" command...: runs it with its output in a log, showing the time that passes; its status, nothing more said, when it fails.
 try_step() {
   local label=$1 start=$SECONDS; shift
+  running=$*
   "$@" >"$(log_of "$label")" 2>&1 &
   local pid=$!
   if on_terminal; then

@@ -182,8 +182,11 @@ Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks) {
   run.ranks->phase("opening the data");
   agree(everyone, [&] {
     std::string& order = run.config.dataset.order;
-    if (order.empty() && run.speaks()) log_info("dataset.order: {}", sample_order(run.config));
+    const bool chosen_here = order.empty();
     order = sample_order(run.config);
+    if (chosen_here && run.speaks())
+      log_info("dataset.order: {}", order == "megatron" ? "megatron (samples in Megatron Core's order)"
+                                                        : "permutation (samples shuffled anew each epoch, no index files; megatron is Megatron Core's order)");
     open_data(resolved, run);
   });
   check_same_data_everywhere(run);
