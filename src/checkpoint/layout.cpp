@@ -22,6 +22,7 @@ std::optional<int64_t> tracked_iteration(const fs::path& root) {
   std::string text = read_file(tracker);
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) text.pop_back();
   const std::optional<int64_t> iteration = to_integer(text);
+  require(text != "release", "{} holds \"release\": a model without a run to continue; start from it with checkpoint.pretrained_checkpoint={}", tracker, root);
   require(iteration.has_value(), "{} holds \"{}\": expected an iteration number", tracker, text);
   return iteration;
 }

@@ -99,10 +99,19 @@ class PromptReader {
     prompts_.push_back({"", language_.tokenizer->encode(text, AddSpecial::no)});
   }
 
+  void add_dialogue(const Json& messages, const std::string& origin) {
+    require(messages.is_array(), "{}: \"messages\" is not a list", origin);
+    try {
+      add_messages(messages);
+    } catch (const UserError& error) {  // the template's, which knows its own line alone
+      fail("{}: {}", origin, error.what());
+    }
+  }
+
   void add_file(const std::string& name) {
     if (name == "-") return add_text(standard_input_);
     std::ifstream in(name);
-    require(in.good(), "{}: cannot be opened", name);
+    require(in.good() && !fs::is_directory(name), "{}: {}", name, in.good() ? "a folder; a file with prompts is wanted" : "cannot be opened");
     const bool records = fs::path(name).extension() == ".jsonl";
     std::string line;
     for (int64_t number = 1; std::getline(in, line); ++number) {
@@ -115,7 +124,7 @@ class PromptReader {
       const std::string origin = format("{} line {}", name, number);
       const Json record = parse_json(line, origin);
       if (record.is_object() && record.contains("messages"))
-        add_messages(record["messages"]);
+        add_dialogue(record["messages"], origin);
       else if (record.is_object())
         add_text(json_get<std::string>(record, "prompt", origin));
       else

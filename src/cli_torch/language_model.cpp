@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "cli/command.h"
 #include "convert/native_config.h"
+#include "convert/segment_source.h"
 #include "convert/weight_source.h"
 #include "hub/hub.h"
 
@@ -29,20 +30,10 @@ at::ScalarType scalar_type(DType dtype) {
   }
 }
 
-// The folder of a Megatron checkpoint that holds its tokenizer/: an iter_* folder, or the latest one of a root.
+// The folder of a Megatron checkpoint that holds its tokenizer/.
 fs::path megatron_tokenizer(const fs::path& checkpoint) {
-  fs::path iteration = checkpoint;
-  const fs::path latest = checkpoint / "latest_checkpointed_iteration.txt";
-  if (fs::exists(latest)) {
-    std::string number = read_file(latest);
-    while (!number.empty() && std::isspace(static_cast<unsigned char>(number.back()))) number.pop_back();
-    require(!number.empty() && number.size() <= 7 && number.find_first_not_of("0123456789") == std::string::npos,
-            "{}: '{}' found, an iteration number wanted", latest, number);
-    iteration = checkpoint / ("iter_" + std::string(7 - number.size(), '0') + number);
-  }
-  const fs::path tokenizer = iteration / "tokenizer";
-  require(fs::exists(tokenizer / "tokenizer.json"), "{}: the checkpoint holds no tokenizer; name the model it came from with --hf-model-path",
-          checkpoint);
+  const fs::path tokenizer = iteration_directory(checkpoint) / "tokenizer";
+  require(Tokenizer::is_in(tokenizer), "{}: the checkpoint holds no tokenizer; name the model it came from with --hf-model-path", checkpoint);
   return tokenizer;
 }
 

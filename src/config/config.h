@@ -125,7 +125,8 @@ struct DatasetConfig {
   std::string path_to_cache;
   bool reset_position_ids = false, reset_attention_mask = false, eod_mask_loss = false;
   bool mmap_bin_files = true;
-  bool drop_last_partial_validation_sequence = true;
+  bool drop_last_partial_validation_sequence = true, add_extra_token_to_sequence = true;
+  double mid_level_dataset_surplus = 0.005;
   int64_t num_workers = 8;
   std::string dataloader_type;  // "", single, cyclic, batch
   bool data_sharding = true;

@@ -16,13 +16,16 @@ void list_dataset(Listing<DatasetConfig> row) {
   row("random_seed", &D::random_seed, none_is_null, "seed of the sample order; null: rng.seed");
   row("order", &D::order, none_is_null, {"megatron", "permutation"},
       "sample order: Megatron Core's, or a permutation of any size without an index; null: a continued run's own, megatron for mock data, else permutation");
-  row("path_to_cache", &D::path_to_cache, none_is_null, "folder for sample indices; null: beside the data");
+  row("path_to_cache", &D::path_to_cache, none_is_null, "order megatron: folder that keeps sample indices; null: they are built at every start");
   row("reset_position_ids", &D::reset_position_ids, "positions start over after each document");
   row("reset_attention_mask", &D::reset_attention_mask, "no attention across documents");
   row("eod_mask_loss", &D::eod_mask_loss, "no loss on end-of-document tokens");
   row("mmap_bin_files", &D::mmap_bin_files, "map .bin files instead of reading them");
   row("drop_last_partial_validation_sequence", &D::drop_last_partial_validation_sequence, "leave out the last, shorter validation sequence");
-  row("num_workers", &D::num_workers, "threads that prepare batches");
+  row("add_extra_token_to_sequence", &D::add_extra_token_to_sequence, "samples of seq_length + 1 tokens, so that the last input has a label too");
+  row("mid_level_dataset_surplus", &D::mid_level_dataset_surplus,
+      "order megatron, weighted blends: share of samples each corpus is prepared for beyond its own");
+  row("num_workers", &D::num_workers, "threads that prepare batches, a step each; two at most");
   row("dataloader_type", &D::dataloader_type, none_is_null, {"single", "cyclic", "batch"}, "one pass, shuffled passes, or whole batches");
   row("data_sharding", &D::data_sharding, "cyclic: each replica shuffles its own share");
   row("dataset_root", &D::dataset_root, none_is_null, "sft: folder with training.jsonl, validation.jsonl, test.jsonl");

@@ -32,12 +32,13 @@ DatasetSplits split_corpus(const std::string& prefix, const SplitMatrix& matrix,
   return out;
 }
 
-DatasetSplits mock_splits(const Sizes& sizes, DatasetOptions options) {
+DatasetSplits mock_splits(const std::array<bool, 3>& wanted, const Sizes& sizes, const DatasetOptions& options) {
   const auto source = mock_token_source(options.vocab_size, options.eod_id);
   const SplitMatrix thirds = parse_split("1,1,1");
   DatasetSplits out;
   for (Split split : kSplits) {
     const auto i = static_cast<size_t>(split);
+    if (!wanted[i]) continue;
     const auto at = [&](double share) { return static_cast<int64_t>(std::nearbyint(share * static_cast<double>(source->sequences()))); };
     out[i] = std::make_unique<GptDataset>(SourceRange{source, at(thirds[i]->first), at(thirds[i]->second), split}, sizes[i], options);
   }
@@ -108,9 +109,11 @@ DatasetSplits build_datasets(const DatasetRequest& request, const DatasetOptions
   bool per_split = false;
   for (const auto& blend : request.blend_per_split) per_split |= blend.has_value();
   require(!per_split || !request.blend, "dataset: both one blend and a blend per split are given; wanted one of the two");
-  if (!per_split && !request.blend) return mock_splits(request.num_samples, options);
+  if (!per_split && !request.blend) return mock_splits(request.wanted, request.num_samples, options);
   if (request.blend) {
-    const SplitMatrix matrix = parse_split(request.split);
+    SplitMatrix matrix = parse_split(request.split);
+    for (size_t i = 0; i < 3; ++i)
+      if (!request.wanted[i]) matrix[i].reset();
     if (request.blend->prefixes.size() == 1 && !request.blend->weights)
       return split_corpus(request.blend->prefixes[0], matrix, request.num_samples, options);
     return blend_splits(*request.blend, matrix, request.num_samples, options);
@@ -118,7 +121,7 @@ DatasetSplits build_datasets(const DatasetRequest& request, const DatasetOptions
   DatasetSplits out;
   for (size_t i = 0; i < 3; ++i) {
     const auto& blend = request.blend_per_split[i];
-    if (!blend) continue;
+    if (!blend || !request.wanted[i]) continue;
     SplitMatrix whole;
     whole[i] = {0.0, 1.0};
     auto splits = blend->prefixes.size() == 1 ? split_corpus(blend->prefixes[0], whole, request.num_samples, options)

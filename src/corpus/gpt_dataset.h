@@ -70,6 +70,7 @@ struct DatasetRequest {
   std::optional<Blend> blend;
   std::array<std::optional<Blend>, 3> blend_per_split;
   std::string split = "9999,8,2";
+  std::array<bool, 3> wanted = {true, true, true};  // the others are not built, whatever their data
   // Samples the run will draw; nullopt: one epoch.
   std::array<std::optional<int64_t>, 3> num_samples;
 };

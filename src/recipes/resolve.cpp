@@ -59,7 +59,7 @@ void apply_hf_model(ConfigDraft& draft, const std::string& ref, const fs::path& 
     if (holds_weights(folder)) read_presence(hf_tensors(folder), from_hf.model);
     for (const Field& field : config_fields())
       if (field.role == FieldRole::architecture || field.key == "hf_config_json") field.copy(from_hf, config);
-    if (fs::exists(folder / "tokenizer.json") || fs::exists(folder / "tokenizer_config.json")) {
+    if (Tokenizer::is_in(folder) || fs::exists(folder / "tokenizer_config.json")) {
       config.tokenizer.tokenizer_type = "HuggingFaceTokenizer";
       config.tokenizer.tokenizer_model = folder.string();
     }

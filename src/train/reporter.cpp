@@ -108,10 +108,11 @@ void Reporter::log_step(const Run& run) {
   line += printed(" tokens/s: %.0f |", tokens_per_step_ / seconds);
   line += printed(" learning rate: %.6E |", learning_rate(run));
   line += printed(" global batch size: %5lld |", static_cast<long long>(run.config.train.global_batch_size));
-  line += printed(" lm loss: %.6E |", interval_.loss / std::max(steps - static_cast<double>(interval_.skipped), 1.0));
+  const int64_t taken = interval_.steps - interval_.skipped;  // a step whose gradients overflowed has neither loss nor norm, as in Megatron
+  if (taken > 0) line += printed(" lm loss: %.6E |", interval_.loss / static_cast<double>(taken));
   line += summarize_experts(*run.model).log;
   line += printed(" loss scale: %.1f |", run.loss_scaler.scale());
-  line += printed(" grad norm: %.3f |", last_.grad_norm);
+  if (!last_.skipped) line += printed(" grad norm: %.3f |", last_.grad_norm);
   if (run.config.optimizer.log_num_zeros_in_grad) line += printed(" num zeros: %lld |", static_cast<long long>(last_.zeros));
   if (run.config.logger.log_params_norm) line += printed(" params norm: %.3f |", parameter_norm_);
   line += printed(" number of skipped iterations: %3lld |", static_cast<long long>(interval_.skipped));
@@ -133,7 +134,7 @@ void Reporter::write_events(const Run& run) {
   add(true, "learning-rate", "learning-rate vs samples", learning_rate(run));
   add(true, "batch-size", "batch-size vs samples", static_cast<double>(run.config.train.global_batch_size));
   add(true, "lm loss", "lm loss vs samples", last_.loss);
-  add(true, "grad-norm", "grad-norm vs samples", last_.grad_norm);
+  add(!last_.skipped, "grad-norm", "grad-norm vs samples", last_.grad_norm);
   add(c.log_loss_scale_to_tensorboard, "loss-scale", "loss-scale vs samples", run.loss_scaler.scale());
   add(c.log_world_size_to_tensorboard, "world-size", "world-size vs samples", ranks);
   add(run.config.optimizer.log_num_zeros_in_grad, "num-zeros", "num-zeros vs samples", static_cast<double>(last_.zeros));

@@ -45,6 +45,7 @@ DatasetRequest request_of(const Config& config) {
                      .num_samples = {}};
   if (!d.split.empty()) out.split = d.split;
   const std::array<int64_t, 3> samples = requested_samples(config);
+  out.wanted = {true, samples[1] > 0, false};  // a run never reads the test split
   for (size_t i = 0; i < samples.size(); ++i) out.num_samples[i] = samples[i];
   return out;
 }
@@ -78,19 +79,24 @@ void open_data(const ResolvedRun& resolved, Run& run) {
   const Config& config = run.config;
   run.tokenizer_folder = find_tokenizer(resolved);
   int32_t pad_id = -1;
-  if (fs::exists(run.tokenizer_folder / "tokenizer.json")) {
+  if (Tokenizer::is_in(run.tokenizer_folder)) {
     const Tokenizer tokenizer = Tokenizer::load(run.tokenizer_folder);
     run.eod_id = tokenizer.eos_id().value_or(-1);
     pad_id = own_padding_id(tokenizer);
   } else {
     require(!needs_document_ends(config.dataset),
             "dataset.eod_mask_loss, reset_attention_mask and reset_position_ids need a tokenizer; give tokenizer.tokenizer_model");
+    if (run.speaks() && !config.tokenizer.tokenizer_model.empty() && !run.tokenizer_folder.empty())
+      log_warning("training goes on without the tokenizer {}, and checkpoints will hold none: neither tokenizer.json nor tokenizer.model there",
+                  run.tokenizer_folder);
     run.tokenizer_folder.clear();
   }
   DatasetOptions options{.seq_length = config.dataset.seq_length, .random_seed = static_cast<uint32_t>(config.dataset.random_seed),
                          .order = sample_order_from_user(config.dataset.order),
+                         .add_extra_token_to_sequence = config.dataset.add_extra_token_to_sequence,
                          .drop_last_partial_validation_sequence = config.dataset.drop_last_partial_validation_sequence,
-                         .eod_mask_loss = config.dataset.eod_mask_loss, .eod_id = run.eod_id, .pad_id = pad_id, .vocab_size = config.model.vocab_size,
+                         .eod_mask_loss = config.dataset.eod_mask_loss, .mid_level_dataset_surplus = config.dataset.mid_level_dataset_surplus,
+                         .eod_id = run.eod_id, .pad_id = pad_id, .vocab_size = config.model.vocab_size,
                          .path_to_cache = config.dataset.path_to_cache};
   if (is_mock(config.dataset) && run.speaks()) log_info("no dataset.data_path: training on mock data");
   if (is_mock(config.dataset) && options.eod_id < 0) options.eod_id = static_cast<int32_t>(config.model.vocab_size - 1);

@@ -58,3 +58,23 @@ def test_a_fault_in_the_loader_stops_the_run_with_its_message(training, corpus, 
     steps, result = training.run(f"dataset.num_workers={workers}", "train.train_iters=100", code=1)
     assert f"{corpus}: sample " in result.err and "holds id 600000, but the vocabulary has 8192" in result.err, result.err
     assert len(steps) <= 22  # an epoch of some 2,800 tokens
+
+
+def test_a_sentencepiece_tokenizer_goes_along(training, tmp_path, corpus, ponte):
+    """A tokenizer.model ends documents, and comes out of the checkpoint again."""
+    import test_sentencepiece
+    folder = tmp_path / "tokenizer"
+    oracle = test_sentencepiece.train(folder, [("one two three four five six " * 9) + c for c in "abcdefghij" * 3], vocab_size=300, byte_fallback=False)
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    ids = np.fromfile(f"{corpus}.bin", dtype=np.int32)
+    ids[::7] = oracle.eos_id()
+    ids.tofile(f"{corpus}.bin")
+    named = f"tokenizer.tokenizer_model={folder}"
+    plain, _ = training.run("train.train_iters=2", named)
+    masked, _ = training.run("train.train_iters=2", named, "dataset.eod_mask_loss=true", f"checkpoint.save={tmp_path / 'save'}", name="masked")
+    assert losses(masked)[0] != losses(plain)[0]
+    ponte("export", "--megatron-path", tmp_path / "save", "--hf-path", tmp_path / "hf")
+    assert (tmp_path / "hf" / "tokenizer.model").read_bytes() == (folder / "tokenizer.model").read_bytes()
+    (folder / "tokenizer.model").unlink()
+    _, result = training.run("train.train_iters=1", named, name="none")
+    assert f"training goes on without the tokenizer {folder}" in result.err, result.err

@@ -68,6 +68,9 @@ def test_megatron_checkpoint_generates_the_same(ponte, tiny, tmp_path):
     ours = ponte("generate", "--hf-model-path", folder, *flags).out
     assert ponte("generate", "--megatron-model-path", tmp_path / "mcore", *flags).out == ours
     assert ponte("generate", "--hf-model-path", folder, "--megatron-model-path", tmp_path / "mcore", *flags).out == ours
+    (tmp_path / "mcore" / "iter_0000000").rename(tmp_path / "mcore" / "release")  # as Megatron-LM's converters name it
+    (tmp_path / "mcore" / "latest_checkpointed_iteration.txt").write_text("release")
+    assert ponte("generate", "--megatron-model-path", tmp_path / "mcore", *flags).out == ours
 
 
 def test_bf16_logits_lead_to_transformers_tokens_mostly(ponte, tiny):
@@ -144,8 +147,11 @@ def test_prompt_files(ponte, tiny, tmp_path):
     for name in ("prompts.txt", "prompts.jsonl"):
         out = ponte("generate", "--hf-model-path", folder, "--json", "--prompt-file", tmp_path / name, "--max-new-tokens", 8).out
         assert [json.loads(line) for line in out.splitlines()] == wanted
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "one"}\n{"text": "two"}\n')
-    assert "line 2" in ponte("generate", "--hf-model-path", folder, "--prompt-file", tmp_path / "bad.jsonl", code=1).err
+    for record, message in (({"text": "two"}, "'prompt' is missing"), ({"messages": "two"}, '"messages" is not a list'), ({"messages": [{"role": "user"}]}, "no attribute 'content'")):
+        (tmp_path / "bad.jsonl").write_text('{"prompt": "one"}\n' + json.dumps(record) + "\n")
+        error = ponte("generate", "--hf-model-path", folder, "--prompt-file", tmp_path / "bad.jsonl", code=1).err
+        assert "bad.jsonl line 2: " in error and message in error, error
+    assert "a folder; a file with prompts is wanted" in ponte("generate", "--hf-model-path", folder, "--prompt-file", tmp_path, code=1).err
 
 
 def test_chat_template(ponte, tiny, tmp_path):

@@ -114,3 +114,18 @@ def test_the_step_does_not_depend_on_the_micro_batches(ponte, tmp_path, tiny):
         for key in ("lm_loss", "grad_norm"):
             for iteration, value in series(runs[8], key).items():
                 assert series(runs[micro], key)[iteration] == pytest.approx(value, rel=2e-6), (micro, key, iteration)
+
+
+def test_samples_without_their_extra_token(ponte, tmp_path, tiny):
+    """The last input of each sample has no label then: the first loss is that over the others."""
+    folder, _ = tiny("qwen3")
+    corpus = write_corpus(tmp_path / "corpus", vocab=511)
+    training = Training(ponte, tmp_path, "--hf-model", folder, *SETTINGS, f"dataset.data_path=[{corpus}]", "dataset.order=megatron", "train.exit_interval=1",
+                        "dataset.add_extra_token_to_sequence=false")
+    (step,), _ = training.run()
+    printed = ponte("data", "samples", "--data-path", corpus, "--split", "100,0,0", "--seq-length", LENGTH, "--seed", 99, "--num-samples", f"{STEPS * BATCH},0,0",
+                    "--count", BATCH, "--order", "megatron", "--no-extra-token", "--pad-id", 8189).out
+    rows = torch.tensor([json.loads(line)["tokens"][:-1] for line in printed.splitlines()])
+    with torch.no_grad():
+        logits = load_transformers(folder)(rows[:, :-1]).logits
+    assert step["lm_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).item(), rel=1e-5)

@@ -58,6 +58,27 @@ def test_log_line(training):
     assert len(lines) == 2 and all(re.fullmatch(pattern, line) for line in lines), result.err
 
 
+def test_steps_that_overflow_have_no_loss_on_the_line(training):
+    steps, result = training.run("mixed_precision=fp16_mixed", "train.train_iters=2", "logger.log_interval=1")
+    assert [s["skipped"] for s in steps] == [True, True], "scaled by 2^32, the gradients of any model overflow"
+    lines = [line for line in result.err.splitlines() if "consumed samples" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert "number of skipped iterations:   1" in line and "lm loss" not in line and "grad norm" not in line, line
+
+
+def test_splits_nobody_reads_need_no_data(training, tmp_path):
+    """The usual split leaves a small corpus without test documents, and without validation documents where nobody validates."""
+    for order in ("megatron", "permutation"):
+        steps, _ = training.run("dataset.split=null", f"dataset.order={order}", "train.train_iters=2", name=order)
+        assert len(steps) == 2
+    corpus = training.settings[2].removeprefix("dataset.data_path=[").removesuffix("]")
+    steps, _ = training.run(f"dataset.data_path=[1,{corpus},1,{corpus}]", "dataset.split=null", "dataset.order=megatron", "train.train_iters=2", name="blend")
+    assert len(steps) == 2
+    _, result = training.run("dataset.split=null", "dataset.order=megatron", "validation.eval_interval=1", "train.train_iters=2", name="valid", code=1)
+    assert "(valid split)" in result.err, result.err
+
+
 def test_safetensors_beside_the_checkpoint(training, tmp_path, ponte):
     import transformers
     save = tmp_path / "save"

@@ -65,6 +65,8 @@ TEST_F(CheckpointFolder, SaysWhatIsWrong) {
   add({5, 10});
   track("ten");
   EXPECT_NE(error_of(0).find("\"ten\""), std::string::npos) << error_of(0);
+  track("release\n");
+  EXPECT_NE(error_of(0).find("checkpoint.pretrained_checkpoint=" + root_.string()), std::string::npos);
   track("20");
   EXPECT_NE(error_of(0).find("iteration 20 named by latest_checkpointed_iteration.txt is not there; found iterations [5, 10]"), std::string::npos)
       << error_of(0);
