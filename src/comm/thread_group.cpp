@@ -1,6 +1,7 @@
 #include "comm/thread_group.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/maximum.h>
 
