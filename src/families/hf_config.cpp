@@ -60,6 +60,7 @@ void read_rope_scaling(const Json& rope, std::string_view origin, ModelConfig& c
           "{}: rope type '{}' is not supported; supported: default, linear, dynamic, yarn, llama3", origin, type);
   c.rope_scaling_type = type;
   c.rope_scaling_factor = json_get<double>(rope, "factor", at);
+  require(c.rope_scaling_factor > 0, "{}: 'factor' is {}, wanted a positive number", at, c.rope_scaling_factor);
   if (type == "linear") return;
   c.original_max_position_embeddings = size_field_or(rope, "original_max_position_embeddings", c.max_position_embeddings, at);
   if (type == "llama3") {

@@ -76,18 +76,23 @@ void agree_on_length(ConfigDraft& draft) {
   if (model && !data) draft.config.dataset.seq_length = 0;
 }
 
+// What decides the key: a preset of precisions, whose own keys of loss scaling are named, or another key.
+std::string decided_by(const std::string& key, const std::string& preset) {
+  const std::string name = key.substr(key.find('.') + 1), own = "mixed_precision." + name;
+  const bool scaling = key.starts_with("optimizer.") && (name.find("loss_scale") != std::string::npos || name == "hysteresis");
+  if (scaling) return format("mixed_precision={}; give {}", preset, own);
+  const bool precision = key.starts_with("model.") || key.starts_with("ddp.grad") || key == "optimizer.params_dtype";
+  return precision ? format("mixed_precision={} (mixed_precision=null lets the model's own keys stand)", preset) : "another key";
+}
+
 // What finalize() would change although the user said it himself is a contradiction.
 void finalize_draft(ConfigDraft& draft, int64_t world_size) {
   const Config before = draft.config;
   finalize(draft.config, world_size);
   for (const ConfigDifference& d : config_difference(before, draft.config)) {
     const bool given = is_explicit(draft.origins, d.key) && d.left != "null" && d.left != "0";
-    const bool precision = d.key.starts_with("model.") || d.key.starts_with("ddp.grad") || d.key.find("loss_scale") != std::string::npos ||
-                           d.key == "optimizer.params_dtype";
     require(!given, "{}={} ({}) contradicts {}; the result would be {}", d.key, d.left, draft.origins[d.key],
-            precision ? "mixed_precision=" + draft.config.mixed_precision.name + " (mixed_precision=null lets the model's own keys stand)"
-                      : "another key",
-            d.right);
+            decided_by(d.key, draft.config.mixed_precision.name), d.right);
     draft.origins[d.key] = "derived";
   }
 }

@@ -137,6 +137,7 @@ TEST(HfConfig, BadDocumentsAreErrorsThatNameTheField) {
       {with(kQwen3, {{"attention_bias", true}}), "attention_bias"},
       {with(kQwen3, {{"quantization_config", {{"quant_method", "fp8"}}}}), "quantised"},
       {with(kQwen3, {{"rope_parameters", {{"rope_type", "longrope"}, {"factor", 2.0}}}}), "rope type 'longrope'"},
+      {with(kQwen3, {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 0.0}}}}), "'factor' is 0, wanted a positive number"},
       {with(kQwen3, {{"rope_parameters", {{"rope_type", "linear"}}}}), "'factor' is missing"},
       {with(kQwen3, {{"use_sliding_window", true}, {"sliding_window", 8}, {"layer_types", {"full_attention"}}}), "1 layer_types for 2 layers"},
       {with(kQwen3, {{"use_sliding_window", true}, {"sliding_window", 8}, {"layer_types", {"a", "b"}}}), "layer type \"a\""},

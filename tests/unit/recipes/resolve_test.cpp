@@ -116,7 +116,8 @@ TEST_F(Resolve, ContradictionsAreErrors) {
   const std::pair<const char*, const char*> rows[] = {{"model.params_dtype=torch.float16", "mixed_precision=bf16_mixed"},
                                                       {"ddp.grad_reduce_in_fp32=false", "mixed_precision=bf16_mixed"},
                                                       {"scheduler.lr_warmup_iters=400000", "lr_warmup_iters"},
-                                                      {"optimizer.bf16=false", "optimizer.bf16"}};
+                                                      {"optimizer.bf16=false", "optimizer.bf16"},
+                                                      {"optimizer.initial_loss_scale=8", "=bf16_mixed; give mixed_precision.initial_loss_scale"}};
   for (const auto& [change, wanted] : rows) {
     RunRequest request;
     request.recipe = "qwen3_600m_pretrain_config";
