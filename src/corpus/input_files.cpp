@@ -68,6 +68,7 @@ InputFile local_file(const fs::path& path) {
 struct Subset {
   std::string name;
   std::vector<std::string> patterns;
+  bool is_default = false;
 };
 
 void add_paths(const YAML::Node& node, std::vector<std::string>& out) {
@@ -77,6 +78,7 @@ void add_paths(const YAML::Node& node, std::vector<std::string>& out) {
 
 Subset read_subset(const YAML::Node& config) {
   Subset out{config["config_name"] ? config["config_name"].as<std::string>() : "default", {}};
+  out.is_default = out.name == "default" || (config["default"] && config["default"].as<bool>());
   std::vector<std::string> other;
   const YAML::Node files = config["data_files"];
   if (files && files.IsSequence()) {
@@ -88,11 +90,16 @@ Subset read_subset(const YAML::Node& config) {
     add_paths(files, out.patterns);
   }
   if (out.patterns.empty()) out.patterns = other;
+  if (const YAML::Node folder = config["data_dir"]) {
+    if (out.patterns.empty()) out.patterns = {"**"};
+    for (std::string& pattern : out.patterns) pattern = folder.as<std::string>() + "/" + pattern;
+  }
   return out;
 }
 
-std::vector<Subset> read_card(const std::string& id, const std::string& card) {
+std::vector<Subset> read_card(const std::string& id, std::string card) {
   std::vector<Subset> out;
+  std::erase(card, '\r');
   if (!card.starts_with("---")) return out;
   const size_t begin = card.find('\n'), end = card.find("\n---", 3);
   if (begin == card.npos || end == card.npos || end <= begin) return out;
@@ -110,7 +117,7 @@ std::vector<Subset> read_card(const std::string& id, const std::string& card) {
 const Subset* choose(const std::string& id, const std::vector<Subset>& subsets, const std::string& wanted) {
   std::vector<std::string> names;
   for (const Subset& subset : subsets) {
-    if (subset.name == (wanted.empty() ? "default" : wanted)) return &subset;
+    if (wanted.empty() ? subset.is_default : subset.name == wanted) return &subset;
     names.push_back(subset.name);
   }
   if (wanted.empty() && subsets.size() == 1) return &subsets[0];
@@ -160,6 +167,26 @@ void add_dataset(const std::string& id, const std::string& subset, std::vector<I
 
 }  // namespace
 
+namespace {
+
+// "[a-c]" or "[!a-c]" at the beginning of a pattern: its length, or 0 where it has no end; and whether it takes a character.
+size_t class_length(std::string_view pattern) {
+  const size_t end = pattern.find(']', pattern.size() > 1 && pattern[1] == '!' ? 3 : 2);
+  return end == pattern.npos ? 0 : end + 1;
+}
+bool class_takes(std::string_view pattern, size_t length, char c) {
+  const bool negated = pattern[1] == '!';
+  bool found = false;
+  for (size_t i = negated ? 2 : 1; i + 1 < length; ++i) {
+    const bool range = i + 3 < length && pattern[i + 1] == '-';
+    found = found || (pattern[i] <= c && c <= pattern[range ? i + 2 : i]);
+    if (range) i += 2;
+  }
+  return c != '/' && found != negated;
+}
+
+}  // namespace
+
 // Keeps the set of places in `name` the pattern read so far can end at, so no pattern takes more than its length times the name's.
 bool matches_pattern(std::string_view pattern, std::string_view name) {
   std::vector<bool> at(name.size() + 1, false);
@@ -167,16 +194,21 @@ bool matches_pattern(std::string_view pattern, std::string_view name) {
   for (size_t p = 0; p < pattern.size();) {
     std::vector<bool> next(name.size() + 1, false);
     const bool folders = pattern.substr(p).starts_with("**/"), anything = pattern.substr(p).starts_with("**"), any = pattern[p] == '*';
+    const size_t in_class = pattern[p] == '[' ? class_length(pattern.substr(p)) : 0;
+    const auto takes = [&](char c) {
+      if (in_class) return class_takes(pattern.substr(p), in_class, c);
+      return pattern[p] == '?' ? c != '/' : pattern[p] == c;
+    };
     bool open = false;  // a place further left is carried on by the star
     for (size_t i = 0; i <= name.size(); ++i) {
       if (any && !anything && i > 0 && name[i - 1] == '/') open = false;
       open = open || at[i];
       if (folders) next[i] = at[i] || (open && i > 0 && name[i - 1] == '/');
       else if (any) next[i] = open;
-      else if (i < name.size() && at[i] && (pattern[p] == '?' ? name[i] != '/' : pattern[p] == name[i])) next[i + 1] = true;
+      else if (i < name.size() && at[i] && takes(name[i])) next[i + 1] = true;
     }
     at = std::move(next);
-    p += folders ? 3 : anything ? 2 : 1;
+    p += folders ? 3 : anything ? 2 : in_class ? in_class : 1;
   }
   return at[name.size()];
 }

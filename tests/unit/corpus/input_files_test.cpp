@@ -30,6 +30,16 @@ TEST(Patterns, MeanWhatTheHubsMean) {
       {"x/**/z", "x/z", true},
       {"x/**/z", "x/1/2/z", true},
       {"x/**/z", "x/1/2/yz", false},
+      {"x-[0-9a].json", "x-7.json", true},
+      {"x-[0-9a].json", "x-a.json", true},
+      {"x-[0-9a].json", "x-b.json", false},
+      {"x-[!0-9].json", "x-b.json", true},
+      {"x-[!0-9].json", "x-3.json", false},
+      {"x[!a]y", "x/y", false},
+      {"x[]-]y", "x]y", true},
+      {"x[]-]y", "x-y", true},
+      {"x[a", "x[a", true},
+      {"[", "[", true},
       {"", "", true},
       {"", "a", false},
       {"*", "", true},
@@ -60,6 +70,10 @@ TEST(DatasetFiles, FollowTheCard) {
   EXPECT_USER_ERROR(dataset_files("o/d", "", {"b.md"}, ""), "no .parquet, .jsonl, .json or .txt files match");
   EXPECT_USER_ERROR(dataset_files("o/d", "---\nconfigs: [\n---\n", kNames, ""), "cannot be read");
   EXPECT_USER_ERROR(dataset_files("o/d", "---\nconfigs:\n- config_name: a\n- config_name: b\n---\n", kNames, ""), "--subset is needed");
+  std::string windows = "---\nconfigs:\n- config_name: a\n- config_name: b\n  default: true\n  data_files: eval*\n- config_name: c\n  data_dir: test\n---\n";
+  for (size_t at = 0; (at = windows.find('\n', at)) != std::string::npos; at += 2) windows.insert(at, 1, '\r');
+  EXPECT_EQ(dataset_files("o/d", windows, kNames, ""), (Names{"eval.jsonl"}));
+  EXPECT_EQ(dataset_files("o/d", windows, kNames, "c"), (Names{"test/t.parquet"}));
 }
 
 }  // namespace
