@@ -142,7 +142,10 @@ LeftBlock left_block(const Bf16Matrix& a, int64_t row, int64_t rows, int64_t k, 
 }  // namespace
 
 bool bf16_product_runs() {
-  static const bool runs = __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16") && !__builtin_cpu_supports("amx-bf16");
+  // Features, not the name of the level: GCC 11 does not know it here.
+  static const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512bf16") &&
+                           !__builtin_cpu_supports("amx-bf16");
   return runs;
 }
 
