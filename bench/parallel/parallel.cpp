@@ -152,8 +152,7 @@ void bench(const Request& request) {
   const Groups groups = timed_groups(mesh_groups(*ranks, Mesh(mesh_sizes(config.model, ranks->size()))), communication);
   RankModel model(config.model, groups);
   model.initialize(1);
-  using Optimizer = DataParallel::Optimizer;
-  DataParallel replicas(model.parameters(), groups, {.optimizer = config.ddp.use_distributed_optimizer ? Optimizer::distributed : Optimizer::replicated});
+  DataParallel replicas(model.chunks(), groups, {.sharding = config.ddp.use_distributed_optimizer ? Sharding::optimizer : Sharding::nothing});
   std::vector<AdamW::Part> parts;
   for (const DataParallel::Share& share : replicas.shares()) parts.push_back({share.parameter, share.rows, {}});
   AdamW optimizer(parts, {});
@@ -168,7 +167,6 @@ void bench(const Request& request) {
     const Clock::time_point start = Clock::now();
     model.zero_gradients();
     run_micro_batches(model.chunks(), batches);
-    model.reduce_gradients();
     replicas.reduce_gradients();
     optimizer.step(1e-4, 0, 1);
     replicas.gather_values();

@@ -55,7 +55,7 @@ bool is_saved(const Parameter& parameter, const RowsOf& rows) {
 std::vector<LiveShard> weight_shards(RankModel& model, const RowsOf& rows) {
   std::vector<LiveShard> out;
   for (const Parameter* parameter : model.parameters())
-    if (is_saved(*parameter, rows)) out.push_back(shard("", *parameter, parameter->value.detach(), {0, parameter->slice.shape[0]}, rows.at(parameter)));
+    if (is_saved(*parameter, rows)) out.push_back(shard("", *parameter, parameter->kept_value.tensor, parameter->kept_value.rows, rows.at(parameter)));
   return out;
 }
 

@@ -48,6 +48,7 @@ Json layout_json(const Plan& p) {
   return {{"tensor", p.mesh.tensor},       {"context", p.mesh.context},   {"data", p.mesh.data},
           {"pipeline", p.mesh.pipeline},   {"chunks", p.chunks},          {"expert", p.mesh.expert},
           {"expert_tensor", p.mesh.expert_tensor}, {"expert_data", p.expert_data}, {"sequence_parallel", p.config.model.sequence_parallel},
+          {"data_parallel_sharding_strategy", sharding_strategy(p.config)}, {"num_distributed_optimizer_instances", p.mesh.optimizer_instances},
           {"micro_batch_size", p.config.train.micro_batch_size}, {"micro_batches", p.micro_batches}};
 }
 

@@ -54,6 +54,10 @@ std::string heading(const Plan& p, const PlanTitle& title) {
                 p.config.model.sequence_parallel ? " (sequence parallel)" : "", m.context, m.data, m.pipeline);
   if (p.chunks > 1) out += format(" with {} chunks each", p.chunks);
   if (p.config.model.num_moe_experts > 0) out += format("; experts: expert {} x tensor {} x data {}", m.expert, m.expert_tensor, p.expert_data);
+  const std::string strategy = sharding_strategy(p.config);
+  const char* divided = strategy == "optim" ? "the optimizer" : strategy == "optim_grads" ? "optimizer and gradients" : "optimizer, gradients and parameters";
+  if (strategy != "no_shard") out += format("; replicas divide {}", divided);
+  if (m.optimizer_instances > 1) out += format(" in {} groups", m.optimizer_instances);
   const TrainConfig& t = p.config.train;
   out += format("\nstep: {} sequences x {} tokens, {} micro-batch{} of {} on each replica; {}\n", grouped(t.global_batch_size),
                 grouped(p.config.model.seq_length), p.micro_batches, p.micro_batches == 1 ? "" : "es", t.micro_batch_size,

@@ -50,23 +50,64 @@ void Group::broadcast(at::Tensor& tensor, int64_t root) {
   do_broadcast(tensor, root);
 }
 
-at::Tensor Group::all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows) {
+void Group::check_gather(const at::Tensor& tensor, std::span<const int64_t> rows) {
   PONTE_ASSERT(static_cast<int64_t>(rows.size()) == size() && tensor.size(0) == rows[rank()]);
   count(Collective::all_gather, sum(rows) * row_bytes(tensor));
-  return do_all_gather_rows(tensor, rows);
 }
-
-at::Tensor Group::reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows) {
+void Group::check_scatter(const at::Tensor& tensor, std::span<const int64_t> rows) {
   PONTE_ASSERT(static_cast<int64_t>(rows.size()) == size() && tensor.size(0) == sum(rows));
   count(Collective::reduce_scatter, tensor.nbytes());
-  return do_reduce_scatter_sum_rows(tensor, rows);
 }
-
-at::Tensor Group::all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) {
+void Group::check_exchange(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) {
   PONTE_ASSERT(static_cast<int64_t>(sent.size()) == size() && sent.size() == received.size() && tensor.size(0) == sum(sent));
   PONTE_ASSERT(sent[rank()] == received[rank()]);
   count(Collective::all_to_all, (sum(sent) - sent[rank()]) * row_bytes(tensor));
+}
+
+at::Tensor Group::all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows) {
+  check_gather(tensor, rows);
+  return do_all_gather_rows(tensor, rows);
+}
+at::Tensor Group::reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows) {
+  check_scatter(tensor, rows);
+  return do_reduce_scatter_sum_rows(tensor, rows);
+}
+at::Tensor Group::all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) {
+  check_exchange(tensor, sent, received);
   return do_all_to_all(tensor, sent, received);
+}
+
+std::unique_ptr<PendingTensor> Group::start_all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows) {
+  check_gather(tensor, rows);
+  return do_start_all_gather_rows(tensor, rows);
+}
+std::unique_ptr<PendingTensor> Group::start_reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows) {
+  check_scatter(tensor, rows);
+  return do_start_reduce_scatter_sum_rows(tensor, rows);
+}
+std::unique_ptr<PendingTensor> Group::start_all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) {
+  check_exchange(tensor, sent, received);
+  return do_start_all_to_all(tensor, sent, received);
+}
+
+namespace {
+
+struct Ended final : PendingTensor {
+  explicit Ended(at::Tensor t) : result(std::move(t)) {}
+  at::Tensor wait() override { return std::move(result); }
+  at::Tensor result;
+};
+
+}  // namespace
+
+std::unique_ptr<PendingTensor> Group::do_start_all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows) {
+  return std::make_unique<Ended>(do_all_gather_rows(tensor, rows));
+}
+std::unique_ptr<PendingTensor> Group::do_start_reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows) {
+  return std::make_unique<Ended>(do_reduce_scatter_sum_rows(tensor, rows));
+}
+std::unique_ptr<PendingTensor> Group::do_start_all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) {
+  return std::make_unique<Ended>(do_all_to_all(tensor, sent, received));
 }
 
 std::unique_ptr<PendingTransfers> Group::transfer(std::span<const Transfer> transfers) {
@@ -91,6 +132,10 @@ std::shared_ptr<Group>& Groups::operator[](GroupKind kind) {
     case GroupKind::expert_tensor: return expert_tensor;
     case GroupKind::expert_tensor_expert: return expert_tensor_expert;
     case GroupKind::expert_data: return expert_data;
+    case GroupKind::data_context_shares: return data_context_shares;
+    case GroupKind::data_context_copies: return data_context_copies;
+    case GroupKind::expert_data_shares: return expert_data_shares;
+    case GroupKind::expert_data_copies: return expert_data_copies;
     case GroupKind::world: return world;
   }
   PONTE_ASSERT(false);

@@ -37,6 +37,13 @@ class PendingTransfers {
   virtual void wait() = 0;
 };
 
+// A result under way; wait() once.
+class PendingTensor {
+ public:
+  virtual ~PendingTensor() = default;
+  virtual at::Tensor wait() = 0;
+};
+
 class Group {
  public:
   virtual ~Group() = default;
@@ -56,6 +63,11 @@ class Group {
   // Rows sorted by where they go -> rows sorted by where they came from. sent[r]: rows for rank r; received[r]: rows from rank r, that rank's
   // sent[this rank].
   at::Tensor all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received);
+  // The same, started: other work, other collectives of this group too, may be done until the result is waited for. What is given stays unchanged until then.
+  // Every rank starts them in the same order.
+  std::unique_ptr<PendingTensor> start_all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows);
+  std::unique_ptr<PendingTensor> start_reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows);
+  std::unique_ptr<PendingTensor> start_all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received);
   // Starts messages; those from one rank to another arrive in the order they were started in.
   std::unique_ptr<PendingTransfers> transfer(std::span<const Transfer> transfers);
 
@@ -70,9 +82,16 @@ class Group {
   virtual at::Tensor do_reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows) = 0;
   virtual at::Tensor do_all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) = 0;
   virtual std::unique_ptr<PendingTransfers> do_transfer(std::span<const Transfer> transfers) = 0;
+  // A back end that cannot do other things meanwhile ends them before they return.
+  virtual std::unique_ptr<PendingTensor> do_start_all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows);
+  virtual std::unique_ptr<PendingTensor> do_start_reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows);
+  virtual std::unique_ptr<PendingTensor> do_start_all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received);
 
  private:
   void count(Collective kind, int64_t bytes);
+  void check_gather(const at::Tensor& tensor, std::span<const int64_t> rows);
+  void check_scatter(const at::Tensor& tensor, std::span<const int64_t> rows);
+  void check_exchange(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received);
   std::array<Traffic, kCollectives> traffic_{};
 };
 
@@ -80,6 +99,7 @@ class Group {
 struct Groups {
   std::shared_ptr<Group> tensor, context, data, data_context, tensor_context, pipeline, embedding, model;
   std::shared_ptr<Group> expert, expert_tensor, expert_tensor_expert, expert_data, world;
+  std::shared_ptr<Group> data_context_shares, data_context_copies, expert_data_shares, expert_data_copies;
   std::shared_ptr<Group>& operator[](GroupKind kind);
 };
 

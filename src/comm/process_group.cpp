@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <torch/csrc/distributed/c10d/Types.hpp>
 
@@ -11,6 +12,7 @@
 namespace ponte {
 namespace {
 
+constexpr int kGatherTag = 1;           // of the messages of an all-gather; transfers have tag 0
 constexpr int64_t kSmallBytes = 1 << 12;  // below, a reduction in one exchange beats one in two
 
 std::string listed(const std::vector<int64_t>& ranks) {
@@ -73,6 +75,45 @@ class PendingWorks final : public PendingTransfers {
   const std::shared_ptr<Life> life_;
 };
 
+// A collective under way. What it reads and writes lives as long.
+class PendingWork final : public PendingTensor {
+ public:
+  using Finish = std::function<at::Tensor(const at::Tensor&)>;
+  PendingWork(std::vector<c10::intrusive_ptr<c10d::Work>> works, at::Tensor out, at::Tensor from, std::string name, std::vector<int64_t> members,
+              std::shared_ptr<Life> life, Finish finish)
+      : works_(std::move(works)), out_(std::move(out)), from_(std::move(from)), name_(std::move(name)), members_(std::move(members)), life_(std::move(life)),
+        finish_(std::move(finish)) {}
+  ~PendingWork() override {
+    for (const auto& work : works_) {
+      try {
+        work->wait();
+      } catch (const std::exception&) {  // whoever needs the result has waited, or is on its way out already
+      }
+    }
+  }
+  at::Tensor wait() override {
+    const Life::Waiting waiting(*life_, name_);
+    try {
+      for (const auto& work : works_) work->wait();
+    } catch (const std::exception&) {
+      works_.clear();
+      fail("{}", life_->why_lost(name_, members_));
+    }
+    works_.clear();
+    from_.reset();
+    const at::NoGradGuard off;
+    return finish_ ? finish_(std::move(out_)) : std::move(out_);
+  }
+
+ private:
+  std::vector<c10::intrusive_ptr<c10d::Work>> works_;
+  at::Tensor out_, from_;
+  const std::string name_;
+  const std::vector<int64_t> members_;
+  const std::shared_ptr<Life> life_;
+  const Finish finish_;
+};
+
 class ProcessGroup final : public Group {
  public:
   ProcessGroup(c10::intrusive_ptr<c10d::Backend> backend, ProcessGroupOptions options)
@@ -87,10 +128,15 @@ class ProcessGroup final : public Group {
 
   template <class Start>
   void complete(const char* collective, Start start) {
+    started(collective, [&] { start()->wait(); });
+  }
+  // A back end may see already here that another rank has gone.
+  template <class Start>
+  void started(const char* collective, Start start) {
     const std::string what = name(collective);
     const Life::Waiting waiting(*options_.life, what);
     try {
-      start()->wait();
+      start();
     } catch (const std::exception&) {
       fail("{}", options_.life->why_lost(what, options_.members));
     }
@@ -106,21 +152,54 @@ class ProcessGroup final : public Group {
     return out;
   }
 
-  at::Tensor exchanged(const char* collective, const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) {
+  std::unique_ptr<PendingTensor> exchange(const char* collective, const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received,
+                                          PendingWork::Finish finish = {}) {
     const at::NoGradGuard off;
     at::Tensor out = with_rows(tensor, std::accumulate(received.begin(), received.end(), int64_t{0}));
     at::Tensor to = as_bytes(out), from = as_bytes(tensor);
     std::vector<int64_t> to_bytes, from_bytes;
     for (const int64_t rows : received) to_bytes.push_back(rows * row_bytes(tensor));
     for (const int64_t rows : sent) from_bytes.push_back(rows * row_bytes(tensor));
-    complete(collective, [&] { return backend_->alltoall_base(to, from, to_bytes, from_bytes, {}); });
-    return out;
+    std::vector<c10::intrusive_ptr<c10d::Work>> works;
+    started(collective, [&] { works.push_back(backend_->alltoall_base(to, from, to_bytes, from_bytes, {})); });
+    return pending(collective, std::move(works), out, from, std::move(finish));
   }
 
-  at::Tensor scattered(const char* collective, const at::Tensor& tensor, std::span<const int64_t> rows, ReduceOp op) {
-    const std::vector<int64_t> mine(static_cast<size_t>(size()), rows[static_cast<size_t>(rank())]);
-    const at::Tensor parts = exchanged(collective, tensor, rows, mine);
-    return reduced(parts.unflatten(0, {size(), mine[0]}), op);
+  std::unique_ptr<PendingTensor> scatter(const char* collective, const at::Tensor& tensor, std::span<const int64_t> rows, ReduceOp op) {
+    const int64_t ranks = size(), own = rows[static_cast<size_t>(rank())];
+    const std::vector<int64_t> mine(static_cast<size_t>(ranks), own);
+    return exchange(collective, tensor, rows, mine, [ranks, own, op](const at::Tensor& parts) { return reduced(parts.unflatten(0, {ranks, own}), op); });
+  }
+
+  // Everybody's rows, in host memory straight to their place. On a device messages to and from a rank would wait for each other: there everybody's copy of
+  // this rank's rows is exchanged.
+  std::unique_ptr<PendingTensor> gather(const char* collective, const at::Tensor& tensor, std::span<const int64_t> rows) {
+    const at::NoGradGuard off;
+    if (!tensor.device().is_cpu()) {
+      std::vector<int64_t> repeats(static_cast<size_t>(tensor.dim()), 1);
+      repeats[0] = size();
+      return exchange(collective, tensor.detach().repeat(repeats), std::vector<int64_t>(rows.size(), tensor.size(0)), rows);
+    }
+    at::Tensor out = with_rows(tensor, std::accumulate(rows.begin(), rows.end(), int64_t{0})), from = as_bytes(tensor);
+    std::vector<c10::intrusive_ptr<c10d::Work>> works;
+    started(collective, [&] {
+      int64_t first = 0;
+      for (int64_t r = 0; r < size(); ++r) {
+        const at::Tensor theirs = out.narrow(0, first, rows[static_cast<size_t>(r)]);
+        first += theirs.size(0);
+        std::vector<at::Tensor> bytes = {as_bytes(theirs)}, mine = {from};
+        if (r == rank()) theirs.copy_(tensor);
+        else if (bytes[0].numel() > 0) works.push_back(backend_->recv(bytes, static_cast<int>(r), kGatherTag));
+        if (r != rank() && from.numel() > 0) works.push_back(backend_->send(mine, static_cast<int>(r), kGatherTag));
+      }
+    });
+    return pending(collective, std::move(works), out, from, {});
+  }
+
+  std::unique_ptr<PendingTensor> pending(const char* collective, std::vector<c10::intrusive_ptr<c10d::Work>> works, at::Tensor out, at::Tensor from,
+                                         PendingWork::Finish finish) {
+    return std::make_unique<PendingWork>(std::move(works), std::move(out), std::move(from), name(collective), options_.members, options_.life,
+                                         std::move(finish));
   }
 
   void do_all_reduce(at::Tensor& tensor, ReduceOp op) override {
@@ -132,8 +211,8 @@ class ProcessGroup final : public Group {
     }
     const at::Tensor flat = tensor.reshape({-1});
     const std::vector<int64_t> rows = even_rows(flat.size(0));
-    const at::Tensor part = scattered("all-reduce", flat, rows, op);
-    tensor.copy_(all_parts("all-reduce", part, rows).view(tensor.sizes()));
+    const at::Tensor part = scatter("all-reduce", flat, rows, op)->wait();
+    tensor.copy_(gather("all-reduce", part, rows)->wait().view(tensor.sizes()));
   }
 
   std::vector<int64_t> even_rows(int64_t total) const {
@@ -142,26 +221,26 @@ class ProcessGroup final : public Group {
     return out;
   }
 
-  at::Tensor all_parts(const char* collective, const at::Tensor& tensor, std::span<const int64_t> rows) {
-    // Everybody's copy of this rank's rows; the exchange reads them `size` times.
-    const at::NoGradGuard off;
-    const std::vector<int64_t> sent(static_cast<size_t>(size()), tensor.size(0));
-    std::vector<int64_t> repeats(static_cast<size_t>(tensor.dim()), 1);
-    repeats[0] = size();
-    return exchanged(collective, tensor.detach().repeat(repeats), sent, rows);
-  }
-
   at::Tensor do_all_gather(const at::Tensor& tensor) override { return gathered("all-gather", tensor).flatten(0, 1); }
-  at::Tensor do_all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows) override { return all_parts("all-gather", tensor, rows); }
+  at::Tensor do_all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows) override { return gather("all-gather", tensor, rows)->wait(); }
   at::Tensor do_reduce_scatter_sum(const at::Tensor& tensor) override {
     PONTE_ASSERT(tensor.size(0) % size() == 0);
-    return scattered("reduce-scatter", tensor, std::vector<int64_t>(static_cast<size_t>(size()), tensor.size(0) / size()), ReduceOp::sum);
+    return scatter("reduce-scatter", tensor, std::vector<int64_t>(static_cast<size_t>(size()), tensor.size(0) / size()), ReduceOp::sum)->wait();
   }
   at::Tensor do_reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows) override {
-    return scattered("reduce-scatter", tensor, rows, ReduceOp::sum);
+    return scatter("reduce-scatter", tensor, rows, ReduceOp::sum)->wait();
   }
   at::Tensor do_all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) override {
-    return exchanged("all-to-all", tensor, sent, received);
+    return exchange("all-to-all", tensor, sent, received)->wait();
+  }
+  std::unique_ptr<PendingTensor> do_start_all_gather_rows(const at::Tensor& tensor, std::span<const int64_t> rows) override {
+    return gather("all-gather", tensor, rows);
+  }
+  std::unique_ptr<PendingTensor> do_start_reduce_scatter_sum_rows(const at::Tensor& tensor, std::span<const int64_t> rows) override {
+    return scatter("reduce-scatter", tensor, rows, ReduceOp::sum);
+  }
+  std::unique_ptr<PendingTensor> do_start_all_to_all(const at::Tensor& tensor, std::span<const int64_t> sent, std::span<const int64_t> received) override {
+    return exchange("all-to-all", tensor, sent, received);
   }
   void do_broadcast(at::Tensor& tensor, int64_t root) override {
     const at::NoGradGuard off;

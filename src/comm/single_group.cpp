@@ -36,8 +36,9 @@ std::shared_ptr<Group> single_group() {
 }
 
 Groups single_groups() {
-  const auto one = single_group();
-  return {one, one, one, one, one, one, one, one, one, one, one, one, one};
+  Groups out;
+  for (int64_t kind = 0; kind < kGroupKinds; ++kind) out[static_cast<GroupKind>(kind)] = single_group();
+  return out;
 }
 
 }  // namespace ponte

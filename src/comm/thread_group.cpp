@@ -169,6 +169,7 @@ class ThreadGroup final : public Group {
     meeting_->arrive();
     at::Tensor result = read();
     meeting_->arrive();  // nobody changes what it posted before everybody has read it
+    meeting_->posted(rank_).reset();
     return result;
   }
   at::Tensor gathered(const at::Tensor& tensor) {

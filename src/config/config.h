@@ -273,6 +273,9 @@ void validate(const Config& config, int64_t world_size);
 
 // world_size / (tensor x pipeline x context): how many replicas share the data. Throws UserError when it is not a whole number.
 int64_t data_parallel_size(const ModelConfig& model, int64_t world_size);
+// What replicas divide among themselves: ddp.data_parallel_sharding_strategy where ddp.use_megatron_fsdp makes it count, else optim or no_shard by
+// ddp.use_distributed_optimizer.
+std::string sharding_strategy(const Config& config);
 // Micro-batches each replica runs per step.
 int64_t num_microbatches(const Config& config, int64_t world_size);
 

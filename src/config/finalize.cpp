@@ -70,6 +70,11 @@ void finalize(Config& config, int64_t world_size) {
   derive_schedule(config);
 }
 
+std::string sharding_strategy(const Config& config) {
+  if (config.ddp.use_megatron_fsdp) return config.ddp.data_parallel_sharding_strategy;
+  return config.ddp.use_distributed_optimizer || config.optimizer.use_distributed_optimizer ? "optim" : "no_shard";
+}
+
 SchedulerSteps scheduler_steps(const Config& config) {
   const SchedulerConfig& s = config.scheduler;
   const int64_t batch = config.train.global_batch_size;

@@ -15,11 +15,13 @@ void list_ddp(Listing<DdpConfig> row) {
   row("check_for_nan_in_grad", &D::check_for_nan_in_grad, "look for non-finite gradients before the reduction");
   row("check_for_large_grads", &D::check_for_large_grads, "look for unusually large gradients before the reduction");
   row("bucket_size", &D::bucket_size, none_is_null, "parameters per reduction; null: chosen from the number of replicas");
-  row("num_distributed_optimizer_instances", &D::num_distributed_optimizer_instances, "groups that each hold a whole optimizer state (HSDP)");
-  row("use_megatron_fsdp", &D::use_megatron_fsdp, "shard parameters and gradients too");
+  row("num_distributed_optimizer_instances", &D::num_distributed_optimizer_instances,
+      "groups of neighbouring replicas that each hold a whole of what is divided (HSDP)");
+  row("use_megatron_fsdp", &D::use_megatron_fsdp, "fully sharded data parallelism: data_parallel_sharding_strategy says what replicas divide");
   row("data_parallel_sharding_strategy", &D::data_parallel_sharding_strategy, {"no_shard", "optim", "optim_grads", "optim_grads_params"},
-      "what FSDP shards");
-  row("outer_dp_sharding_strategy", &D::outer_dp_sharding_strategy, {"no_shard", "optim"}, "what the outer replicas of HSDP shard");
+      "what replicas divide under use_megatron_fsdp: nothing, optimizer state, gradients too, parameters too");
+  row("outer_dp_sharding_strategy", &D::outer_dp_sharding_strategy, {"no_shard", "optim"},
+      "what groups of replicas that hold the same shares divide: nothing, or the optimizer state (with optim_grads_params)");
 }
 
 void list_dist(Listing<DistConfig> row) {

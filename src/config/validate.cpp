@@ -175,10 +175,19 @@ std::string sequence_divides_over_ranks(const Case& c) {
 std::string one_fsdp(const Case& c) {
   return c.config.dist.use_megatron_fsdp && c.config.dist.use_torch_fsdp2 ? "dist.use_megatron_fsdp and dist.use_torch_fsdp2 are both true" : "";
 }
-std::string fsdp_has_its_format(const Case& c) {
-  const bool files = !c.config.checkpoint.save.empty() || !c.config.checkpoint.load.empty();
-  return c.config.ddp.use_megatron_fsdp && files && c.config.checkpoint.ckpt_format != "fsdp_dtensor"
-             ? format("ddp.use_megatron_fsdp wants checkpoint.ckpt_format=fsdp_dtensor, not {}", c.config.checkpoint.ckpt_format)
+std::string optimizer_instances_divide_replicas(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t instances = c.config.ddp.num_distributed_optimizer_instances, stage = c.world_size / std::max<int64_t>(m.pipeline_model_parallel_size, 1);
+  if (instances == 1) return "";
+  const char* by = "ddp.num_distributed_optimizer_instances";
+  std::string wrong = divides("replicas x context_parallel_size", stage / std::max<int64_t>(m.tensor_model_parallel_size, 1), by, instances);
+  if (!wrong.empty() || m.num_moe_experts == 0) return wrong;
+  return divides("ranks that hold the same experts", stage / std::max<int64_t>(expert_tensor_size(m) * m.expert_model_parallel_size, 1), by, instances);
+}
+std::string outer_shards_extend_inner_ones(const Case& c) {
+  return c.config.ddp.outer_dp_sharding_strategy == "optim" && sharding_strategy(c.config) != "optim_grads_params"
+             ? format("ddp.outer_dp_sharding_strategy=optim divides the optimizer state of what fully sharded replicas hold: it wants "
+                      "ddp.use_megatron_fsdp=true and ddp.data_parallel_sharding_strategy=optim_grads_params, here {}", sharding_strategy(c.config))
              : "";
 }
 
@@ -354,7 +363,8 @@ constexpr std::string (*kChecks[])(const Case&) = {
     sequence_parallel_wants_tensor_parallel,
     sequence_divides_over_ranks,
     one_fsdp,
-    fsdp_has_its_format,
+    optimizer_instances_divide_replicas,
+    outer_shards_extend_inner_ones,
     batch_divides,
     one_duration,
     ramp_is_whole,

@@ -23,6 +23,8 @@ const KindFacts& facts(GroupKind kind) {
       {"embedding", {"pp"}, false},       {"model", {"tp", "pp"}, false},
       {"expert", {"ep"}, true},           {"expert-tensor", {"tp"}, true},
       {"expert-tensor-expert", {"tp", "ep"}, true}, {"expert-data", {"dp"}, true},
+      {"data-context shares", {"dp", "cp"}, false}, {"data-context copies", {"dp", "cp"}, false},
+      {"expert-data shares", {"dp"}, true}, {"expert-data copies", {"dp"}, true},
       {"world", {"tp", "cp", "dp", "pp"}, false}};
   return table[static_cast<size_t>(kind)];
 }
@@ -80,6 +82,9 @@ Mesh::Mesh(const MeshSizes& sizes) : sizes_(sizes) {
   expert_data_ = stage / experts;
   dense_ = axes(s.order, s.tensor, s.context, 1, s.data, s.pipeline);
   sparse_ = axes(s.order, s.expert_tensor, 1, s.expert, expert_data_, s.pipeline);
+  for (const auto& [name, ranks] : std::vector<std::pair<const char*, int64_t>>{{"data x context", s.data * s.context}, {"expert data", expert_data_}})
+    require(s.optimizer_instances > 0 && ranks % s.optimizer_instances == 0,
+            "mesh: {} optimizer instances (ddp.num_distributed_optimizer_instances) do not divide the {} {} ranks", s.optimizer_instances, ranks, name);
   require(groups(GroupKind::pipeline) == [&] {
     Mesh swapped = *this;
     swapped.dense_ = sparse_;
@@ -102,7 +107,29 @@ Coordinates Mesh::coordinates(int64_t rank) const {
   return {along(dense_, "tp"), along(dense_, "cp"), along(dense_, "dp"), along(dense_, "pp"), along(sparse_, "ep"), along(sparse_, "tp"), along(sparse_, "dp")};
 }
 
+namespace {
+
+// Groups of replicas cut into stretches of neighbours, or into those in the same place of each stretch (megatron/core/parallel_state.py,
+// num_distributed_optimizer_instances).
+std::vector<std::vector<int64_t>> cut(const std::vector<std::vector<int64_t>>& replicas, int64_t instances, bool copies) {
+  std::vector<std::vector<int64_t>> out;
+  for (const std::vector<int64_t>& ranks : replicas) {
+    const int64_t size = static_cast<int64_t>(ranks.size()) / instances, groups = copies ? size : instances, members = copies ? instances : size;
+    for (int64_t g = 0; g < groups; ++g) {
+      std::vector<int64_t>& group = out.emplace_back();
+      for (int64_t m = 0; m < members; ++m) group.push_back(ranks[static_cast<size_t>(copies ? m * size + g : g * size + m)]);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
 std::vector<std::vector<int64_t>> Mesh::groups(GroupKind kind) const {
+  if (kind == GroupKind::data_context_shares || kind == GroupKind::data_context_copies)
+    return cut(groups(GroupKind::data_context), sizes_.optimizer_instances, kind == GroupKind::data_context_copies);
+  if (kind == GroupKind::expert_data_shares || kind == GroupKind::expert_data_copies)
+    return cut(groups(GroupKind::expert_data), sizes_.optimizer_instances, kind == GroupKind::expert_data_copies);
   // Offsets of the ranks inside a group, and of the groups' first ranks: the first axis turns fastest in both.
   std::vector<int64_t> inside = {0}, first = {0};
   int64_t stride = 1;

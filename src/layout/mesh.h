@@ -13,6 +13,7 @@ namespace ponte {
 struct MeshSizes {
   int64_t tensor = 1, context = 1, data = 1, pipeline = 1;
   int64_t expert = 1, expert_tensor = 1;
+  int64_t optimizer_instances = 1;  // groups of replicas that each hold a whole optimizer state (num_distributed_optimizer_instances)
   // Axes from the one whose ranks are neighbours to the one whose ranks are farthest apart.
   std::string order = "tp-cp-ep-dp-pp";
 };
@@ -33,6 +34,10 @@ enum class GroupKind {
   expert_tensor,        // tp, expert generator
   expert_tensor_expert, // tp-ep, expert generator: who holds one copy of a layer's experts
   expert_data,          // dp, expert generator: who sums gradients of experts
+  data_context_shares,  // neighbours among dp-cp: who divides optimizer state, gradients and parameters of dense parameters
+  data_context_copies,  // who holds the same share of dense parameters
+  expert_data_shares,   // the same for experts
+  expert_data_copies,
   world,
 };
 inline constexpr int64_t kGroupKinds = static_cast<int64_t>(GroupKind::world) + 1;

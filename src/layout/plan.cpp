@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "base/errors.h"
+#include "layout/unit_exchange.h"
 #include "layout/word_embeddings.h"
 
 namespace ponte {
@@ -24,6 +25,7 @@ struct Layout {
   VolumeSizes volumes;
   PipelineSizes pipeline;
   CostContext cost;
+  ReplicaSizes replicas;
   const ActivationSizes& sizes() const { return volumes.activations; }
   const Recompute& recompute() const { return cost.recompute; }
 };
@@ -52,6 +54,7 @@ struct ChunkPlan {
   Volume volume;          // of one micro-batch
   double flops = 0;       // forward, of one micro-batch
   int64_t logits = 0;
+  ChunkUnits units;
 };
 
 struct ChunkBuilder {
@@ -66,12 +69,16 @@ struct ChunkBuilder {
     volumes.push_back(layer_volume(local, at.volumes, at.recompute()));
     locals.push_back(&local);
     out.weights = out.weights + local.weights;
+    (local.prediction ? out.units.prediction : out.units.layers).push_back(local.weights);
     out.flops += static_cast<double>(at.sizes().tokens()) * local.flops.total() +
                  static_cast<double>(at.sizes().residual_tokens()) * local.replicated_flops.total() + at.sizes().expert_rows * local.expert_flops;
   }
   // A parameter outside the layers.
-  void outside(const Rule& rule) {
-    (at.layers.all_trained() ? out.weights.dense : out.weights.base) += local_elements(rule, at.shards.tensor);
+  void outside(const Rule& rule, WeightCount& unit) {
+    WeightCount own;
+    (at.layers.all_trained() ? own.dense : own.base) = local_elements(rule, at.shards.tensor);
+    out.weights = out.weights + own;
+    unit = unit + own;
   }
   void exchange(const LayerVolume& volume) {
     out.volume.add(volume.forward);
@@ -114,11 +121,15 @@ struct ChunkBuilder {
 ChunkPlan plan_chunk(const Layout& at, const Stage& stage, const std::function<const LocalLayer&(size_t)>& local) {
   ChunkBuilder b{at, {}, {}, {}, {}};
   const ModelLayers& m = at.layers;
+  b.out.units.has_embedding = stage.embedding;
+  b.out.units.has_head = stage.loss;
+  b.out.units.tied = !m.output;
+  b.out.units.recomputed_stretches = recomputed_stretches(at.recompute(), stage.layers);
   const int64_t H = m.config.hidden_size;
   if (stage.embedding) {
     b.append(embedding_tape(H, static_cast<int64_t>(static_cast<double>(m.config.kv_channels) * m.config.rotary_percent), at.sizes()));
     b.exchange(embedding_volume(H, at.volumes));
-    b.outside(*m.embedding);
+    b.outside(*m.embedding, b.out.units.embedding);
     if (m.all_trained() && has_two_embeddings(m.config) && !stage.loss) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
   }
   for (int64_t i = 0; i < stage.layers; ++i) b.layer(local(m.decoder[static_cast<size_t>(stage.first_layer + i)]));
@@ -138,11 +149,11 @@ ChunkPlan plan_chunk(const Layout& at, const Stage& stage, const std::function<c
   if (!stage.loss) b.append({{output, output, output}});
   if (stage.loss) {
     b.head();
-    b.outside(*m.final_norm);
+    b.outside(*m.final_norm, b.out.units.head);
     if (m.all_trained() && at.shards.tensor.sequence_parallel) b.out.weights.summed += local_elements(*m.final_norm, at.shards.tensor);
-    if (m.output) b.outside(*m.output);
+    if (m.output) b.outside(*m.output, b.out.units.head);
     if (!stage.embedding && has_two_embeddings(m.config)) {
-      b.outside(*m.embedding);
+      b.outside(*m.embedding, b.out.units.embedding);
       if (m.all_trained()) b.out.weights.tied += local_elements(*m.embedding, at.shards.tensor);
     }
   }
@@ -174,26 +185,38 @@ void add_activations(StagePlan& out, const std::vector<ChunkPlan>& chunks, const
 }
 
 // Weights, gradients, optimizer state, buckets. A rank's gradients are fp32 whatever the parameters are.
-void add_states(StagePlan& out, const Config& config, const MeshSizes& mesh, int64_t expert_data, const Machine& machine) {
+void add_states(StagePlan& out, const std::vector<ChunkUnits>& units, const Config& config, const MeshSizes& mesh, int64_t expert_data,
+                const Machine& machine) {
   const int64_t e = element_bytes(config.model), narrow = e < 4;
   const WeightCount& w = out.weights;
   MemoryPlan& m = out.memory;
-  m.parameters = (w.dense + w.expert + w.base) * e + (w.fp32 + w.frozen) * 4;
-  m.gradients = (w.dense + w.expert + w.fp32) * 4;
-  const bool shared = config.ddp.use_distributed_optimizer;
-  const int64_t replicas = shared ? mesh.data * mesh.context : 1, expert_replicas = shared ? expert_data : 1;
+  const std::string strategy = sharding_strategy(config);
+  const ReplicaSizes shares = replica_sizes(config, mesh, expert_data);
+  const bool has_shared_values = strategy == "optim_grads_params", has_shared_gradients = has_shared_values || strategy == "optim_grads";
+  const auto part = [](int64_t bytes, bool shared, int64_t ranks) { return shared ? ceil_divide(bytes, ranks) : bytes; };
+  m.parameters = part((w.dense + w.base) * e + w.fp32 * 4, has_shared_values, shares.dense) + part(w.expert * e, has_shared_values, shares.expert) +
+                 w.frozen * 4;
+  m.gradients = part((w.dense + w.fp32) * 4, has_shared_gradients, shares.dense) + part(w.expert * 4, has_shared_gradients, shares.expert);
+  const int64_t outer = config.ddp.outer_dp_sharding_strategy == "optim" ? shares.copies : 1;
+  const auto dividing = [&](int64_t ranks) { return ranks > 1 ? ranks * outer : 1; };
   // Two moments, and an fp32 main parameter where the value is narrower.
-  const auto state = [&](int64_t elements, int64_t shares, bool has_main) { return ceil_divide(elements, shares) * (has_main ? 12 : 8); };
-  m.optimizer = state(w.dense, replicas, narrow) + state(w.fp32, replicas, false) + state(w.expert, expert_replicas, narrow);
+  const auto state = [&](int64_t elements, int64_t ranks, bool has_main) { return ceil_divide(elements, dividing(ranks)) * (has_main ? 12 : 8); };
+  m.optimizer = state(w.dense, shares.dense, narrow) + state(w.fp32, shares.dense, false) + state(w.expert, shares.expert, narrow);
   // A bucket's parameters on their way back, or its gradients in another type or whole (train/set_up.cpp says how many there are in one).
   const auto bucket = [&](int64_t elements, int64_t ranks) {
     const int64_t most = config.ddp.bucket_size > 0 ? config.ddp.bucket_size : std::max<int64_t>(40'000'000, 1'000'000 * mesh.data * mesh.context);
     const int64_t together = std::min(elements, most);
     if (ranks == 1) return int64_t{0};
-    if (!shared) return together * 4;
+    if (strategy == "no_shard") return together * 4;
     return together * (narrow && !config.ddp.grad_reduce_in_fp32 ? 2 * e : e) + ceil_divide(together, ranks) * 4;
   };
   m.communication = std::max(bucket(w.dense, mesh.data * mesh.context), bucket(w.expert, expert_data));
+  if (has_shared_gradients && std::max(shares.dense, shares.expert) > 1) {  // units that are together for a while, and those on their way beside them
+    const UnitBytes unit = largest_unit(units, e);
+    const int64_t values = has_shared_values ? unit.values * (config.ddp.overlap_param_gather ? 2 : 1) : 0;
+    const int64_t gradients = unit.gradients * (config.ddp.overlap_grad_reduce ? 2 : 1) + unit.tied_gradients;
+    m.communication = values + gradients + (narrow && !config.ddp.grad_reduce_in_fp32 ? unit.gradients / 4 * 2 * e : 0);
+  }
   m.reserved = static_cast<int64_t>(machine.efficiency.reserved_gb * 1e9);
   m.reserved += static_cast<int64_t>(machine.efficiency.fragmentation * static_cast<double>(m.total() - m.reserved));
 }
@@ -230,12 +253,15 @@ StagePlan plan_stage(const Layout& at, const PipelineSplit& split, int64_t rank,
   Volume step;
   step.add(out.volume, static_cast<double>(at.pipeline.micro_batches));
   step.add(step_volume(out.weights, at.config, at.volumes.mesh, expert_data, at.sizes().element));
+  std::vector<ChunkUnits> units;
+  for (const ChunkPlan& c : chunks) units.push_back(c.units);
+  step.add(unit_volume(units, at.pipeline, rank, at.config, at.replicas));
   out.volume = std::move(step);
   // Longer schedules hold no more.
   PipelineSizes walked = at.pipeline;
   walked.micro_batches = std::min(walked.micro_batches, 4 * walked.ranks);
   add_activations(out, chunks, walked, rank);
-  add_states(out, at.config, at.volumes.mesh, expert_data, at.machine);
+  add_states(out, units, at.config, at.volumes.mesh, expert_data, at.machine);
   return out;
 }
 
@@ -244,11 +270,13 @@ double replica_seconds(const StagePlan& stage, const Layout& at) {
   const DdpConfig& ddp = at.config.ddp;
   double sum = 0;
   for (const VolumeEntry& entry : stage.volume.entries) {
-    if (!entry.at_end) continue;
+    const ReplicaSizes& shares = at.replicas;
+    const bool of_units = entry.group == shares.dense_group() || entry.group == shares.expert_group();
+    if (!entry.at_end && !of_units) continue;
     const double alone = seconds(entry.movement, entry.bytes, at.cost.spans[static_cast<size_t>(entry.group)], at.machine);
     const bool parameters = entry.movement == Movement::all_gather;
     const bool hidden = parameters ? ddp.overlap_param_gather : ddp.overlap_grad_reduce;
-    const double beside = (parameters ? stage.forward : stage.backward).total();
+    const double beside = (parameters ? stage.forward : stage.backward).total() * (entry.at_end ? 1 : static_cast<double>(at.pipeline.micro_batches));
     sum += hidden ? std::max(alone * (1 - at.machine.efficiency.overlap), alone - beside) : alone;
   }
   return sum;
@@ -277,6 +305,7 @@ Plan Planner::plan(const Config& config, int64_t ranks) {
   out.config = config;
   out.ranks = ranks;
   out.mesh = mesh_sizes(model, ranks, config.dist.use_tp_pp_dp_mapping);
+  out.mesh.optimizer_instances = config.ddp.num_distributed_optimizer_instances;
   const Mesh mesh(out.mesh);
   out.expert_data = mesh.expert_data_size();
   out.micro_batches = num_microbatches(config, ranks);
@@ -287,7 +316,8 @@ Plan Planner::plan(const Config& config, int64_t ranks) {
   const Overlaps overlaps{config.comm_overlap.tp_comm_overlap, config.comm_overlap.overlap_moe_expert_parallel_comm};
   const Layout at{config, layers_, machine_, layer_shards(model),
                   {out.mesh, activation_sizes(config, out.mesh), model.cp_comm_type, model.moe_token_dispatcher_type == "allgather"},
-                  {split.ranks, split.chunks, out.micro_batches}, {machine_, out.spans, overlaps, recompute_of(model)}};
+                  {split.ranks, split.chunks, out.micro_batches}, {machine_, out.spans, overlaps, recompute_of(model)},
+                  replica_sizes(config, out.mesh, out.expert_data)};
   for (int64_t rank = 0; rank < split.ranks; ++rank)
     out.stages.push_back(plan_stage(at, split, rank, out.expert_data, [&](size_t c) -> const LocalLayer& { return local(c, at.shards); }));
   const auto time = [](const StagePlan& s) { return s.forward.total() + s.backward.total(); };

@@ -190,22 +190,43 @@ LayerVolume head_volume(int64_t hidden, const VolumeSizes& sizes) {
 
 double message_bytes(int64_t hidden, const ActivationSizes& sizes) { return static_cast<double>(sizes.residual_tokens() * hidden * sizes.element); }
 
+ReplicaSizes replica_sizes(const Config& config, const MeshSizes& mesh, int64_t expert_data) {
+  if (sharding_strategy(config) == "no_shard") return {};
+  const int64_t copies = config.ddp.num_distributed_optimizer_instances;
+  return {mesh.data * mesh.context / copies, expert_data / copies, copies};
+}
+
+void add_reduction(Volume& out, GroupKind group, double elements, int64_t ranks, int64_t element, const Config& config, bool at_end) {
+  const double others = static_cast<double>(ranks - 1) / static_cast<double>(ranks);
+  if (config.ddp.grad_reduce_in_fp32 || element == 4) out.add(group, Movement::reduce_scatter, 4 * elements, at_end);
+  else out.add(group, Movement::all_to_all, static_cast<double>(element) * elements * others, at_end);
+}
+
 Volume step_volume(const WeightCount& weights, const Config& config, const MeshSizes& mesh, int64_t expert_data, int64_t element) {
   Volume out;
-  if (mesh.tensor > 1) out.add(GroupKind::tensor, Movement::all_reduce, 4.0 * static_cast<double>(weights.summed), true);
-  if (mesh.tensor > 1) out.add(GroupKind::tensor, Movement::all_gather, 4.0 * static_cast<double>(mesh.tensor * weights.with_sharers), true);
-  if (mesh.pipeline > 1) out.add(GroupKind::embedding, Movement::all_reduce, 4.0 * static_cast<double>(weights.tied), true);
-  const auto replicas = [&](GroupKind group, int64_t ranks, int64_t elements, int64_t value_bytes) {
-    if (ranks == 1 || elements == 0) return;
-    const double n = static_cast<double>(elements), others = static_cast<double>(ranks - 1) / static_cast<double>(ranks);
-    if (config.ddp.grad_reduce_in_fp32 || value_bytes == 4) out.add(group, Movement::reduce_scatter, 4 * n, true);
-    else out.add(group, Movement::all_to_all, static_cast<double>(value_bytes) * n * others, true);
-    out.add(group, Movement::all_gather, static_cast<double>(config.ddp.use_distributed_optimizer ? value_bytes : 4) * n, true);
+  const std::string strategy = sharding_strategy(config);
+  const bool nothing = strategy == "no_shard", in_passes = strategy == "optim_grads" || strategy == "optim_grads_params";
+  const bool outer = config.ddp.outer_dp_sharding_strategy == "optim";
+  const ReplicaSizes shares = replica_sizes(config, mesh, expert_data);
+  // Ranks of one model complete what they keep of the gradients.
+  const auto kept = [&](int64_t elements) { return 4.0 * static_cast<double>(elements) / static_cast<double>(shares.dense); };
+  if (mesh.tensor > 1) out.add(GroupKind::tensor, Movement::all_reduce, kept(weights.summed), true);
+  if (mesh.tensor > 1) out.add(GroupKind::tensor, Movement::all_gather, kept(mesh.tensor * weights.with_sharers), true);
+  if (mesh.pipeline > 1) out.add(GroupKind::embedding, Movement::all_reduce, kept(weights.tied), true);
+  const auto replicas = [&](GroupKind group, GroupKind copies, int64_t all, int64_t ranks, int64_t elements, int64_t value_bytes) {
+    if (elements == 0) return;
+    const int64_t summing = nothing ? all : ranks;
+    const double n = static_cast<double>(elements), share = n / static_cast<double>(ranks);
+    if (summing > 1 && !in_passes) add_reduction(out, group, n, summing, value_bytes, config, true);
+    if (summing > 1 && strategy != "optim_grads_params") out.add(group, Movement::all_gather, static_cast<double>(nothing ? 4 : value_bytes) * n, true);
+    if (shares.copies == 1) return;
+    out.add(copies, outer && ranks > 1 ? Movement::reduce_scatter : Movement::all_reduce, 4 * share, true);
+    if (outer && ranks > 1) out.add(copies, Movement::all_gather, static_cast<double>(value_bytes) * share, true);
   };
   const int64_t data_context = mesh.data * mesh.context;
-  replicas(GroupKind::data_context, data_context, weights.dense, element);
-  replicas(GroupKind::data_context, data_context, weights.fp32, 4);
-  replicas(GroupKind::expert_data, expert_data, weights.expert, element);
+  replicas(shares.dense_group(), GroupKind::data_context_copies, data_context, shares.dense, weights.dense, element);
+  replicas(shares.dense_group(), GroupKind::data_context_copies, data_context, shares.dense, weights.fp32, 4);
+  replicas(shares.expert_group(), GroupKind::expert_data_copies, expert_data, shares.expert, weights.expert, element);
   return out;
 }
 

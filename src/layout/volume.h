@@ -50,7 +50,18 @@ LayerVolume head_volume(int64_t hidden, const VolumeSizes& sizes);
 // An activation to the next stage, its gradient back.
 double message_bytes(int64_t hidden, const ActivationSizes& sizes);
 
-// Once a step: gradients of replicated parameters over tensor ranks, gradients and updated parameters over replicas.
+// Ranks that divide what replicas hold in common, and how many groups of them hold copies; 1: nothing is divided.
+struct ReplicaSizes {
+  int64_t dense = 1, expert = 1, copies = 1;
+  // Who divides: all replicas where there are no copies.
+  GroupKind dense_group() const { return copies == 1 ? GroupKind::data_context : GroupKind::data_context_shares; }
+  GroupKind expert_group() const { return copies == 1 ? GroupKind::expert_data : GroupKind::expert_data_shares; }
+};
+ReplicaSizes replica_sizes(const Config& config, const MeshSizes& mesh, int64_t expert_data);
+// Sums of gradients of parameters of `element` bytes.
+void add_reduction(Volume& out, GroupKind group, double elements, int64_t ranks, int64_t element, const Config& config, bool at_end);
+// Once a step: gradients of replicated parameters over tensor ranks, gradients and updated parameters over replicas. What units exchange inside the passes:
+// layout/unit_exchange.h.
 Volume step_volume(const WeightCount& weights, const Config& config, const MeshSizes& mesh, int64_t expert_data, int64_t element);
 
 // Bytes that pass this rank's link, in the larger direction, by the usual ring and pairwise algorithms: all_reduce 2 (n - 1) / n of the tensor, all_gather and

@@ -7,7 +7,7 @@ namespace ponte {
 at::Tensor Decoder::operator()(const at::Tensor& x_SH, const Sequence& sequence) const {
   at::Tensor x = x_SH;
   const auto run = [this, sequence](int64_t first, int64_t count, at::Tensor v) {
-    for (int64_t i = first; i < first + count; ++i) v = layers[i](v, sequence);
+    for (int64_t i = first; i < first + count; ++i) v = run_in_unit(*units[i], [&](const at::Tensor& u) { return layers[i](u, sequence); }, v);
     return v;
   };
   int64_t next = 0;

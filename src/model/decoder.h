@@ -4,11 +4,13 @@
 #include <vector>
 
 #include "model/block.h"
+#include "nn/unit.h"
 
 namespace ponte {
 
 struct Decoder {
   std::vector<DecoderLayer> layers;
+  std::vector<const Unit*> units;  // of each layer
   // Lengths of the stretches of layers that are run with recompute, from the first layer on; the rest runs plainly.
   std::vector<int64_t> recomputed_stretches;
 

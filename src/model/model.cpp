@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <map>
+
 #include "base/errors.h"
 #include "families/registry.h"
 #include "layout/context_split.h"
@@ -47,6 +49,16 @@ bool is_elsewhere(const Rule& rule, const Stage& stage, const ModelConfig& c, co
   return rule.leaf == "embedding.word_embeddings.weight" ? !stage.embedding : !stage.loss;
 }
 
+void zero_gradient(Parameter& p) {
+  if (!p.value.requires_grad()) return;
+  if (p.main_grad.defined()) {
+    p.main_grad.zero_();
+    return;
+  }
+  p.main_grad = at::zeros(p.value.sizes(), p.value.options().dtype(p.value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).requires_grad(false));
+  p.kept_gradient = {{0, p.main_grad.size(0)}, p.main_grad};
+}
+
 at::Tensor flat(const at::Tensor& t, const at::Device& device) { return t.reshape({-1}).to(device); }
 
 }  // namespace
@@ -66,7 +78,7 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
       stage(own_stage),
       rules(std::make_unique<RuleTable>(rule_table(c))),
       parameters(std::make_unique<Parameters>(*rules, Shards{tensor_parallel, {g.expert_tensor->rank(), g.expert_tensor->size(), false}},
-                                              at::TensorOptions(o.device).dtype(o.dtype))),
+                                              at::TensorOptions(o.parameters == Allocation::later ? at::kMeta : o.device).dtype(o.dtype))),
       rotary(c) {
   check_supported(c, *g.tensor);
   const TensorRegion region{g.tensor, residual_of(c)};
@@ -90,6 +102,44 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
     p.is_copy = p.name == "embedding.word_embeddings.weight" && !stage.embedding;
     in_order.push_back(&p);
   }
+  make_units();
+}
+
+void Model::State::make_units() {
+  std::map<std::pair<std::string, int64_t>, Unit*> made;
+  const auto unit_of = [&](const std::string& stack, int64_t number) {
+    Unit*& unit = made[{stack, number}];
+    return unit ? unit : unit = &units.emplace_back();
+  };
+  for (Parameter* p : in_order) {
+    const bool is_embedding = p->name == "embedding.word_embeddings.weight";
+    unit_of(p->rule->stack, p->rule->stack.empty() ? (is_embedding ? 0 : 1) : p->rule->layer)->parameters.push_back(p);
+  }
+  if (made.contains({"", 0})) embedding_unit = made.at({"", 0});
+  for (int64_t i = stage.first_layer; i < stage.first_layer + stage.layers; ++i) decoder.units.push_back(unit_of("decoder.layers", i));
+  for (size_t k = 0; k < prediction.size(); ++k) prediction[k].unit = unit_of("mtp.layers", static_cast<int64_t>(k));
+  std::vector<Unit*> order;
+  if (stage.embedding) order.push_back(made.at({"", 0}));
+  for (int64_t i = stage.first_layer; i < stage.first_layer + stage.layers; ++i) order.push_back(unit_of("decoder.layers", i));
+  if (stage.loss) head_unit = order.emplace_back(unit_of("", 1));
+  for (size_t i = 0; i + 1 < order.size(); ++i) {
+    order[i]->following = order[i + 1];
+    if (i > 0 || !stage.embedding) order[i + 1]->preceding = order[i];  // a look-up's backward pass needs no values
+  }
+}
+
+at::Tensor Model::State::embedded(const at::Tensor& ids_S) const {
+  return look_up_in_unit(*embedding_unit, [&] { return embedding(ids_S); });
+}
+
+// The output layer's gradient is made in its forward pass.
+TokenLosses Model::State::lost(const at::Tensor& hidden_SH, const at::Tensor& labels_S, const at::Tensor& weight_S) const {
+  const Unit& unit = config.share_embeddings_and_output_weights ? *embedding_unit : *head_unit;
+  if (unit.keeper) {
+    unit.keeper->want_values(unit, UnitPass::again);
+    if (at::GradMode::is_enabled()) unit.keeper->want_gradients(unit);
+  }
+  return loss_head(hidden_SH, labels_S, weight_S);
 }
 
 Stage stage_of(const ModelConfig& config, const Groups& groups, int64_t chunk) {
@@ -128,8 +178,8 @@ at::Tensor Model::State::hidden(const Batch& own, const at::Tensor& input_SH, st
     require(sequence.B * sequence.T % groups.tensor->size() == 0, "sequence_parallel: {} tokens of a micro-batch do not divide over {} tensor-parallel ranks",
             sequence.B * sequence.T, groups.tensor->size());
   PONTE_ASSERT(stage.embedding != input_SH.defined());
-  const at::Tensor out_SH = decoder(stage.embedding ? embedding(flat(own.tokens_BT, options.device)) : input_SH, sequence);
-  return stage.loss ? final_norm(out_SH) : out_SH;
+  const at::Tensor out_SH = decoder(stage.embedding ? embedded(flat(own.tokens_BT, options.device)) : input_SH, sequence);
+  return stage.loss ? run_in_unit(*head_unit, [this](const at::Tensor& x) { return final_norm(x); }, out_SH) : out_SH;
 }
 
 Model::Model(const ModelConfig& config, const Groups& groups, const ModelOptions& options, int64_t chunk)
@@ -172,7 +222,7 @@ StageOutput Model::forward_stage(const Batch& batch, const at::Tensor& input_SH,
   const at::Tensor mask_S = own.loss_mask_BT.defined() ? flat(own.loss_mask_BT, device).to(wide)
                                                        : at::ones({own.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
   check_token_ids(own.labels_BT.reshape({-1}).cpu().masked_select(mask_S.cpu() != 0), s.config.vocab_size);
-  TokenLosses losses = s.loss_head(hidden_SH, flat(own.labels_BT, device), mask_S * gradient_scale);
+  TokenLosses losses = s.lost(hidden_SH, flat(own.labels_BT, device), mask_S * gradient_scale);
   if (training && !s.prediction.empty()) losses.scaled = s.add_prediction_losses(batch, hidden_SH, routing, gradient_scale, losses.scaled);
   if (routing && training) s.add_report(*routing);
   return {{}, {(losses.losses_S * mask_S).sum(), losses.scaled, mask_S.sum().item<double>(), losses.losses_S.view(own.labels_BT.sizes())}};
@@ -193,14 +243,23 @@ void Model::zero_gradients() {
   state_->loads.assign(state_->loads.size(), ExpertLoad());
   state_->earlier.assign(state_->earlier.size(), ExpertLoad());
   state_->prediction_losses.assign(state_->prediction_losses.size(), PredictionLoss());
-  for (Parameter* p : state_->in_order) {
-    if (!p->value.requires_grad()) continue;
-    if (p->main_grad.defined()) p->main_grad.zero_();
-    else
-      p->main_grad = at::zeros(p->value.sizes(),
-                               p->value.options().dtype(p->value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).requires_grad(false));
+  for (const Unit& unit : state_->units) {
+    if (unit.keeper) unit.keeper->zero_gradients(unit);
+    else for (Parameter* p : unit.parameters) zero_gradient(*p);
   }
 }
+
+void Model::last_backward() {
+  for (const Unit& unit : state_->units)
+    if (unit.keeper) unit.keeper->last_backward(unit);
+}
+
+void Model::end_backward() {
+  for (const Unit& unit : state_->units)
+    if (unit.keeper) unit.keeper->gradients_done(unit);
+}
+
+std::deque<Unit>& Model::units() { return state_->units; }
 
 int64_t Model::parameter_count() const {
   int64_t total = 0;

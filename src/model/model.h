@@ -4,6 +4,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 #include "config/model_config.h"
 #include "layout/pipeline_stages.h"
 #include "nn/parameter.h"
+#include "nn/unit.h"
 
 namespace ponte {
 
@@ -45,10 +47,14 @@ struct PredictionLoss {
   double sum = 0, tokens = 0;
 };
 
+// later: parameters get memory from parallel/data_parallel.h, which may give each rank its share alone.
+enum class Allocation { now, later };
+
 struct ModelOptions {
   at::Device device = at::kCPU;
   // Element type of the parameters; activations follow. fp64 is for tests.
   at::ScalarType dtype = at::kFloat;
+  Allocation parameters = Allocation::now;
 };
 
 // What a pipeline stage hands on: its hidden states, or, from the last stage, the loss.
@@ -88,9 +94,16 @@ class Model {
 
   // Allocates main_grad on first use; then fills with zeros. Once per step, before the first micro-batch.
   void zero_gradients();
-  // Completes main_grad over the ranks that share this replica's model: tensor-parallel ranks, and the two stages that hold tied embeddings. Once per
-  // step, after the last micro-batch's backward. Replicas are summed by parallel/data_parallel.h.
+  // Completes the kept gradients over the ranks that share this replica's model: tensor-parallel ranks, and the two stages that hold tied embeddings.
+  // Once per step, after the last micro-batch's backward; where there are replicas, parallel/data_parallel.h sums over them and then calls this.
   void reduce_gradients();
+
+  // What is used together, in the order of parameters(); parallel/data_parallel.h keeps them where replicas share parameters or gradients out.
+  std::deque<Unit>& units();
+  // Before the last backward pass of a step; without it everything happens after that.
+  void last_backward();
+  // After each micro-batch's backward pass.
+  void end_backward();
 
   // gradient_scale: the factor of this loss in the step's objective: loss scale / valid tokens of the whole step. Gradients are *added* to
   // main_grad by LossSum::scaled.backward(). Under at::NoGradGuard only the loss is computed.

@@ -23,9 +23,12 @@ at::Tensor PredictionLayer::merge(const at::Tensor& embedded_SH, const at::Tenso
 }
 
 at::Tensor PredictionLayer::operator()(const at::Tensor& embedded_SH, const at::Tensor& hidden_SH, const Sequence& sequence) const {
-  const at::Tensor x_SH = merge(embedded_SH, hidden_SH);
   const Block run = [this, sequence](const at::Tensor& x) { return layer(x, sequence); };
-  return final_norm(recompute ? run_with_recompute(run, x_SH) : run(x_SH));
+  const auto all = [&](const at::Tensor& embedded, const at::Tensor& hidden) {
+    const at::Tensor x_SH = merge(embedded, hidden);
+    return final_norm(recompute ? run_with_recompute(run, x_SH) : run(x_SH));
+  };
+  return run_in_unit(*unit, all, embedded_SH, hidden_SH);
 }
 
 std::vector<PredictionLayer> make_prediction_layers(const ModelConfig& config, Parameters& parameters, const LayerSeams& seams) {
@@ -69,9 +72,9 @@ at::Tensor Model::State::add_prediction_losses(const Batch& batch, at::Tensor hi
   const double share = config.mtp_loss_scaling_factor / static_cast<double>(prediction.size());
   for (size_t k = 0; k < prediction.size(); ++k) {
     const Batch own = own_tokens(shifted(batch, static_cast<int64_t>(k) + 1));
-    hidden_SH = prediction[k](embedding(flat(own.tokens_BT)), hidden_SH, sequence);
+    hidden_SH = prediction[k](embedded(flat(own.tokens_BT)), hidden_SH, sequence);
     const at::Tensor mask_S = flat(own.loss_mask_BT).to(wide);
-    const TokenLosses losses = loss_head(hidden_SH, flat(own.labels_BT), mask_S * (gradient_scale * share));
+    const TokenLosses losses = lost(hidden_SH, flat(own.labels_BT), mask_S * (gradient_scale * share));
     objective = at::add(objective, losses.scaled);
     prediction_losses[k].sum += (losses.losses_S * mask_S).sum().item<double>();
     prediction_losses[k].tokens += mask_S.sum().item<double>();

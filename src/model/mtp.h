@@ -6,6 +6,7 @@
 
 #include "model/block.h"
 #include "model/model.h"
+#include "nn/unit.h"
 
 namespace ponte {
 
@@ -15,6 +16,7 @@ struct PredictionLayer {
   TensorRegion region;
   DecoderLayer layer;
   bool recompute = false;
+  const Unit* unit = nullptr;
   // What the layer starts from.
   at::Tensor merge(const at::Tensor& embedded_SH, const at::Tensor& hidden_SH) const;
   // embedded_SH: of the tokens this depth reads; hidden_SH: of the depth before. The hidden state of this depth, normed.

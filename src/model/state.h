@@ -1,5 +1,6 @@
 // What a Model is made of; shared by the files that implement it.
 #pragma once
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -21,6 +22,9 @@ struct Model::State {
   std::unique_ptr<RuleTable> rules;
   std::unique_ptr<Parameters> parameters;
   std::vector<Parameter*> in_order;
+  std::deque<Unit> units;  // word embeddings, layers, prediction layers, final norm and output layer; those this stage has
+  const Unit* embedding_unit = nullptr;
+  const Unit* head_unit = nullptr;
 
   RotaryEmbedding rotary;
   Embedding embedding;
@@ -36,6 +40,10 @@ struct Model::State {
   State(const ModelConfig& config, const Groups& groups, const ModelOptions& options, const Stage& stage);
   // This rank's tokens of every row; the batch itself without context parallelism.
   Batch own_tokens(const Batch& batch) const;
+  // Sorts the parameters into units, and tells the layers theirs.
+  void make_units();
+  at::Tensor embedded(const at::Tensor& ids_S) const;
+  TokenLosses lost(const at::Tensor& hidden_SH, const at::Tensor& labels_S, const at::Tensor& weight_S) const;
   // Positions and documents of a batch; checks shapes.
   Sequence sequence_of(const Batch& batch) const;
   // This stage's part of the way from token ids to the normed residual stream, over this rank's tokens. input_SH: undefined for a first stage. routing: where

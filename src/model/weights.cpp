@@ -61,16 +61,19 @@ at::Tensor whole_initial(const Parameter& p, const ModelConfig& c, uint64_t seed
   return at::normal(0.0, deviation, p.rule->shape, generator, at::kFloat, at::kStrided, at::kCPU, false);
 }
 
-// Rows held by several ranks: each rank's local gradient is gathered and the sharers' are added. Shards of one parameter are laid out alike.
+// Rows held by several ranks: each rank's local gradient is gathered and the sharers' are added. Shards of one parameter are laid out alike, and so is what
+// is kept of them.
 void sum_over_sharers(Parameter& p, Group& group) {
-  const at::Tensor all = group.all_gather(p.main_grad.contiguous()).unflatten(0, {group.size(), p.main_grad.size(0)});
+  const at::Tensor& kept = p.kept_gradient.tensor;
+  const at::Tensor all = group.all_gather(kept.contiguous()).unflatten(0, {group.size(), kept.size(0)});
   for (size_t s = 0; s < p.slice.segments.size(); ++s) {
     const int64_t dim = std::max<int64_t>(p.rule->segments[s].shard_dim, 0);
-    int64_t at = 0;
+    const Rows there = dim == 0 ? p.kept_gradient.rows : Rows{0, kept.size(dim)};
+    int64_t at = dim == 0 ? p.slice.segments[s].offset : 0;
     for (const Interval& i : p.slice.segments[s].intervals) {
-      const int64_t rows = i.end - i.begin, offset = (dim == 0 ? p.slice.segments[s].offset : 0) + at;
-      if (i.sharers > 1) p.main_grad.narrow(dim, offset, rows).copy_(all.narrow(0, i.first_sharer, i.sharers).narrow(dim + 1, offset, rows).sum(0));
-      at += rows;
+      const int64_t begin = std::max(at, there.begin) - there.begin, rows = std::min(at + i.end - i.begin, there.end) - there.begin - begin;
+      if (i.sharers > 1 && rows > 0) kept.narrow(dim, begin, rows).copy_(all.narrow(0, i.first_sharer, i.sharers).narrow(dim + 1, begin, rows).sum(0));
+      at += i.end - i.begin;
     }
   }
 }
@@ -79,24 +82,30 @@ void sum_over_sharers(Parameter& p, Group& group) {
 
 void Model::initialize(uint64_t seed) {
   at::NoGradGuard off;
-  for (Parameter* p : state_->in_order) p->value.copy_(cut(*p, whole_initial(*p, state_->config, seed)));
+  for (Parameter* p : state_->in_order) {
+    const auto& [rows, tensor] = p->kept_value;
+    tensor.copy_(cut(*p, whole_initial(*p, state_->config, seed)).narrow(0, rows.begin, rows.count()));
+  }
 }
 
 void Model::load(const WeightSource& source) {
   at::NoGradGuard off;
   for (Parameter* p : state_->in_order) {
+    const auto& [rows, value] = p->kept_value;
     if (contains(p->name, "router.expert_bias") && !source.config().moe_router_enable_expert_bias) {  // a run adds it to a model that came without
-      p->value.zero_();
+      value.zero_();
       continue;
     }
     // Files hold at most fp32: an fp64 model (tests) widens it.
-    const auto type = p->value.scalar_type() == at::kDouble ? at::kFloat : p->value.scalar_type();
-    const bool direct = p->value.device().is_cpu() && p->value.scalar_type() == type;
-    at::Tensor host = direct ? p->value : at::empty(p->value.sizes(), p->value.options().device(at::kCPU).dtype(type).requires_grad(false));
+    const auto type = value.scalar_type() == at::kDouble ? at::kFloat : value.scalar_type();
+    const bool direct = value.device().is_cpu() && value.scalar_type() == type;
+    at::Tensor host = direct ? value : at::empty(value.sizes(), value.options().device(at::kCPU).dtype(type).requires_grad(false));
     const Rule& rule = source.rules().find(p->name);
     require(rule.shape == p->rule->shape, "{}: shape {} in the source, wanted {}", p->name, rule.shape, p->rule->shape);
-    source.read(rule, p->slice, {static_cast<std::byte*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}, dtype_of(host));
-    if (!direct) p->value.copy_(host);
+    if (rows.count() == 0) continue;
+    const Slice slice = rows.count() == p->slice.shape[0] ? p->slice : rows_of(p->slice, rows);
+    source.read(rule, slice, {static_cast<std::byte*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}, dtype_of(host));
+    if (!direct) value.copy_(host);
   }
 }
 
@@ -104,14 +113,15 @@ void Model::reduce_gradients() {
   at::NoGradGuard off;
   for (Parameter* p : state_->in_order) {
     Group& group = p->rule->expert >= 0 ? *state_->groups.expert_tensor : *state_->groups.tensor;
-    if (!p->main_grad.defined()) continue;
-    if (p->slice.gradient == GradientReduction::sum_tensor_parallel) group.all_reduce(p->main_grad, ReduceOp::sum);
+    if (!p->kept_gradient.tensor.defined() || p->kept_gradient.rows.count() == 0) continue;
+    if (p->slice.gradient == GradientReduction::sum_tensor_parallel) group.all_reduce(p->kept_gradient.tensor, ReduceOp::sum);
     if (p->slice.gradient == GradientReduction::sum_sharers) sum_over_sharers(*p, group);
   }
   // Word embeddings on two stages: the first has the lookup's gradient, the last the tied output layer's and the prediction layers'.
   if (state_->groups.embedding->size() == 1 || !has_two_embeddings(state_->config)) return;
   Parameter* words = find_parameter("embedding.word_embeddings.weight");
-  if (words && words->main_grad.defined()) state_->groups.embedding->all_reduce(words->main_grad, ReduceOp::sum);
+  if (words && words->kept_gradient.tensor.defined() && words->kept_gradient.rows.count() > 0)
+    state_->groups.embedding->all_reduce(words->kept_gradient.tensor, ReduceOp::sum);
 }
 
 }  // namespace ponte

@@ -37,6 +37,7 @@ Parameter* Parameters::get_if_present(const std::string& name) {
   p.slice = slice_of(*p.rule, p.rule->expert >= 0 ? shards_.expert_tensor : shards_.tensor);
   const bool widen = p.rule->precision == Precision::fp32 && options_.dtype() != caffe2::TypeMeta::Make<double>();
   p.value = at::zeros(p.slice.shape, widen ? options_.dtype(at::kFloat) : options_).set_requires_grad(true);
+  p.kept_value = {{0, p.slice.shape[0]}, p.value.detach()};
   p.decay = decay_class(*p.rule);
   made_.emplace(name, &p);
   return &p;

@@ -65,19 +65,19 @@ void AdamW::append_chunks(int64_t slot, int64_t begin, int64_t end, std::vector<
 
 AdamW::AdamW(std::span<const Part> parts, const AdamSettings& settings) : settings_(settings) {
   for (const Part& p : parts) {
-    const at::Tensor whole = p.parameter->value.detach();
+    const KeptRows& kept = p.parameter->kept_value;
     if (!p.parameter->value.requires_grad()) continue;
-    PONTE_ASSERT(whole.is_contiguous() && whole.device().is_cpu());
-    const bool low_precision = whole.scalar_type() == at::kBFloat16 || whole.scalar_type() == at::kHalf;
-    const at::Tensor value = whole.narrow(0, p.rows.begin, p.rows.count());
+    PONTE_ASSERT(kept.tensor.is_contiguous() && kept.tensor.device().is_cpu() && kept.rows.begin <= p.rows.begin && p.rows.end <= kept.rows.end);
+    const bool low_precision = kept.tensor.scalar_type() == at::kBFloat16 || kept.tensor.scalar_type() == at::kHalf;
+    const at::Tensor value = kept.tensor.narrow(0, p.rows.begin - kept.rows.begin, p.rows.count());
     Slot slot{.parameter = p.parameter, .rows = p.rows, .value = value, .main_param = low_precision ? value.to(at::kFloat) : value, .exp_avg = {},
               .exp_avg_sq = {}, .decayed = is_decayed(p.parameter->decay, settings.apply_wd_to_qk_layernorm)};
     slot.exp_avg = at::zeros_like(slot.main_param);
     slot.exp_avg_sq = at::zeros_like(slot.main_param);
     const auto number = static_cast<int64_t>(slots_.size());
-    const int64_t row = whole.size(0) == 0 ? 0 : whole.numel() / whole.size(0);
+    const int64_t row = value.size(0) == 0 ? 0 : value.numel() / value.size(0);
     append_chunks(number, 0, value.numel(), chunks_);
-    for (const Rows& rows : p.counted) append_chunks(number, rows.begin * row, rows.end * row, counted_);
+    for (const Rows& rows : p.counted) append_chunks(number, (rows.begin - p.rows.begin) * row, (rows.end - p.rows.begin) * row, counted_);
     slots_.push_back(std::move(slot));
   }
   require(!slots_.empty(), "nothing to train: every parameter is frozen");
@@ -98,14 +98,21 @@ std::vector<AdamW::Part> whole_parts(std::span<Parameter* const> parameters) {
 
 AdamW::AdamW(std::span<Parameter* const> parameters, const AdamSettings& settings) : AdamW(whole_parts(parameters), settings) {}
 
+std::vector<at::Tensor> AdamW::slot_gradients() const {
+  std::vector<at::Tensor> out;
+  for (const Slot& slot : slots_) out.push_back(slot.gradient());
+  return out;
+}
+
 GradientReport AdamW::measure(double gradient_scale, Zeros zeros) const {
   const int64_t n = static_cast<int64_t>(counted_.size());
   std::vector<double> sums(n);
   std::vector<int64_t> zero_counts(n);
+  const std::vector<at::Tensor> gradients = slot_gradients();
   parallel_parts(0, n, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Chunk& chunk = counted_[i];
-      const at::Tensor& gradient = slots_[chunk.slot].parameter->main_grad;
+      const at::Tensor& gradient = gradients[chunk.slot];
       sums[i] = squares(gradient, chunk.begin, chunk.length);
       if (zeros == Zeros::counted) zero_counts[i] = count_zeros(gradient, chunk.begin, chunk.length);
     }
@@ -130,8 +137,7 @@ void AdamW::step(double lr, double weight_decay, double gradient_scale) {
                       .bias_correction2 = 1.0 - std::pow(settings_.beta2, static_cast<double>(steps_)), .gradient_scale = gradient_scale};
   AdamScalars not_decayed = decayed;
   not_decayed.weight_decay = 0;
-  std::vector<at::Tensor> gradients;
-  for (const Slot& slot : slots_) gradients.push_back(slot.gradient());
+  const std::vector<at::Tensor> gradients = slot_gradients();
   parallel_parts(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const Chunk& chunk = chunks_[i];
@@ -157,10 +163,7 @@ double AdamW::parameter_squares() const {
   std::vector<double> sums(counted_.size());
   parallel_parts(0, static_cast<int64_t>(counted_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const Slot& slot = slots_[counted_[i].slot];
-      const int64_t row = slot.value.size(0) == 0 ? 0 : slot.value.numel() / slot.value.size(0), skipped = slot.rows.begin * row;
-      PONTE_ASSERT(counted_[i].begin >= skipped);
-      sums[i] = squares(slot.main_param, counted_[i].begin - skipped, counted_[i].length);
+      sums[i] = squares(slots_[counted_[i].slot].main_param, counted_[i].begin, counted_[i].length);
     }
   });
   double sum = 0;

@@ -1,4 +1,4 @@
-// AdamW over a model's parameters: fp32 main parameters and moments (fp64 for fp64 models), gradients read from Parameter::main_grad, one
+// AdamW over a model's parameters: fp32 main parameters and moments (fp64 for fp64 models), gradients read from Parameter::kept_gradient, one
 // threaded pass for the norm and one for the update. The state is model-shaped: a checkpoint stores it under the parameter's name.
 // Decay rules: Megatron Core's get_standard_config_overrides.
 #pragma once
@@ -35,11 +35,11 @@ class AdamW {
     at::Tensor main_param, exp_avg, exp_avg_sq;  // value's shape
     bool decayed;
 
-    at::Tensor gradient() const { return parameter->main_grad.narrow(0, rows.begin, rows.count()); }
+    at::Tensor gradient() const { return parameter->kept_gradient.tensor.narrow(0, rows.begin - parameter->kept_gradient.rows.begin, rows.count()); }
   };
   enum class Zeros { counted, not_counted };
 
-  // What of a parameter this rank updates, and which of these rows it counts in norms (ranks add theirs up).
+  // What of a parameter this rank updates, of the rows it keeps, and which of these it counts in norms (ranks add theirs up).
   struct Part {
     Parameter* parameter;
     Rows rows;
@@ -64,8 +64,9 @@ class AdamW {
 
  private:
   struct Chunk {
-    int64_t slot, begin, length;  // elements; of the slot, and for counted_ of the parameter
+    int64_t slot, begin, length;  // elements
   };
+  std::vector<at::Tensor> slot_gradients() const;
   void append_chunks(int64_t slot, int64_t begin, int64_t end, std::vector<Chunk>& out) const;
   AdamSettings settings_;
   std::vector<Slot> slots_;

@@ -1,120 +1,166 @@
 #include "parallel/data_parallel.h"
 
-#include <ATen/ATen.h>
-
-#include <array>
+#include <algorithm>
 
 #include "base/errors.h"
 
 namespace ponte {
-namespace {
 
-at::ScalarType gradient_type(const Parameter& p) { return p.value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-int64_t row_elements(const Parameter& p) { return p.value.size(0) == 0 ? 0 : p.value.numel() / p.value.size(0); }
+// What parameters of one bucket have in common.
+struct DataParallel::Key {
+  bool expert, trained;
+  at::ScalarType type;
+  const Unit* unit;       // where buckets are units'
+  const Parameter* alone; // embeddings that two stages hold are cut alike on both
+  bool operator==(const Key&) const = default;
+};
 
-}  // namespace
-
-// One bucket has one group and one type; parameters join in order, until it is full.
-DataParallel::DataParallel(std::span<Parameter* const> parameters, const Groups& groups, const Settings& settings)
-    : settings_(settings), groups_{groups.data_context, groups.expert_data} {
-  std::vector<Bucket> open;
-  std::vector<int64_t> filled;
-  for (Parameter* parameter : parameters) {
-    if (!parameter->value.requires_grad()) continue;
-    PONTE_ASSERT(parameter->value.is_contiguous() && parameter->value.dim() >= 1);
-    Group* group = groups_[parameter->rule->expert >= 0 ? 1 : 0].get();
-    size_t b = 0;
-    while (b < open.size() && !(open[b].group == group && open[b].members[0].parameter->value.scalar_type() == parameter->value.scalar_type())) ++b;
-    if (b == open.size()) {
-      open.push_back({group, {}, {}, {}});
-      filled.push_back(0);
+DataParallel::DataParallel(std::span<Model* const> chunks, const Groups& groups, const Settings& settings)
+    : settings_(settings), groups_(groups), chunks_(chunks.begin(), chunks.end()) {
+  make_buckets();
+  for (Model* chunk : chunks_)
+    for (Unit& unit : chunk->units()) {
+      unit.keeper = this;
+      of_unit_.try_emplace(&unit);
     }
-    if (filled[b] > 0 && filled[b] + parameter->value.numel() > settings.bucket_elements) {
-      close(open[b]);
-      open[b] = {group, {}, {}, {}};
-      filled[b] = 0;
-    }
-    open[b].members.push_back({parameter, {}});
-    filled[b] += parameter->value.numel();
-  }
-  for (Bucket& bucket : open) close(bucket);
 }
 
-void DataParallel::close(Bucket& bucket) {
-  std::vector<Extent> extents;
-  int64_t total = 0;
-  for (const Member& m : bucket.members) {
-    extents.push_back({m.parameter->value.size(0), row_elements(*m.parameter)});
-    total += m.parameter->value.numel();
-  }
-  const auto parts = share_rows(extents, bucket.group->size());
-  const auto rank = static_cast<size_t>(bucket.group->rank());
-  const Parameter& first = *bucket.members[0].parameter;
-  bucket.gradients = at::zeros({total}, first.value.options().dtype(gradient_type(first)).requires_grad(false));
-  bucket.part_elements.assign(parts.size(), 0);
-  int64_t at = 0;
-  for (size_t i = 0; i < bucket.members.size(); ++i) {
-    Member& m = bucket.members[i];
-    m.parameter->main_grad = bucket.gradients.narrow(0, at, m.parameter->value.numel()).view(m.parameter->value.sizes());
-    at += m.parameter->value.numel();
-    for (size_t p = 0; p < parts.size(); ++p) {
-      m.parts.push_back(parts[p][i]);
-      bucket.part_elements[p] += parts[p][i].count() * extents[i].row_elements;
-    }
-    const Rows all{0, extents[i].rows};
-    shares_.push_back({m.parameter, settings_.optimizer == Optimizer::distributed ? m.parts[rank] : all, m.parts[rank]});
-  }
-  buckets_.push_back(std::move(bucket));
+DataParallel::~DataParallel() {
+  for (Model* chunk : chunks_)
+    for (Unit& unit : chunk->units()) unit.keeper = nullptr;
 }
 
-// This replica's part of the bucket, summed over the replicas.
-at::Tensor DataParallel::sum_of_parts(const Bucket& bucket) const {
-  Group& group = *bucket.group;
-  const at::ScalarType type = bucket.members[0].parameter->value.scalar_type();
-  if (settings_.reduction == Reduction::as_accumulated || type == bucket.gradients.scalar_type())
-    return group.reduce_scatter_sum_rows(bucket.gradients, bucket.part_elements);
-  const int64_t mine = bucket.part_elements[static_cast<size_t>(group.rank())];
-  const std::vector<int64_t> received(static_cast<size_t>(group.size()), mine);
-  const at::Tensor parts = group.all_to_all(bucket.gradients.to(type), bucket.part_elements, received).view({group.size(), mine}).to(at::kFloat);
-  at::Tensor sum = parts[0].clone();
-  for (int64_t r = 1; r < group.size(); ++r) sum.add_(parts[r]);
-  return sum;
+// Parameters join in order, until a bucket is full.
+void DataParallel::make_buckets() {
+  struct Open {
+    Key key;
+    std::vector<Parameter*> parameters;
+    int64_t elements;
+  };
+  std::vector<Open> open;
+  const bool by_unit = settings_.sharding >= Sharding::gradients;
+  for (Model* chunk : chunks_)
+    for (const Unit& unit : chunk->units())
+      for (Parameter* p : unit.parameters) {
+        unit_of_[p] = &unit;
+        const bool on_two_stages = groups_.embedding->size() > 1 && p->name == "embedding.word_embeddings.weight";
+        const Key key{p->rule->expert >= 0, p->value.requires_grad(), p->value.scalar_type(), by_unit ? &unit : nullptr, on_two_stages ? p : nullptr};
+        auto place = std::find_if(open.begin(), open.end(), [&](const Open& o) { return o.key == key; });
+        if (place == open.end()) place = open.insert(open.end(), {key, {}, 0});
+        if (!by_unit && place->elements > 0 && place->elements + p->value.numel() > settings_.bucket_elements) {
+          add_bucket(std::move(place->parameters), key);
+          *place = {key, {}, 0};
+        }
+        place->parameters.push_back(p);
+        place->elements += p->value.numel();
+      }
+  for (Open& o : open) add_bucket(std::move(o.parameters), o.key);
+}
+
+void DataParallel::add_bucket(std::vector<Parameter*> parameters, const Key& key) {
+  // Frozen vectors, such as routers' balancing biases, are updated outside the optimizer by every rank alike.
+  const bool whole = !key.trained && std::all_of(parameters.begin(), parameters.end(), [](const Parameter* p) { return p->value.dim() == 1; });
+  const Sharding sharding = whole ? Sharding::nothing : settings_.sharding;
+  const bool in_shares = sharding != Sharding::nothing;
+  const std::shared_ptr<Group> sharers = key.expert ? (in_shares ? groups_.expert_data_shares : groups_.expert_data)
+                                                    : (in_shares ? groups_.data_context_shares : groups_.data_context);
+  const std::shared_ptr<Group> copies = !in_shares ? single_group() : key.expert ? groups_.expert_data_copies : groups_.data_context_copies;
+  const Bucket::Settings settings{sharding, settings_.reduction, settings_.copies, chunks_[0]->options().device};
+  Held& held = buckets_.emplace_back(Bucket(std::move(parameters), sharers, copies, settings));
+  for (const Bucket::Member& m : held.bucket.members()) {
+    shares_.push_back({m.parameter, held.bucket.updated(m), m.own});
+    std::vector<Held*>& list = of_unit_[unit_of_.at(m.parameter)];
+    if (std::find(list.begin(), list.end(), &held) != list.end()) continue;
+    list.push_back(&held);
+    ++held.units;
+  }
 }
 
 void DataParallel::reduce_gradients() {
-  const at::NoGradGuard off;
-  for (Bucket& bucket : buckets_) {
-    Group& group = *bucket.group;
-    if (group.size() == 1) continue;
-    const at::Tensor sum = sum_of_parts(bucket);
-    if (settings_.optimizer == Optimizer::replicated) {
-      bucket.gradients.copy_(group.all_gather_rows(sum, bucket.part_elements));
-      continue;
-    }
-    int64_t begin = 0;
-    for (int64_t r = 0; r < group.rank(); ++r) begin += bucket.part_elements[static_cast<size_t>(r)];
-    bucket.gradients.narrow(0, begin, sum.numel()).copy_(sum);
+  for (const Unit* unit : resident_)
+    for (Held* held : of_unit_.at(unit)) held->bucket.release_values();
+  resident_.clear();
+  for (Held& held : buckets_) {
+    if (!held.bucket.is_trained()) continue;
+    held.bucket.finish_reduction();
+    held.bucket.start_reduction();
+    if (settings_.gradients == Overlap::none) held.bucket.finish_reduction();
   }
+  going_.clear();
+  last_.clear();
+  for (Held& held : buckets_) {
+    if (!held.bucket.is_trained()) continue;
+    held.bucket.finish_values();
+    held.bucket.finish_reduction();
+    held.bucket.reduce_over_copies();
+    held.units_done = 0;
+  }
+  for (Model* chunk : chunks_) chunk->reduce_gradients();
 }
 
 void DataParallel::gather_values() {
-  const at::NoGradGuard off;
-  if (settings_.optimizer == Optimizer::replicated) return;
-  for (Bucket& bucket : buckets_) {
-    Group& group = *bucket.group;
-    if (group.size() == 1) continue;
-    const auto rank = static_cast<size_t>(group.rank());
-    std::vector<at::Tensor> mine;
-    for (const Member& m : bucket.members) mine.push_back(m.parameter->value.detach().narrow(0, m.parts[rank].begin, m.parts[rank].count()).reshape({-1}));
-    const at::Tensor all = group.all_gather_rows(at::cat(mine), bucket.part_elements);
-    int64_t at = 0;
-    for (size_t r = 0; r < bucket.part_elements.size(); ++r)
-      for (const Member& m : bucket.members) {
-        const at::Tensor to = m.parameter->value.detach().narrow(0, m.parts[r].begin, m.parts[r].count());
-        if (r != rank) to.copy_(all.narrow(0, at, to.numel()).view(to.sizes()));
-        at += to.numel();
-      }
+  for (Held& held : buckets_) {
+    if (!held.bucket.is_trained()) continue;
+    held.bucket.start_updated_values();
+    if (settings_.values == Overlap::none) held.bucket.finish_values();
   }
+}
+
+void DataParallel::finish_values() {
+  if (settings_.sharding == Sharding::parameters) return;
+  for (Held& held : buckets_) held.bucket.finish_values();
+}
+
+// Where values are shared out, one unit's are here at a time, and the next one's on their way: those of the unit before stay until another's are wanted, which
+// spares the last layer's, and a recomputed one's, second way.
+void DataParallel::want_values(const Unit& unit, UnitPass pass) {
+  const std::vector<Held*>& wanted = of_unit_.at(&unit);
+  if (settings_.sharding == Sharding::parameters) {
+    const Unit* next = pass == UnitPass::forward ? unit.following : pass == UnitPass::backward ? unit.preceding : nullptr;
+    if (settings_.values == Overlap::none) next = nullptr;
+    for (const Unit* other : resident_)
+      if (other != &unit && other != next)
+        for (Held* held : of_unit_.at(other)) held->bucket.release_values();
+    resident_ = {&unit};
+    for (Held* held : wanted) held->bucket.start_values();
+    for (Held* held : wanted) held->bucket.finish_values();
+    if (!next) return;
+    resident_.push_back(next);
+    for (Held* held : of_unit_.at(next)) held->bucket.start_values();
+    return;
+  }
+  for (Held* held : wanted) held->bucket.finish_values();
+}
+
+void DataParallel::want_gradients(const Unit& unit) {
+  if (settings_.sharding < Sharding::gradients) return;
+  for (Held* held : of_unit_.at(&unit))
+    if (held->bucket.is_trained()) held->bucket.open_gradients();
+}
+
+void DataParallel::last_backward(const Unit& unit) { last_.insert(&unit); }
+
+// Where gradients are shared out they go after every backward pass, else after the step's last.
+void DataParallel::gradients_done(const Unit& unit) {
+  const bool is_last = last_.erase(&unit) > 0;
+  const size_t before = going_.size();
+  for (Held* held : of_unit_.at(&unit)) {
+    Bucket& bucket = held->bucket;
+    if (!bucket.is_trained()) continue;
+    if (settings_.sharding < Sharding::gradients && !(is_last && ++held->units_done == held->units && settings_.gradients == Overlap::with_compute)) continue;
+    bucket.start_reduction();
+    going_.push_back(&bucket);
+  }
+  if (settings_.sharding < Sharding::gradients || going_.size() == before) return;
+  // Those of the unit before have had this unit's backward pass to travel.
+  const auto end = settings_.gradients == Overlap::none ? going_.end() : going_.begin() + static_cast<int64_t>(before);
+  std::for_each(going_.begin(), end, [](Bucket* bucket) { bucket->finish_reduction(); });
+  going_.erase(going_.begin(), end);
+}
+
+void DataParallel::zero_gradients(const Unit& unit) {
+  for (Held* held : of_unit_.at(&unit))
+    if (held->bucket.is_trained()) held->bucket.zero_gradients();
 }
 
 }  // namespace ponte

@@ -1,59 +1,77 @@
-// Data parallelism: replicas that see other samples add up their gradients. With a distributed optimizer (ZeRO-1, Rajbhandari et al. 2020) a replica
-// receives, updates and gives out only its share of the parameters; without, every replica does all of it. Either way sums run in rank order, and both
-// give the same bits.
+// Data parallelism: replicas that see other samples add up their gradients. What else they hold in common they may divide: the optimizer's state (ZeRO-1,
+// Rajbhandari et al. 2020), gradients (ZeRO-2), parameters (ZeRO-3, fully sharded data parallelism). Sums run in rank order. Copies of groups of sharers
+// (HSDP) add up their shares once a step.
 #pragma once
+#include <deque>
+#include <map>
+#include <set>
 #include <span>
 #include <vector>
 
-#include "comm/group.h"
-#include "layout/shares.h"
-#include "nn/parameter.h"
+#include "model/model.h"
+#include "parallel/bucket.h"
 
 namespace ponte {
 
-class DataParallel {
+// Whether what travels does so while something else is computed. Sums and bytes are the same.
+enum class Overlap { none, with_compute };
+
+class DataParallel final : public UnitKeeper {
  public:
-  enum class Optimizer { replicated, distributed };
-  enum class Reduction { as_accumulated, as_parameters };  // what gradients travel as: fp32, or the parameters' type (sums are fp32 in both)
   struct Settings {
-    Optimizer optimizer = Optimizer::replicated;
+    Sharding sharding = Sharding::nothing;
     Reduction reduction = Reduction::as_accumulated;
-    int64_t bucket_elements = 40'000'000;  // gradients of this many parameters go together
+    Copies copies = Copies::keep_all;
+    // While others compute: gradients go when a backward pass is done with them, values come before they are used.
+    Overlap gradients = Overlap::none, values = Overlap::none;
+    int64_t bucket_elements = 40'000'000;  // gradients of this many parameters go together; where gradients are divided, a unit's do
   };
-  // Takes the parameters that are trained. Their main_grad become pieces of buckets. Dense parameters are summed over groups.data_context, experts
-  // over groups.expert_data.
-  DataParallel(std::span<Parameter* const> parameters, const Groups& groups, const Settings& settings);
+  // `chunks`: this rank's stages; they outlive this. Dense parameters are divided over groups.data_context_shares and summed over groups.data_context, experts
+  // over those of expert data. Gives the parameters their memory (ModelOptions::parameters may be `later`).
+  DataParallel(std::span<Model* const> chunks, const Groups& groups, const Settings& settings);
+  ~DataParallel() override;
+  DataParallel(const DataParallel&) = delete;
 
   struct Share {
     Parameter* parameter;
-    Rows rows;     // of which this replica holds the optimizer state: its share, or all of them
-    Rows own;      // this replica's share: counted in norms, written to checkpoints
+    Rows rows;     // of which this replica holds the optimizer state
+    Rows own;      // this replica's share, and no other's: counted in norms, written to checkpoints
   };
+  // Of every parameter, frozen ones too.
   std::span<const Share> shares() const { return shares_; }
 
-  // After the last backward: main_grad of `rows` become sums over the replicas.
+  // After the last backward: kept gradients are whole, over replicas and the ranks that share a replica's model (Model::reduce_gradients).
   void reduce_gradients();
-  // After the optimizer: the others' rows of the parameters.
+  // After the optimizer, or where kept values have changed otherwise. With Overlap::with_compute they are on their way until their unit is used.
   void gather_values();
+  // Waits for them all.
+  void finish_values();
   int64_t bucket_count() const { return static_cast<int64_t>(buckets_.size()); }
 
+  void want_values(const Unit& unit, UnitPass pass) override;
+  void want_gradients(const Unit& unit) override;
+  void gradients_done(const Unit& unit) override;
+  void zero_gradients(const Unit& unit) override;
+  void last_backward(const Unit& unit) override;
+
  private:
-  struct Member {
-    Parameter* parameter;
-    std::vector<Rows> parts;  // by replica
+  struct Key;
+  struct Held {
+    Bucket bucket;
+    int64_t units = 0, units_done = 0;  // with parameters in it; of these, through with the step's last backward pass
   };
-  struct Bucket {
-    Group* group;
-    std::vector<Member> members;
-    at::Tensor gradients;               // all members', one after another
-    std::vector<int64_t> part_elements; // by replica
-  };
-  void close(Bucket& bucket);
-  at::Tensor sum_of_parts(const Bucket& bucket) const;
+  void add_bucket(std::vector<Parameter*> parameters, const Key& key);
+  void make_buckets();
 
   Settings settings_;
-  std::vector<std::shared_ptr<Group>> groups_;
-  std::vector<Bucket> buckets_;
+  Groups groups_;
+  std::vector<Model*> chunks_;
+  std::deque<Held> buckets_;
+  std::map<const Unit*, std::vector<Held*>> of_unit_;  // that hold parameters of it
+  std::map<const Parameter*, const Unit*> unit_of_;
+  std::vector<const Unit*> resident_;                  // whose values are here or on their way, where shared out
+  std::vector<Bucket*> going_;                         // reductions under way
+  std::set<const Unit*> last_;                         // in the step's last backward pass
   std::vector<Share> shares_;
 };
 

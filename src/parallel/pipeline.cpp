@@ -78,6 +78,7 @@ class Runner {
         sizes_{group_.size(), static_cast<int64_t>(chunks.size()), static_cast<int64_t>(batches.size())} {
     const auto schedule = at::GradMode::is_enabled() ? pipeline_schedule : pipeline_forward_schedule;
     actions_ = schedule(sizes_, group_.rank());
+    backward_passes_.assign(chunks.size(), sizes_.micro_batches);
     const auto connect = [&](int64_t peer) {
       if (peer != group_.rank() && !channels_.contains(peer)) channels_.emplace(peer, Channel(sizes_, group_.rank(), peer, schedule(sizes_, peer)));
     };
@@ -130,7 +131,9 @@ class Runner {
     const Held held = std::move(place->second);
     held_.erase(place);
     const at::Tensor gradient = incoming(action);
+    if (--backward_passes_[action.chunk] == 0) chunks_[action.chunk]->last_backward();
     torch::autograd::backward({held.output}, gradient.defined() ? std::vector<at::Tensor>{gradient} : std::vector<at::Tensor>{});
+    chunks_[action.chunk]->end_backward();
     if (held.input_SH.defined()) outgoing(action, held.input_SH.grad());
   }
 
@@ -143,6 +146,7 @@ class Runner {
   std::vector<PipelineAction> actions_;
   std::map<int64_t, Channel> channels_;
   std::map<std::pair<int64_t, int64_t>, Held> held_;
+  std::vector<int64_t> backward_passes_;  // still to come, by chunk
 };
 
 double valid_tokens(const Batch& batch) {

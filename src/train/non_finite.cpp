@@ -17,7 +17,7 @@ std::string shortened(const std::vector<std::string>& names) {
 std::vector<std::string> parameters_with_non_finite_values(RankModel& model) {
   std::vector<std::string> out;
   for (const Parameter* parameter : model.parameters())
-    if (!at::isfinite(parameter->value.detach()).all().item<bool>()) out.push_back(parameter->name);
+    if (!at::isfinite(parameter->kept_value.tensor).all().item<bool>()) out.push_back(parameter->name);
   return out;
 }
 

@@ -131,20 +131,30 @@ Schedule schedule_of(const Config& config) {
 
 namespace {
 
+Sharding sharding_of(const Config& c) {
+  const std::string strategy = sharding_strategy(c);
+  if (strategy == "no_shard") return Sharding::nothing;
+  if (strategy == "optim") return Sharding::optimizer;
+  return strategy == "optim_grads" ? Sharding::gradients : Sharding::parameters;
+}
+
 DataParallel::Settings replica_settings(const Config& c, int64_t replicas) {
   constexpr int64_t kLeast = 40'000'000, kPerReplica = 1'000'000;  // Megatron's default size of a bucket
-  const bool distributed = c.ddp.use_distributed_optimizer || c.optimizer.use_distributed_optimizer;
-  return {.optimizer = distributed ? DataParallel::Optimizer::distributed : DataParallel::Optimizer::replicated,
-          .reduction = c.ddp.grad_reduce_in_fp32 ? DataParallel::Reduction::as_accumulated : DataParallel::Reduction::as_parameters,
+  return {.sharding = sharding_of(c), .reduction = c.ddp.grad_reduce_in_fp32 ? Reduction::as_accumulated : Reduction::as_parameters,
+          .copies = c.ddp.outer_dp_sharding_strategy == "optim" ? Copies::share_optimizer : Copies::keep_all,
+          .gradients = c.ddp.overlap_grad_reduce ? Overlap::with_compute : Overlap::none,
+          .values = c.ddp.overlap_param_gather ? Overlap::with_compute : Overlap::none,
           .bucket_elements = c.ddp.bucket_size > 0 ? c.ddp.bucket_size : std::max(kLeast, kPerReplica * replicas)};
 }
 
 void build_model(Run& run) {
   const Config& c = run.config;
-  const Mesh mesh(mesh_sizes(c.model, run.ranks->size(), c.dist.use_tp_pp_dp_mapping));
-  run.groups = mesh_groups(*run.ranks, mesh);
-  agree(run.ranks->world(), [&] { run.model = std::make_unique<RankModel>(c.model, run.groups, ModelOptions{.dtype = scalar_type_of(c.model.params_dtype)}); });
-  run.replicas = std::make_unique<DataParallel>(run.model->parameters(), run.groups, replica_settings(c, run.groups.data_context->size()));
+  MeshSizes sizes = mesh_sizes(c.model, run.ranks->size(), c.dist.use_tp_pp_dp_mapping);
+  sizes.optimizer_instances = c.ddp.num_distributed_optimizer_instances;
+  run.groups = mesh_groups(*run.ranks, Mesh(sizes));
+  const ModelOptions options{.dtype = scalar_type_of(c.model.params_dtype), .parameters = Allocation::later};
+  agree(run.ranks->world(), [&] { run.model = std::make_unique<RankModel>(c.model, run.groups, options); });
+  run.replicas = std::make_unique<DataParallel>(run.model->chunks(), run.groups, replica_settings(c, run.groups.data_context->size()));
   std::vector<AdamW::Part> parts;
   for (const DataParallel::Share& share : run.replicas->shares()) {
     std::vector<Rows> counted;

@@ -48,7 +48,6 @@ StepResult train_step(Run& run, const std::vector<MicroBatch>& micro_batches) {
   const StepLoss loss = run_micro_batches(run.model->chunks(), batches_of(micro_batches), {.loss_scale = run.loss_scaler.scale(), .on_loss = look});
   if (run.config.train.check_for_nan_in_loss && !std::isfinite(loss.sum)) report_non_finite_loss(run, micro_batches, bad);
   run.ranks->phase("reducing gradients");
-  run.model->reduce_gradients();
   run.replicas->reduce_gradients();
   run.model->reduce_reports();
   StepResult out{.loss = loss.sum / std::max(loss.valid_tokens, 1.0)};  // a step whose every label is masked has loss zero

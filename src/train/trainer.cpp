@@ -135,12 +135,6 @@ class Trainer {
   std::vector<SavedRows> rows_to_save() const {
     std::vector<SavedRows> out;
     for (const DataParallel::Share& share : run_.replicas->shares()) out.push_back({share.parameter, share.own});
-    // What no gradient moves (expert biases) has no shares; the first replica answers for it.
-    for (const Parameter* p : run_.model->parameters()) {
-      if (p->value.requires_grad()) continue;
-      const Group& replicas = p->rule->expert >= 0 ? *run_.groups.expert_data : *run_.groups.data_context;
-      out.push_back({p, {0, replicas.rank() == 0 ? p->value.size(0) : 0}});
-    }
     return out;
   }
 

@@ -1,5 +1,5 @@
 // Parallelism changes no number: over every axis and every pair of axes, losses, gradient norms, every parameter's gradient and the weights after three steps
-// equal one process's, norm-relative per tensor, 1e-5 in fp32 and 1e-12 in fp64. Ranks are threads.
+// (SGD in fp32, AdamW in fp64) equal one process's, norm-relative per tensor, 1e-5 in fp32 and 1e-12 in fp64. Ranks are threads.
 #include "equal/training_runs.h"
 
 #include <ATen/Parallel.h>
@@ -17,6 +17,7 @@ struct Axis {
   std::string name, family;  // axes of one family exclude each other
   std::function<void(Layout&)> apply;
   bool experts_only = false;
+  bool paired = true;
 };
 
 const std::vector<Axis>& axes() {
@@ -32,7 +33,9 @@ const std::vector<Axis>& axes() {
       {"cp gathering", "context", [](Layout& l) { l.mesh.context = 2, l.config.cp_comm_type = "all_gather"; }},
       {"cp exchanging", "context", [](Layout& l) { l.mesh.context = 2, l.config.cp_comm_type = "a2a"; }},
       {"dp", "data", [](Layout& l) { l.mesh.data *= 2; }},
-      {"distributed optimizer", "data", [](Layout& l) { l.mesh.data *= 2, l.optimizer = DataParallel::Optimizer::distributed; }},
+      {"distributed optimizer", "data", [](Layout& l) { l.mesh.data *= 2, l.replicas.sharding = Sharding::optimizer; }},
+      {"sharded gradients", "data", [](Layout& l) { l.mesh.data *= 2, l.replicas.sharding = Sharding::gradients; }, false, false},
+      {"sharded parameters", "data", [](Layout& l) { l.mesh.data *= 2, l.replicas.sharding = Sharding::parameters; }},
       {"ep", "expert", [](Layout& l) { l.mesh.data *= 2, l.mesh.expert = 2; }, true},
       {"ep4", "expert", [](Layout& l) { l.mesh.data *= 4, l.mesh.expert = 4; }, true},
       {"ep gathering", "expert", [](Layout& l) { l.mesh.data *= 2, l.mesh.expert = 2, l.config.moe_token_dispatcher_type = "allgather"; }, true},
@@ -89,7 +92,8 @@ std::vector<Row> axes_and_pairs() {
       add(kind, {&axes()[i]});
       add(kind, {&axes()[i]}, Update::adamw);
       for (size_t j = i + 1; j < axes().size(); ++j)
-        if (axes()[i].family != axes()[j].family && !(axes()[i].name == "tp8" && (kind != Kind::dense_tied || axes()[j].name == "cp exchanging")))
+        if (axes()[i].family != axes()[j].family && axes()[i].paired && axes()[j].paired &&
+            !(axes()[i].name == "tp8" && (kind != Kind::dense_tied || axes()[j].name == "cp exchanging")))
           add(kind, {&axes()[i], &axes()[j]});
     }
   return out;
@@ -140,6 +144,7 @@ struct Special {
   MeshSizes mesh;
   std::function<void(ModelConfig&)> layout;  // null: nothing beside the sizes
   Data data = {};
+  DataParallel::Settings replicas = {};
 };
 
 std::vector<Row> specials() {
@@ -157,7 +162,14 @@ std::vector<Row> specials() {
   const auto gathering = [](ModelConfig& c) { c.cp_comm_type = "all_gather"; };
   const auto exchanging = [](ModelConfig& c) { c.cp_comm_type = "a2a"; };
   const auto bare = [](ModelConfig& c) { c.vocab_size = 48; };
-  const Data plain{.uneven = false, .packed = false}, padded{.padded = true}, single{.micro_batches = 1}, eight{.micro_batches = 8};
+  const Data plain{.uneven = false, .packed = false}, padded{.padded = true}, single{.micro_batches = 1}, six{.micro_batches = 6}, eight{.micro_batches = 8};
+  const DataParallel::Settings optimizer{.sharding = Sharding::optimizer}, gradients{.sharding = Sharding::gradients}, whole{.sharding = Sharding::parameters};
+  const DataParallel::Settings outer{.sharding = Sharding::parameters, .copies = Copies::share_optimizer};
+  const auto with_overlap = [](DataParallel::Settings s) {
+    s.gradients = s.values = Overlap::with_compute;
+    return s;
+  };
+  const DataParallel::Settings ahead = with_overlap(whole), optimizer_ahead = with_overlap(optimizer), replicas_ahead = with_overlap({});
   using enum Kind;
   const std::vector<Special> list = {
       {"groups of one", dense_tied, {}, {}, {}},
@@ -202,11 +214,45 @@ std::vector<Row> specials() {
       {"prediction layers in a layout string", hybrid, {}, {.pipeline = 2}, [](ModelConfig& c) { c.pipeline_model_parallel_layout = "Et|t|tt|mL"; }},
       {"expert bias of prediction layers", hybrid, bias, {.data = 2, .pipeline = 2, .expert = 2}, {}},
       {"expert bias", experts, bias, {.tensor = 2, .data = 2, .expert = 2}, sequence},
+      {"sharded parameters, groups of one", dense_tied, {}, {}, {}, {}, whole},
+      {"sharded parameters over three", dense_tied, {}, {.data = 3}, {}, six, whole},
+      {"sharded gradients over three", dense_untied, {}, {.data = 3}, {}, six, gradients},
+      {"sharded parameters, one micro-batch each", dense_untied, {}, {.data = 4}, {}, {}, ahead},
+      {"sharded parameters, everything dense", dense_tied, {}, {.tensor = 2, .context = 2, .data = 2, .pipeline = 2}, [](ModelConfig& c) {
+         c.sequence_parallel = true, c.virtual_pipeline_model_parallel_size = 2;
+       }, eight, ahead},
+      {"sharded parameters, everything sparse", experts, {}, {.tensor = 2, .context = 2, .data = 2, .pipeline = 2, .expert = 4, .expert_tensor = 2}, sequence,
+       {}, whole},
+      {"sharded parameters, query groups shared", dense_tied, {}, {.tensor = 8, .data = 2}, {}, {}, whole},
+      {"sharded gradients, tied stages", dense_tied, {}, {.data = 2, .pipeline = 2}, {}, {}, gradients},
+      {"sharded parameters, recompute", dense_tied, {}, {.data = 2}, recompute, {}, ahead},
+      {"sharded parameters, recompute of stretches", experts, {}, {.data = 2}, [](ModelConfig& c) {
+         c.recompute_granularity = "full", c.recompute_method = "uniform", c.recompute_num_layers = 2;
+       }, {}, ahead},
+      {"sharded parameters, recompute of parts", experts, {}, {.data = 2, .expert = 2}, [](ModelConfig& c) {
+         c.recompute_granularity = "selective", c.recompute_modules = {"core_attn", "moe", "layernorm"};
+       }, {}, whole},
+      {"sharded parameters, prediction layers", hybrid, predictions, {.data = 2, .expert = 2}, {}, {}, ahead},
+      {"sharded parameters, tied prediction layers", dense_tied, dense_predictions, {.data = 2}, {}, {}, whole},
+      {"sharded parameters, expert bias", experts, bias, {.data = 2}, {}, {}, whole},
+      {"distributed optimizer ahead", dense_tied, {}, {.data = 2, .pipeline = 2}, {}, {}, optimizer_ahead},
+      {"distributed optimizer ahead, interleaved", dense_untied, {}, {.data = 2, .pipeline = 2}, [](ModelConfig& c) {
+         c.virtual_pipeline_model_parallel_size = 2;
+       }, eight, optimizer_ahead},
+      {"replicas ahead", experts, {}, {.data = 2, .expert = 2}, {}, {}, replicas_ahead},
+      {"copies of the optimizer", dense_untied, {}, {.data = 4, .optimizer_instances = 2}, {}, {}, optimizer},
+      {"copies of gradients", dense_tied, {}, {.data = 4, .optimizer_instances = 2}, {}, eight, gradients},
+      {"copies of parameters", experts, {}, {.data = 8, .expert = 2, .optimizer_instances = 2}, {}, eight, ahead},
+      {"copies of parameters over tensor and context ranks", dense_tied, {}, {.tensor = 2, .context = 2, .data = 2, .optimizer_instances = 2}, sequence,
+       {}, whole},
+      {"copies that share the optimizer", dense_tied, {}, {.data = 6, .optimizer_instances = 3}, {}, six, outer},
+      {"copies that share the optimizer, experts", experts, {}, {.data = 8, .expert = 2, .optimizer_instances = 2}, {}, eight, outer},
+      {"copies that share the optimizer, stages", dense_tied, {}, {.data = 4, .pipeline = 2, .optimizer_instances = 2}, {}, eight, outer},
       {"expert bias in stages", experts, bias, {.context = 2, .data = 2, .pipeline = 2}, {}},
   };
   std::vector<Row> out;
   for (const Special& special : list) {
-    Row row{special.name, special.kind, {special.mesh, tiny(special.kind)}, special.data, {}};
+    Row row{special.name, special.kind, {special.mesh, tiny(special.kind), special.replicas}, special.data, {}};
     if (special.model) special.model(row.layout.config), row.variant = special.name;
     if (special.layout) special.layout(row.layout.config);
     close(row);
@@ -234,6 +280,8 @@ TEST(Equality, RefusesWithItsReason) {
       {"4 layers do not divide over 3 stages", Kind::dense_untied, {.pipeline = 3}, {}},
       {"wants a multiple of the ranks", Kind::dense_untied, {.data = 4, .pipeline = 2}, [](ModelConfig& c) { c.virtual_pipeline_model_parallel_size = 2; }},
       {"4 experts do not divide over 3", Kind::experts, {.data = 3, .expert = 3}, {}},
+      {"2 optimizer instances (ddp.num_distributed_optimizer_instances) do not divide the 3 data x context ranks", Kind::dense_untied,
+       {.data = 3, .optimizer_instances = 2}, {}},
       {"do not divide the 2 ranks of a pipeline stage", Kind::experts, {.data = 2, .expert = 4}, {}},
   };
   for (const Refusal& refusal : list) {

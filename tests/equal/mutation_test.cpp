@@ -110,11 +110,27 @@ std::vector<Mutation> mutations() {
   both("copied_embeddings_left_out", "copied_embeddings_scaled", Kind::hybrid, pp, K::embedding, all_reduce);
   both("reports_of_stages_left_out", "reports_of_stages_scaled", Kind::experts, pp, K::pipeline, all_reduce);
   both("valid_tokens_left_out", "valid_tokens_scaled", Kind::dense_untied, dp, K::data, all_reduce);
-  const auto distributed = [](Layout& l) { l.mesh.data = 2, l.optimizer = DataParallel::Optimizer::distributed; };
+  const auto distributed = [](Layout& l) { l.mesh.data = 2, l.replicas.sharding = Sharding::optimizer; };
   both("replicas_sum_left_out", "replicas_sum_scaled", Kind::dense_untied, dp, K::data_context, reduce_scatter);
   both("replicas_gather_left_out", "replicas_gather_scaled", Kind::dense_untied, dp, K::data_context, all_gather);
-  both("distributed_sum_left_out", "distributed_sum_scaled", Kind::dense_untied, distributed, K::data_context, reduce_scatter);
-  both("distributed_values_left_out", "distributed_values_scaled", Kind::dense_untied, distributed, K::data_context, all_gather);
+  both("distributed_sum_left_out", "distributed_sum_scaled", Kind::dense_untied, distributed, K::data_context_shares, reduce_scatter);
+  both("distributed_values_left_out", "distributed_values_scaled", Kind::dense_untied, distributed, K::data_context_shares, all_gather);
+  const auto sharded = [](Sharding sharding) { return [sharding](Layout& l) { l.mesh.data = 2, l.replicas.sharding = sharding; }; };
+  const auto copies = [](Copies kind) {
+    return [kind](Layout& l) { l.mesh.data = 4, l.mesh.optimizer_instances = 2, l.replicas.sharding = Sharding::parameters, l.replicas.copies = kind; };
+  };
+  const auto sharded_experts = [](Layout& l) { l.mesh.data = 4, l.mesh.expert = 2, l.replicas.sharding = Sharding::parameters; };
+  both("sharded_gradients_left_out", "sharded_gradients_scaled", Kind::dense_untied, sharded(Sharding::gradients), K::data_context_shares, reduce_scatter);
+  both("sharded_gradients_values_left_out", "sharded_gradients_values_scaled", Kind::dense_untied, sharded(Sharding::gradients), K::data_context_shares,
+       all_gather);
+  both("sharded_parameters_sum_left_out", "sharded_parameters_sum_scaled", Kind::dense_untied, sharded(Sharding::parameters), K::data_context_shares,
+       reduce_scatter);
+  both("sharded_parameters_left_out", "sharded_parameters_scaled", Kind::dense_untied, sharded(Sharding::parameters), K::data_context_shares, all_gather);
+  both("sharded_experts_sum_left_out", "sharded_experts_sum_scaled", Kind::experts, sharded_experts, K::expert_data_shares, reduce_scatter);
+  both("sharded_experts_left_out", "sharded_experts_scaled", Kind::experts, sharded_experts, K::expert_data_shares, all_gather);
+  both("copies_sum_left_out", "copies_sum_scaled", Kind::dense_untied, copies(Copies::keep_all), K::data_context_copies, all_reduce);
+  both("copies_shares_left_out", "copies_shares_scaled", Kind::dense_untied, copies(Copies::share_optimizer), K::data_context_copies, reduce_scatter);
+  both("copies_values_left_out", "copies_values_scaled", Kind::dense_untied, copies(Copies::share_optimizer), K::data_context_copies, all_gather);
   both("ring_messages_left_out", "ring_messages_scaled", Kind::dense_untied, cp("p2p"), K::context, transfer);
   both("context_all_gather_left_out", "context_all_gather_scaled", Kind::dense_untied, cp("all_gather"), K::context, all_gather);
   both("context_reduce_scatter_left_out", "context_reduce_scatter_scaled", Kind::dense_untied, cp("all_gather"), K::context, reduce_scatter);
@@ -135,6 +151,11 @@ std::vector<Mutation> mutations() {
   out.push_back({"replicas_without_context", Kind::dense_untied, cp_dp, [](Groups& g) { g.data_context = g.data; }});
   out.push_back({"tokens_of_the_step_over_context_too", Kind::dense_untied, cp_dp, [](Groups& g) { g.data = g.data_context; }});
   out.push_back({"experts_summed_as_dense", Kind::experts, ep, [](Groups& g) { g.expert_data = g.data_context; }});
+  out.push_back({"sharded_over_data_only", Kind::dense_untied,
+                 [](Layout& l) { l.mesh.context = 2, l.mesh.data = 2, l.replicas.sharding = Sharding::parameters; },
+                 [](Groups& g) { g.data_context_shares = g.data; }});
+  out.push_back({"experts_sharded_as_dense", Kind::experts, sharded_experts, [](Groups& g) { g.expert_data_shares = g.data_context_shares; }});
+  out.push_back({"copies_exchanged_with_shares", Kind::dense_untied, copies(Copies::keep_all), [](Groups& g) { g.data_context_copies = g.data_context; }});
   out.push_back({"balancing_over_context_only", Kind::experts, sp_cp, [](Groups& g) { g.tensor_context = g.context; }});
   return out;
 }

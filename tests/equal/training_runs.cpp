@@ -45,13 +45,15 @@ Batch batch_of(const Data& data, int64_t step, int64_t micro_batch) {
   return out;
 }
 
+at::Tensor rows_of(const KeptRows& kept, Rows rows) { return kept.tensor.narrow(0, rows.begin - kept.rows.begin, rows.count()); }
+
 // The squares of what this rank counts: its share of the rows that no other rank of the model counts.
 double own_squares(const DataParallel& replicas) {
   double sum = 0;
   for (const DataParallel::Share& share : replicas.shares()) {
     const Parameter& p = *share.parameter;
-    if (p.is_copy) continue;
-    const at::Tensor counted = at::zeros(p.main_grad.sizes(), at::kDouble);
+    if (p.is_copy || !p.value.requires_grad()) continue;
+    const at::Tensor counted = at::zeros(p.slice.shape, at::kDouble);
     for (size_t s = 0; s < p.slice.segments.size(); ++s) {
       const int64_t dim = std::max<int64_t>(p.rule->segments[s].shard_dim, 0);
       int64_t at = dim == 0 ? p.slice.segments[s].offset : 0;
@@ -60,7 +62,7 @@ double own_squares(const DataParallel& replicas) {
         at += i.end - i.begin;
       }
     }
-    sum += (p.main_grad.to(at::kDouble).square() * counted).narrow(0, share.own.begin, share.own.count()).sum().item<double>();
+    sum += (rows_of(p.kept_gradient, share.own).to(at::kDouble).square() * counted.narrow(0, share.own.begin, share.own.count())).sum().item<double>();
   }
   return sum;
 }
@@ -79,7 +81,9 @@ std::vector<double> reports(const RankModel& model) {
 enum class Part { gradients, weights };
 
 // Puts a rank's shard into the whole; NaN is what nobody has brought yet, or this rank does not know.
-void bring(const Parameter& p, const at::Tensor& shard, Part part, Outcome& out) {
+void bring(const Parameter& p, const KeptRows& kept, Rows rows, Part part, Outcome& out) {
+  const at::Tensor shard = at::full(p.slice.shape, NAN, at::kDouble);
+  shard.narrow(0, rows.begin, rows.count()).copy_(rows_of(kept, rows));
   at::Tensor& whole = (part == Part::gradients ? out.gradients : out.weights)[p.name];
   if (!whole.defined()) whole = at::full(p.rule->shape, NAN, at::kDouble);
   for_pieces(p, whole, shard, [&](const at::Tensor& to, const at::Tensor& from) {
@@ -92,16 +96,15 @@ void bring(const Parameter& p, const at::Tensor& shard, Part part, Outcome& out)
 
 void collect_gradients(const DataParallel& replicas, Outcome& out) {
   for (const DataParallel::Share& share : replicas.shares()) {
-    const at::Tensor known = at::full(share.parameter->main_grad.sizes(), NAN, at::kDouble);
-    known.narrow(0, share.rows.begin, share.rows.count()).copy_(share.parameter->main_grad.narrow(0, share.rows.begin, share.rows.count()));
-    bring(*share.parameter, known, Part::gradients, out);
+    if (share.parameter->value.requires_grad()) bring(*share.parameter, share.parameter->kept_gradient, share.rows, Part::gradients, out);
   }
 }
 
 void descend(const DataParallel& replicas, double rate) {
   for (const DataParallel::Share& share : replicas.shares()) {
-    const auto own = [&](const at::Tensor& t) { return t.narrow(0, share.rows.begin, share.rows.count()); };
-    own(share.parameter->value).sub_(own(share.parameter->main_grad).to(share.parameter->value.scalar_type()), rate);
+    const Parameter& p = *share.parameter;
+    if (!p.value.requires_grad()) continue;
+    rows_of(p.kept_value, share.rows).sub_(rows_of(p.kept_gradient, share.rows).to(p.value.scalar_type()), rate);
   }
 }
 
@@ -112,7 +115,9 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
   RankModel model(layout.config, groups, options);
   fill(model.parameters(), model.config());
   const Coordinates at = mesh.coordinates(groups.world->rank());
-  DataParallel replicas(model.parameters(), groups, {.optimizer = layout.optimizer, .bucket_elements = 2000});
+  DataParallel::Settings settings = layout.replicas;
+  settings.bucket_elements = 2000;
+  DataParallel replicas(model.chunks(), groups, settings);
   std::vector<AdamW::Part> parts;
   for (const DataParallel::Share& share : replicas.shares()) parts.push_back({share.parameter, share.rows, {}});
   AdamW adamw(parts, {});
@@ -121,7 +126,6 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
     for (int64_t m = at.data; m < data.micro_batches; m += mesh.sizes().data) batches.push_back(batch_of(data, step, m));
     model.zero_gradients();
     const StepLoss loss = run_micro_batches(model.chunks(), batches);
-    model.reduce_gradients();
     replicas.reduce_gradients();
     model.reduce_reports();
     at::Tensor squares = at::full({1}, own_squares(replicas), at::kDouble);
@@ -145,8 +149,9 @@ void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::Scal
     model.update_expert_biases();
     groups.world->barrier();  // nobody adds the next step's loss before everybody has compared this one's
   }
+  replicas.finish_values();
   std::lock_guard lock(mutex);
-  for (const Parameter* p : model.parameters()) bring(*p, p->value.detach().to(at::kDouble), Part::weights, out);
+  for (const Parameter* p : model.parameters()) bring(*p, p->kept_value, p->kept_value.rows, Part::weights, out);
 }
 
 }  // namespace

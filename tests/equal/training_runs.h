@@ -33,7 +33,7 @@ struct Data {
 struct Layout {
   MeshSizes mesh;
   ModelConfig config;  // parallel sizes included
-  DataParallel::Optimizer optimizer = DataParallel::Optimizer::replicated;
+  DataParallel::Settings replicas = {};
 };
 
 // A configuration of the kind, on one rank.

@@ -63,6 +63,21 @@ def test_memory_adds_up_and_decides(ponte):
         assert part in screen
 
 
+def test_what_replicas_divide(ponte):
+    """Each strategy holds less; 8 replicas hold an eighth each of what they divide."""
+    words = ["--recipe", "qwen3_8b_pretrain_config", "--gpus", 16, "--tensor-model-parallel-size", 2, "ddp.use_megatron_fsdp=true"]
+    strategies = ["no_shard", "optim", "optim_grads", "optim_grads_params"]
+    memory = [plan(ponte, *words, f"ddp.data_parallel_sharding_strategy={s}")["memory"] for s in strategies]
+    for part, first in [("optimizer", 1), ("gradients", 2), ("parameters", 3)]:
+        whole = memory[0][part]
+        assert [m[part] for m in memory] == [whole if i < first else pytest.approx(whole / 8, rel=1e-6) for i in range(4)]
+    assert "replicas divide optimizer, gradients and parameters in 2 groups" in ponte(
+        "plan", *words, f"ddp.data_parallel_sharding_strategy={strategies[3]}", "ddp.num_distributed_optimizer_instances=2").out
+    assert "ddp.outer_dp_sharding_strategy=optim" in ponte("plan", *words, "ddp.data_parallel_sharding_strategy=optim_grads",
+                                                           "ddp.outer_dp_sharding_strategy=optim", code=1).err
+    assert "num_distributed_optimizer_instances" in ponte("plan", *words, "ddp.num_distributed_optimizer_instances=3", code=1).err
+
+
 def test_search_proposes_overrides_that_plan_the_same(ponte):
     words = ["--recipe", "qwen3_30b_a3b_pretrain_config", "--gpus", 64, "--gpu-memory", 80]
     found = plan(ponte, *words, "--search", "--top", 3)

@@ -11,6 +11,7 @@ from conftest import BIN
 from training import ONE_THREAD, Training, assert_same_tensors, load_checkpoint, records, series, write_corpus
 
 STEPS = 4
+FULLY_SHARDED = ["ddp.use_megatron_fsdp=true", "ddp.data_parallel_sharding_strategy=optim_grads_params"]
 LAYOUTS = {
     "dp2": (2, []),
     "dp2, distributed optimizer": (2, ["ddp.use_distributed_optimizer=true", "ddp.bucket_size=3000"]),
@@ -24,6 +25,10 @@ LAYOUTS = {
     "pp2 vpp2": (2, ["model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2"]),
     "pp2 vpp2 tp2, distributed optimizer": (4, ["model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2",
                                                 "model.tensor_model_parallel_size=2", "ddp.use_distributed_optimizer=true"]),
+    "dp2, sharded parameters": (2, [*FULLY_SHARDED, "ddp.overlap_grad_reduce=true", "ddp.overlap_param_gather=true"]),
+    "dp4, sharded gradients": (4, ["ddp.use_megatron_fsdp=true", "ddp.data_parallel_sharding_strategy=optim_grads"]),
+    "tp2 dp2, sharded parameters": (4, [*FULLY_SHARDED, "model.tensor_model_parallel_size=2", "model.sequence_parallel=true"]),
+    "dp4, two copies that share the optimizer": (4, [*FULLY_SHARDED, "ddp.num_distributed_optimizer_instances=2", "ddp.outer_dp_sharding_strategy=optim"]),
 }
 EXPERT_LAYOUTS = {
     "ep2": (2, ["model.expert_model_parallel_size=2"]),
@@ -32,6 +37,7 @@ EXPERT_LAYOUTS = {
                                                                "model.tensor_model_parallel_size=2", "model.sequence_parallel=true",
                                                                "ddp.use_distributed_optimizer=true"]),
     "pp2 ep2": (4, ["model.pipeline_model_parallel_size=2", "model.expert_model_parallel_size=2"]),
+    "dp4 ep2, sharded parameters": (4, [*FULLY_SHARDED, "model.expert_model_parallel_size=2", "ddp.overlap_param_gather=true"]),
     "cp2 ep2, tokens gathered": (2, ["model.context_parallel_size=2", "model.expert_model_parallel_size=2", "model.moe_token_dispatcher_type=allgather"]),
 }
 HYBRID_LAYOUTS = {
@@ -110,6 +116,21 @@ def test_optimizers_over_replicas_give_the_same_bits(training, tmp_path):
         run(training, name, "mixed_precision=bf16_mixed", f"checkpoint.save={tmp_path / name}", name=name)
     last = f"iter_{STEPS:07d}"
     assert_same_tensors(load_checkpoint(tmp_path / "dp2" / last), load_checkpoint(tmp_path / "dp2, distributed optimizer" / last))
+
+
+@pytest.mark.parametrize("gradients", ["true", "false"])
+def test_sharding_changes_no_bit_where_sums_are_the_same(training, tmp_path, gradients):
+    """One micro-batch per replica: whatever replicas share out, each element is the same sum. Collectives beside computation change nothing either."""
+    overlapped = ["ddp.overlap_grad_reduce=true", "ddp.overlap_param_gather=true"]
+    checkpoints = []
+    for number, (strategy, more) in enumerate([("no_shard", overlapped), ("optim", []), ("optim", overlapped), ("optim_grads", []), ("optim_grads_params", overlapped)]):
+        folder = tmp_path / f"{number}"
+        training.run("--nproc-per-node", 2, "mixed_precision=bf16_mixed", "train.global_batch_size=2", f"ddp.grad_reduce_in_fp32={gradients}",
+                     f"mixed_precision.grad_reduce_in_fp32={gradients}", "ddp.use_megatron_fsdp=true", f"ddp.data_parallel_sharding_strategy={strategy}",
+                     "ddp.bucket_size=3000", *more, f"checkpoint.save={folder}", name=f"{number}")
+        checkpoints.append(load_checkpoint(folder / f"iter_{STEPS:07d}"))
+    for other in checkpoints[1:]:
+        assert_same_tensors(other, checkpoints[0])
 
 
 def test_checkpoints_continue_on_any_layout(training, tmp_path):

@@ -25,10 +25,11 @@ struct Layout {
   const char* name;
   MeshSizes mesh;
   int64_t chunks = 0;  // virtual_pipeline_model_parallel_size
-  DataParallel::Optimizer optimizer = DataParallel::Optimizer::replicated;
+  Sharding sharding = Sharding::nothing;
+  Copies copies = Copies::keep_all;
 };
 
-constexpr auto kDistributed = DataParallel::Optimizer::distributed;
+constexpr auto kDistributed = Sharding::optimizer;
 
 std::vector<Layout> dense_layouts() {
   return {{"one", {}},
@@ -40,7 +41,11 @@ std::vector<Layout> dense_layouts() {
           {"dp2", {.data = 2}},
           {"dp3, distributed", {.data = 3}, 0, kDistributed},
           {"tp2 pp2 dp2, distributed", {.tensor = 2, .data = 2, .pipeline = 2}, 0, kDistributed},
-          {"tp2 cp2, distributed", {.tensor = 2, .context = 2}, 0, kDistributed}};
+          {"tp2 cp2, distributed", {.tensor = 2, .context = 2}, 0, kDistributed},
+          {"dp2, gradients shared out", {.data = 2}, 0, Sharding::gradients},
+          {"dp3 pp2, parameters shared out", {.data = 3, .pipeline = 2}, 0, Sharding::parameters},
+          {"tp2 dp2, parameters shared out", {.tensor = 2, .data = 2}, 0, Sharding::parameters},
+          {"dp4, copies that share the optimizer", {.data = 4, .optimizer_instances = 2}, 0, Sharding::parameters, Copies::share_optimizer}};
 }
 
 std::vector<Layout> sparse_layouts() {
@@ -50,7 +55,8 @@ std::vector<Layout> sparse_layouts() {
           {"tp2 etp2", {.tensor = 2, .expert_tensor = 2}},
           {"tp2 ep2", {.tensor = 2, .expert = 2}},
           {"tp2 dp2 ep2 etp2, distributed", {.tensor = 2, .data = 2, .expert = 2, .expert_tensor = 2}, 0, kDistributed},
-          {"pp2 dp2 ep2, distributed", {.data = 2, .pipeline = 2, .expert = 2}, 0, kDistributed}};
+          {"pp2 dp2 ep2, distributed", {.data = 2, .pipeline = 2, .expert = 2}, 0, kDistributed},
+          {"dp4 ep2, parameters shared out", {.data = 4, .expert = 2}, 0, Sharding::parameters}};
 }
 
 std::vector<Layout> hybrid_layouts() {
@@ -81,7 +87,7 @@ struct Rank {
 
   Rank(const Config& base, const Layout& layout, const Groups& groups)
       : config(laid_out(base, layout)), model(config.model, groups),
-        replicas(model.parameters(), groups, {.optimizer = layout.optimizer, .bucket_elements = 3000}), optimizer(parts(), {}) {}
+        replicas(model.chunks(), groups, {.sharding = layout.sharding, .copies = layout.copies, .bucket_elements = 3000}), optimizer(parts(), {}) {}
 
   static Config laid_out(Config config, const Layout& layout) {
     config.model.tensor_model_parallel_size = layout.mesh.tensor;
@@ -133,7 +139,8 @@ void expect_loads(const fs::path& root, const Config& base, const Layout& layout
     const LoadedRun run = load_run(*find_checkpoint(root, 0), loaded.config, Schedule{}, loaded.model, &loaded.optimizer);
     EXPECT_TRUE(run.has_optimizer && run.state.optimizer_steps == 7) << what;
     for (size_t i = 0; i < loaded.model.parameters().size(); ++i)
-      EXPECT_TRUE(at::equal(loaded.model.parameters()[i]->value, wanted.model.parameters()[i]->value)) << what << ": " << loaded.model.parameters()[i]->name;
+      EXPECT_TRUE(at::equal(loaded.model.parameters()[i]->kept_value.tensor, wanted.model.parameters()[i]->kept_value.tensor))
+          << what << ": " << loaded.model.parameters()[i]->name;
     for (size_t i = 0; i < loaded.optimizer.slots().size(); ++i) {
       const AdamW::Slot &mine = loaded.optimizer.slots()[i], &other = wanted.optimizer.slots()[i];
       EXPECT_TRUE(at::equal(mine.main_param, other.main_param)) << what << ": " << mine.parameter->name;

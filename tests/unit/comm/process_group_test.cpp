@@ -59,6 +59,27 @@ TEST(ProcessGroup, CollectivesAreTheSumsInRankOrderToTheBit) {
   for (const int64_t size : {2, 3}) EXPECT_EQ(run_processes(size, 60s, body), std::vector<int>(static_cast<size_t>(size), 0));
 }
 
+// Several under way in one group, others between, waited for in any order, or not at all.
+TEST(ProcessGroup, StartedCollectivesGiveTheSameLater) {
+  const auto body = [](Ranks& ranks) {
+    Group& g = ranks.world();
+    const int64_t rank = ranks.rank(), size = ranks.size();
+    std::vector<int64_t> rows, even(static_cast<size_t>(size), 2);
+    for (int64_t r = 0; r < size; ++r) rows.push_back(1000 * r);  // rank 0 brings nothing
+    const at::Tensor mine = noise(rank, {rows[static_cast<size_t>(rank)], 3}, at::kFloat), line = noise(rank, {2 * size, 3}, at::kFloat);
+    auto first = g.start_all_gather_rows(mine, rows), dropped = g.start_all_gather_rows(mine, rows), second = g.start_all_gather_rows(mine + 1, rows);
+    auto sum = g.start_reduce_scatter_sum_rows(line, even), exchanged = g.start_all_to_all(line, even, even);
+    dropped.reset();
+    at::Tensor between = line.clone();
+    g.all_reduce(between, ReduceOp::sum);
+    EXPECT_TRUE(at::equal(exchanged->wait(), g.all_to_all(line, even, even)));
+    EXPECT_TRUE(at::equal(second->wait(), g.all_gather_rows(mine + 1, rows)));
+    EXPECT_TRUE(at::equal(sum->wait(), between.narrow(0, 2 * rank, 2)));
+    EXPECT_TRUE(at::equal(first->wait(), g.all_gather_rows(mine, rows)));
+  };
+  EXPECT_EQ(run_processes(3, 60s, body), std::vector<int>(3, 0));
+}
+
 TEST(ProcessGroup, GroupsOfAMeshAndMessages) {
   const auto body = [](Ranks& ranks) {
     const Groups groups = mesh_groups(ranks, Mesh(MeshSizes{.tensor = 2, .pipeline = 2}));

@@ -20,9 +20,24 @@ TEST(Mesh, GroupsAreMegatrons) {
                      .order = one["order"].get<std::string>()});
     for (int64_t k = 0; k < kGroupKinds; ++k) {
       const auto kind = static_cast<GroupKind>(k);
+      if (!one["groups"].contains(name_of(kind))) continue;  // of optimizer instances: the next test's
       EXPECT_EQ(mesh.groups(kind), one["groups"][name_of(kind)].get<std::vector<std::vector<int64_t>>>()) << one["sizes"] << " " << name_of(kind);
     }
   }
+}
+
+// As megatron/core/parallel_state.py cuts intra- and inter-partial groups.
+TEST(Mesh, OptimizerInstancesCutReplicas) {
+  using Groups = std::vector<std::vector<int64_t>>;
+  const Mesh mesh({.tensor = 2, .context = 2, .data = 2, .expert = 2, .optimizer_instances = 2});
+  EXPECT_EQ(mesh.groups(GroupKind::data_context), (Groups{{0, 2, 4, 6}, {1, 3, 5, 7}}));
+  EXPECT_EQ(mesh.groups(GroupKind::data_context_shares), (Groups{{0, 2}, {4, 6}, {1, 3}, {5, 7}}));
+  EXPECT_EQ(mesh.groups(GroupKind::data_context_copies), (Groups{{0, 4}, {2, 6}, {1, 5}, {3, 7}}));
+  EXPECT_EQ(mesh.groups(GroupKind::expert_data), (Groups{{0, 2, 4, 6}, {1, 3, 5, 7}}));
+  EXPECT_EQ(mesh.groups(GroupKind::expert_data_shares), (Groups{{0, 2}, {4, 6}, {1, 3}, {5, 7}}));
+  const Mesh one({.context = 2, .data = 2});
+  EXPECT_EQ(one.groups(GroupKind::data_context_shares), one.groups(GroupKind::data_context));
+  EXPECT_EQ(one.groups(GroupKind::data_context_copies), (Groups{{0}, {1}, {2}, {3}}));
 }
 
 TEST(Mesh, CoordinatesArePlacesInGroups) {
@@ -44,6 +59,8 @@ TEST(Mesh, WhatDoesNotFitIsRefused) {
   for (const MeshSizes& sizes :
        std::vector<MeshSizes>{{.tensor = 0},
                               {.data = 2, .expert = 3},
+                              {.data = 3, .optimizer_instances = 2},
+                              {.data = 4, .expert = 2, .optimizer_instances = 4},
                               {.tensor = 2, .order = "cp-ep-dp-pp"},
                               {.order = "tp-tp"},
                               {.order = "tp-xp"},

@@ -23,6 +23,8 @@ struct Parameters {
     p->name = std::move(name);
     p->value = at::randn(shape, at::kFloat).to(dtype).set_requires_grad(true);
     p->main_grad = at::zeros(shape, dtype == at::kDouble ? at::kDouble : at::kFloat);
+    p->kept_value = {{0, shape[0]}, p->value.detach()};
+    p->kept_gradient = {{0, shape[0]}, p->main_grad};
     p->decay = decay;
     pointers.push_back(p.get());
     owned.push_back(std::move(p));
