@@ -59,9 +59,9 @@ bool has_optimizer_state(const Value& common, std::string_view what) {
 }
 
 void restore_generator(const TorchDistReader& reader) {
-  const std::string key = "rng_state/shard_0.0_1.1";
-  if (!reader.has_object(key)) return;
-  const std::string state = torch_generator_state_from(reader.object(key), reader.directory().string() + ": " + key);
+  const std::vector<RandomState> stored = random_states(reader);
+  if (stored.empty() || stored[0].replicas.empty()) return;
+  const std::string state = torch_generator_state_from(stored[0].replicas[0], reader.directory().string() + ": random state");
   at::Tensor tensor = at::empty({static_cast<int64_t>(state.size())}, at::kByte);
   std::memcpy(tensor.data_ptr(), state.data(), state.size());
   at::Generator generator = at::detail::getDefaultCPUGenerator();

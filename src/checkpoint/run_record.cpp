@@ -110,7 +110,7 @@ Value rng_state_value(int64_t seed, const std::string& torch_generator_state) {
   const Values words = mersenne_words(seed);
   const Value torch_state = raw_bytes(torch_generator_state);
   const Value cuda_state = raw_bytes(std::string(16, '\0'));
-  const Value state = Value::dict_of(
+  return Value::dict_of(
       {{"random_rng_state", Value::tuple({Value::integer(3), Value::tuple(words), Value()})},
        {"np_rng_state", Value::tuple({Value::text("MT19937"), Value::list(Values(words.begin(), words.end() - 1)), words.back(), Value::integer(0),
                                       Value::real(0.0)})},
@@ -118,15 +118,10 @@ Value rng_state_value(int64_t seed, const std::string& torch_generator_state) {
        {"cuda_rng_state", cuda_state},
        {"rng_tracker_states",
         Value::dict_of({{"data-parallel-rng", cuda_state}, {"model-parallel-rng", cuda_state}, {"expert-parallel-rng", cuda_state}})}});
-  return Value::list({Value::list({state})});  // a sharded object is a list of one; its data is a list over data-parallel ranks
 }
 
 std::string torch_generator_state_from(const Value& rng_state, std::string_view what) {
-  const Values& outer = rng_state.items(what);
-  require(!outer.empty(), "{}: the list of random states is empty", what);
-  const Value* ranks = &outer[0];
-  require(ranks->kind() == Value::Kind::list && !ranks->items(what).empty(), "{}: expected a list of random states per rank", what);
-  const std::span<const std::byte> bytes = ranks->items(what)[0].at("torch_rng_state", what).as_tensor(what).bytes(what);
+  const std::span<const std::byte> bytes = rng_state.at("torch_rng_state", what).as_tensor(what).bytes(what);
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 

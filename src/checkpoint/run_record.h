@@ -14,7 +14,7 @@ namespace ponte {
 // Megatron's non-sharded state. Without `schedule` there is no optimizer in the checkpoint.
 Value common_state_value(const Config& config, const RunState& state, const Schedule* schedule);
 Value train_state_value(const TrainState& state);
-// The object under "rng_state/shard_0.0_1.1": torch's generator as it stands; the generators only Megatron has, freshly seeded.
+// One rank's random state: torch's generator as it stands; the generators only Megatron has, freshly seeded.
 Value rng_state_value(int64_t seed, const std::string& torch_generator_state);
 std::string torch_generator_state_from(const Value& rng_state, std::string_view what);
 Json run_record_json(const RunState& state);

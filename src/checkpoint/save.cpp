@@ -8,6 +8,7 @@
 #include <future>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/errors.h"
 #include "base/json.h"
@@ -18,6 +19,7 @@
 #include "convert/convert.h"
 #include "convert/hf_files.h"
 #include "convert/native_config.h"
+#include "convert/training_state.h"
 #include "convert/weight_sink.h"
 #include "families/registry.h"
 #include "format/torch_dist.h"
@@ -52,11 +54,10 @@ bool is_saved(const Parameter& parameter, const RowsOf& rows) {
   return saved != rows.end() && saved->second.count() > 0 && !parameter.is_copy;
 }
 
-std::vector<LiveShard> weight_shards(RankModel& model, const RowsOf& rows) {
-  std::vector<LiveShard> out;
+void append_weight_shards(RankModel& model, const RowsOf& rows, const std::set<const Parameter*>& except, std::vector<LiveShard>& out) {
   for (const Parameter* parameter : model.parameters())
-    if (is_saved(*parameter, rows)) out.push_back(shard("", *parameter, parameter->kept_value.tensor, parameter->kept_value.rows, rows.at(parameter)));
-  return out;
+    if (is_saved(*parameter, rows) && !except.contains(parameter))
+      out.push_back(shard("", *parameter, parameter->kept_value.tensor, parameter->kept_value.rows, rows.at(parameter)));
 }
 
 void append_optimizer_shards(AdamW& optimizer, const RowsOf& rows, std::vector<LiveShard>& out) {
@@ -92,23 +93,38 @@ void write_kept_files(const fs::path& folder, const CheckpointContent& c) {
 // What a rank writes, fixed: nothing here changes while training goes on.
 struct Share {
   std::vector<LiveShard> shards;
-  std::vector<LiveObject> objects;
+  NativeExtras extras;
 };
+
+Container container_of(const CheckpointContent& c) {
+  return c.config.checkpoint.ckpt_format == "fsdp_dtensor" ? Container::fsdp_dtensor : Container::torch_dist;
+}
+
+Value common_state_of_run(const CheckpointContent& c) { return common_state_value(c.config, c.state, c.optimizer ? c.schedule : nullptr); }
 
 Share share_of(const CheckpointContent& c) {
   const RowsOf rows = saved_rows(c);
+  const bool is_fsdp = container_of(c) == Container::fsdp_dtensor;
   Share out;
-  out.shards = weight_shards(c.model, rows);
+  std::set<const Parameter*> as_main_params;  // fsdp_dtensor has one tensor for both
+  if (c.optimizer && is_fsdp)
+    for (const AdamW::Slot& slot : c.optimizer->slots()) as_main_params.insert(slot.parameter);
+  append_weight_shards(c.model, rows, as_main_params, out.shards);
   if (c.optimizer) append_optimizer_shards(*c.optimizer, rows, out.shards);
-  if (c.config.checkpoint.save_rng && (!c.world || c.world->rank() == 0))
-    out.objects.push_back({"rng_state/shard_0.0_1.1", write_torch_archive(rng_state_value(c.config.rng.seed, torch_generator_state()))});
+  if (c.world && c.world->rank() != 0) return out;
+  std::vector<RandomState> random;
+  if (c.config.checkpoint.save_rng) random.push_back({0, 0, {rng_state_value(c.config.rng.seed, torch_generator_state())}});
+  out.extras = is_fsdp ? fsdp_extras(c.model.rules(), common_state_of_run(c), random, {c.config.optimizer.apply_wd_to_qk_layernorm})
+                       : torch_dist_extras(random);
   return out;
 }
 
-// Hugging Face's files: from memory where this rank holds the whole model, else from what the ranks have just written.
+// Hugging Face's files: from memory where this rank holds the whole model as it is written, else from what the ranks have just written.
 void write_hf(const fs::path& folder, const CheckpointContent& c, const Share& share) {
-  if (c.world && c.world->size() > 1) {
-    export_checkpoint({.megatron_path = folder, .hf_path = folder / "hf", .max_shard_bytes = kMaxShardBytes});
+  const bool is_fsdp = container_of(c) == Container::fsdp_dtensor;
+  if (is_fsdp || (c.world && c.world->size() > 1)) {
+    const std::optional<DType> type = is_fsdp ? std::optional(c.config.model.params_dtype) : std::nullopt;
+    export_checkpoint({.megatron_path = folder, .hf_path = folder / "hf", .torch_dtype = type, .max_shard_bytes = kMaxShardBytes});
     return;
   }
   fs::create_directories(folder / "hf");
@@ -121,14 +137,15 @@ void write_hf(const fs::path& folder, const CheckpointContent& c, const Share& s
 
 // What one rank writes.
 void write_rest(const fs::path& folder, const CheckpointContent& c, const Share& share, const std::vector<SavedPart>& parts) {
-  join_torch_dist_parts(folder, parts);
-  save_torch_file(folder / "common.pt", common_state_value(c.config, c.state, c.optimizer ? c.schedule : nullptr));
+  join_native_parts(folder, parts);
+  const bool torch_dist = container_of(c) == Container::torch_dist;
+  if (torch_dist) save_torch_file(folder / "common.pt", common_state_of_run(c));
   save_torch_file(folder / "train_state.pt", train_state_value(c.state.train));
   write_file_atomically(folder / "run_config.yaml", bridge_run_config_yaml(c.config));
   write_kept_files(folder, c);
   if (!c.tokenizer_folder.empty() && c.config.checkpoint.save_tokenizer_assets) copy_tokenizer(c.tokenizer_folder, folder / "tokenizer");
   if (c.config.checkpoint.save_hf) write_hf(folder, c, share);
-  write_file_atomically(folder / "metadata.json", metadata_json());  // last: its presence says "this is a checkpoint"
+  if (torch_dist) write_file_atomically(folder / "metadata.json", metadata_json());  // last: its presence says "this is a checkpoint"
 }
 
 void publish(StagedDirectory& staged, const fs::path& root, int64_t iteration) {
@@ -219,12 +236,13 @@ void CheckpointWriter::begin(const fs::path& root, const CheckpointContent& cont
     save->share = share_of(content);
     if (staging == Staging::copied) staging_->take(save->share.shards);
   });
-  const SaveThreads threads = staging == Staging::copied ? SaveThreads::one : SaveThreads::all;
-  save->part = std::async(std::launch::async, [&s = *save, rank = world.rank(), threads] {
+  // Beside training: one thread, and no progress bar.
+  const TransferOptions transfer = staging == Staging::copied ? TransferOptions{1, ""} : TransferOptions{0, "checkpoint"};
+  save->part = std::async(std::launch::async, [&s = *save, rank = world.rank(), transfer] {
     require(fs::is_directory(s.folder),
             "checkpoint.save: {} was made by rank 0 and is not there for this rank; the folder must be on a file system all ranks share", s.folder);
     const CheckpointContent& c = s.content;
-    SavedPart part = save_torch_dist_part(s.folder, rank, c.config.model, c.model.rules(), s.share.shards, s.share.objects, threads);
+    SavedPart part = save_native_part(s.folder, rank, c.config.model, c.model.rules(), s.share.shards, s.share.extras, container_of(c), transfer);
     fsync_tree(s.folder);  // publishing does so too, but sees only what has left this machine, and holds up training
     return part;
   });

@@ -1,4 +1,4 @@
-// One checkpoint of a run: weights, optimizer, random state and position in Megatron's torch_dist format, published whole or not at all.
+// One checkpoint of a run: weights, optimizer, random state and position in Megatron's torch_dist or fsdp_dtensor format, published whole or not at all.
 #pragma once
 #include <memory>
 #include <optional>

@@ -29,7 +29,7 @@ constexpr Part kParts[] = {
     {"norms over all heads (OLMoE) spread over ranks",
      [](const Config& c, int64_t) { return c.model.model_type == "olmoe" && c.model.tensor_model_parallel_size > 1; }, "model.tensor_model_parallel_size"},
     {"torch's own FSDP (ddp.use_megatron_fsdp shards as much)", [](const Config& c, int64_t) { return c.dist.use_torch_fsdp2; }, "dist.use_torch_fsdp2"},
-    {"fsdp_dtensor checkpoints in training", [](const Config& c, int64_t) { return c.checkpoint.ckpt_format == "fsdp_dtensor"; },
+    {"the loss scale of fp16 in fsdp_dtensor checkpoints", [](const Config& c, int64_t) { return c.checkpoint.ckpt_format == "fsdp_dtensor" && c.model.fp16; },
      "checkpoint.ckpt_format"},
     {"adapters (LoRA, DoRA)", [](const Config& c, int64_t) { return !c.peft.scheme.empty(); }, "peft.scheme"},
     {"fine-tuning data (dataset.kind=sft)", [](const Config& c, int64_t) { return c.dataset.kind == "sft"; }, "dataset.kind"},

@@ -75,6 +75,16 @@ std::string state_key(const std::string& weight_key, std::string_view kind, Cont
   return format("optimizer.state.{}{}.{}", kFsdpParameter, weight_key.substr(kFsdpWeight.size()), kind);
 }
 
+std::string_view state_kind(std::string_view prefix) {
+  constexpr std::string_view kState = "optimizer.state.";
+  return prefix.starts_with(kState) && prefix.ends_with('.') ? prefix.substr(kState.size(), prefix.size() - kState.size() - 1) : std::string_view();
+}
+
+std::string prefixed_key(std::string_view prefix, const std::string& weight_key, Container container) {
+  const std::string_view kind = state_kind(prefix);
+  return kind.empty() ? std::string(prefix) + weight_key : state_key(weight_key, kind, container);
+}
+
 std::string extra_state_key(const ExtraState& module, Dialect dialect) {
   std::vector<std::string> offsets, counts;
   auto axis = [&](int64_t offset, int64_t count) {

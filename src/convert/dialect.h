@@ -28,6 +28,10 @@ std::string fsdp_parameter(const Rule& rule);
 // Key of model-shaped optimizer state beside the weight stored as `weight_key`. kind: "param" (the fp32 main parameter, which Megatron-FSDP keeps as the
 // weight itself), "exp_avg", "exp_avg_sq", "step" (fsdp_dtensor only).
 std::string state_key(const std::string& weight_key, std::string_view kind, Container container);
+// "optimizer.state.exp_avg." -> "exp_avg"; "" for other prefixes.
+std::string_view state_kind(std::string_view prefix);
+// Key of the model-shaped tensor of this prefix beside (or, without a prefix, of) the weight stored as `weight_key`.
+std::string prefixed_key(std::string_view prefix, const std::string& weight_key, Container container);
 // "decoder.layers.mlp.linear_fc1._extra_state/shard_3_28"
 std::string extra_state_key(const ExtraState& module, Dialect dialect);
 // torch_dist as Megatron writes this model.

@@ -72,12 +72,6 @@ void refuse_other_layout(const TorchDistReader& reader, const fs::path& director
           directory, tensor.name);
 }
 
-// "optimizer.state.exp_avg." -> "exp_avg"; "" for other prefixes.
-std::string_view state_kind(std::string_view prefix) {
-  constexpr std::string_view kState = "optimizer.state.";
-  return prefix.starts_with(kState) && prefix.ends_with('.') ? prefix.substr(kState.size(), prefix.size() - kState.size() - 1) : std::string_view();
-}
-
 }  // namespace
 
 fs::path iteration_directory(const fs::path& path) {
@@ -173,9 +167,7 @@ void NativeSource::append_feeds(size_t rule, size_t segment, const Window& to, s
 }
 
 std::string NativeSource::key_of_state(std::string_view prefix, const Rule& rule, size_t segment) const {
-  const std::string key = stored_segment(rule, segment, dialect_).key;
-  const std::string_view kind = state_kind(prefix);
-  return kind.empty() ? std::string(prefix) + key : state_key(key, kind, dialect_.container);
+  return prefixed_key(prefix, stored_segment(rule, segment, dialect_).key, dialect_.container);
 }
 
 std::vector<SegmentChunk> NativeSource::bind_state(std::string_view prefix, const Rule& rule, size_t segment, const OpenChunk& open) const {

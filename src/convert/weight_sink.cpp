@@ -4,9 +4,9 @@
 
 #include "base/checked.h"
 #include "base/errors.h"
+#include "base/hash.h"
 #include "convert/hf_writer.h"
 #include "convert/native_config.h"
-#include "convert/native_writer.h"
 #include "families/registry.h"
 
 namespace ponte {
@@ -40,7 +40,8 @@ void append_chunks(const LiveShard& shard, int64_t buffer, Dialect dialect, std:
     for (size_t i = 0; i < windows.size(); ++i) {
       const Window& window = windows[i];
       if (shard.slice.segments[s].intervals[i].first_sharer != shard.slice.rank || window.elements() == 0) continue;
-      LiveChunk chunk{{shard.prefix + stored.key, shard.dtype, stored.shape}, stored.prefix, Shape(stored.prefix.size(), 1),
+      const std::string key = prefixed_key(shard.prefix, stored.key, dialect.container);
+      LiveChunk chunk{{key, shard.dtype, stored.shape}, stored.prefix, Shape(stored.prefix.size(), 1),
                       {shard.prefix + rule.name(), shard.dtype, window.elements(), {}}};
       for (size_t d = 0; d < window.begin.size(); ++d) {
         chunk.offsets.push_back(window.begin[d] + (d == 0 ? stored.row : 0));
@@ -52,11 +53,20 @@ void append_chunks(const LiveShard& shard, int64_t buffer, Dialect dialect, std:
   }
 }
 
+// A chunk of the manifest, written.
+void append_chunk(const TensorSpec& spec, const Shape& offsets, const Shape& sizes, const std::string& hash, Manifest& out) {
+  ManifestTensor& tensor = out.tensors[spec.name];
+  tensor.dtype = spec.dtype;
+  tensor.shape = spec.shape;
+  tensor.chunks.push_back({offsets, sizes, hash});
+}
+
 }  // namespace
 
-SavedPart save_torch_dist_part(const fs::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table,
-                               const std::vector<LiveShard>& shards, const std::vector<LiveObject>& objects, SaveThreads threads) {
-  const Dialect dialect = dialect_of(table);
+SavedPart save_native_part(const fs::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
+                           const NativeExtras& extras, Container container, const TransferOptions& options) {
+  const bool torch_dist = container == Container::torch_dist;
+  const Dialect dialect = torch_dist ? dialect_of(table) : Dialect{Container::fsdp_dtensor, LayerKeys::numbered};
   std::vector<LiveChunk> chunks;
   for (size_t i = 0; i < shards.size(); ++i) append_chunks(shards[i], static_cast<int64_t>(i), dialect, chunks);
   TorchDistWriter writer(directory, {.rank = rank});
@@ -65,26 +75,28 @@ SavedPart save_torch_dist_part(const fs::path& directory, int64_t rank, const Mo
     writer.add_chunk(chunk.spec, chunk.offsets, chunk.sizes);
     targets.push_back(chunk.target);
   }
-  if (rank == 0)
+  for (const NativeTensor& tensor : extras.tensors) writer.add_tensor(tensor.spec);
+  if (rank == 0 && torch_dist)
     for (const ExtraState& module : table.extra_state) writer.add_object(extra_state_key(module, dialect), empty_extra_state());
-  for (const LiveObject& object : objects) writer.add_object_bytes(object.key, object.content);
+  for (const auto& [key, value] : extras.objects) writer.add_object(key, value);
   writer.begin();
   const std::vector<SourceBuffer> buffers = live_buffers(shards);
   const auto hashes = run_transfer(buffers, targets,
                                    [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) { writer.write(target, offset, block); },
-                                   threads == SaveThreads::all ? TransferOptions{0, "checkpoint"} : TransferOptions{1, ""});
+                                   options);
   Manifest manifest;
   manifest.architecture = config.hf_architecture;
-  for (size_t i = 0; i < chunks.size(); ++i) {
-    ManifestTensor& tensor = manifest.tensors[chunks[i].spec.name];
-    tensor.dtype = chunks[i].spec.dtype;
-    tensor.shape = chunks[i].spec.shape;
-    tensor.chunks.push_back({chunks[i].offsets, chunks[i].sizes, hashes[i]});
+  for (size_t i = 0; i < chunks.size(); ++i) append_chunk(chunks[i].spec, chunks[i].offsets, chunks[i].sizes, hashes[i], manifest);
+  for (size_t i = 0; i < extras.tensors.size(); ++i) {
+    const auto& [spec, text] = extras.tensors[i];
+    const std::span<const std::byte> bytes = std::as_bytes(std::span(text.data(), text.size()));
+    writer.write(chunks.size() + i, 0, bytes);
+    append_chunk(spec, Shape(spec.shape.size(), 0), spec.shape, content_hash(bytes), manifest);
   }
   return {writer.finish_rank(), manifest_text(manifest)};
 }
 
-void join_torch_dist_parts(const fs::path& directory, const std::vector<SavedPart>& parts) {
+void join_native_parts(const fs::path& directory, const std::vector<SavedPart>& parts) {
   PONTE_ASSERT(!parts.empty());
   std::vector<std::string> metadata;
   Manifest manifest = parse_manifest(parts[0].manifest, "part of the manifest");
@@ -102,8 +114,8 @@ void join_torch_dist_parts(const fs::path& directory, const std::vector<SavedPar
 }
 
 void save_torch_dist(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
-                     const std::vector<LiveObject>& objects) {
-  join_torch_dist_parts(directory, {save_torch_dist_part(directory, 0, config, table, shards, objects)});
+                     const NativeExtras& extras) {
+  join_native_parts(directory, {save_native_part(directory, 0, config, table, shards, extras, Container::torch_dist, {0, "checkpoint"})});
 }
 
 void save_hf(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards, int64_t max_shard_bytes) {

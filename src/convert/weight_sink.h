@@ -10,7 +10,7 @@
 
 #include "base/dtype.h"
 #include "config/model_config.h"
-#include "families/rule.h"
+#include "convert/native_writer.h"
 #include "layout/placement.h"
 
 namespace ponte {
@@ -25,25 +25,20 @@ struct LiveShard {
   std::function<std::span<const std::byte>()> bytes;
 };
 
-// Any further DCP item of a checkpoint: `content` is the torch.save archive stored under `key` (its shard suffix included).
-struct LiveObject {
-  std::string key, content;
-};
-
-// Writes a torch_dist checkpoint (the .distcp data, .metadata, the manifest of content hashes) into the existing folder `directory`.
+// Writes a torch_dist checkpoint (the .distcp data, .metadata, the manifest of content hashes) into the existing folder `directory`. extras: what else lies
+// in it.
 void save_torch_dist(const std::filesystem::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
-                     const std::vector<LiveObject>& objects);
+                     const NativeExtras& extras);
 
-// The same by several ranks: each writes its shards and objects into its own .distcp files; what they return, one of them joins. Each element of the
-// model is in one rank's shards. The `_extra_state` objects of `table` are rank 0's.
+// The same, or fsdp_dtensor, by several ranks: each writes its shards and extras into its own .distcp files; what they return, one of them joins. Each
+// element of the model is in one rank's shards. torch_dist's `_extra_state` objects of `table` are rank 0's.
 struct SavedPart {
   std::string metadata, manifest;
 };
-enum class SaveThreads { one, all };  // one, beside others' work: without a progress bar
-SavedPart save_torch_dist_part(const std::filesystem::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table,
-                               const std::vector<LiveShard>& shards, const std::vector<LiveObject>& objects, SaveThreads threads = SaveThreads::all);
+SavedPart save_native_part(const std::filesystem::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table,
+                           const std::vector<LiveShard>& shards, const NativeExtras& extras, Container container, const TransferOptions& options);
 // UserError when the parts leave a hole or overlap.
-void join_torch_dist_parts(const std::filesystem::path& directory, const std::vector<SavedPart>& parts);
+void join_native_parts(const std::filesystem::path& directory, const std::vector<SavedPart>& parts);
 
 // Writes an HF safetensors checkpoint (weights and config.json) from whole parameters held by this rank. Files of at most `max_shard_bytes`.
 void save_hf(const std::filesystem::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,

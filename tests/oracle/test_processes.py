@@ -123,7 +123,8 @@ def test_sharding_changes_no_bit_where_sums_are_the_same(training, tmp_path, gra
     """One micro-batch per replica: whatever replicas share out, each element is the same sum. Collectives beside computation change nothing either."""
     overlapped = ["ddp.overlap_grad_reduce=true", "ddp.overlap_param_gather=true"]
     checkpoints = []
-    for number, (strategy, more) in enumerate([("no_shard", overlapped), ("optim", []), ("optim", overlapped), ("optim_grads", []), ("optim_grads_params", overlapped)]):
+    strategies = [("no_shard", overlapped), ("optim", []), ("optim", overlapped), ("optim_grads", []), ("optim_grads_params", overlapped)]
+    for number, (strategy, more) in enumerate(strategies):
         folder = tmp_path / f"{number}"
         training.run("--nproc-per-node", 2, "mixed_precision=bf16_mixed", "train.global_batch_size=2", f"ddp.grad_reduce_in_fp32={gradients}",
                      f"mixed_precision.grad_reduce_in_fp32={gradients}", "ddp.use_megatron_fsdp=true", f"ddp.data_parallel_sharding_strategy={strategy}",
@@ -131,6 +132,25 @@ def test_sharding_changes_no_bit_where_sums_are_the_same(training, tmp_path, gra
         checkpoints.append(load_checkpoint(folder / f"iter_{STEPS:07d}"))
     for other in checkpoints[1:]:
         assert_same_tensors(other, checkpoints[0])
+
+
+def test_megatron_fsdp_is_what_convert_makes(training, ponte, tmp_path):
+    """Written by replicas that hold shares, tensor by tensor and object by object; one process with nothing shared out continues it to the same bits."""
+    from safetensors.torch import load_file
+    from torch.distributed.checkpoint import FileSystemReader
+    name = "iter_0000002"
+    for checkpoint_format in ("torch_dist", "fsdp_dtensor"):
+        run(training, "tp2 dp2, sharded parameters", "mixed_precision=bf16_mixed", f"checkpoint.ckpt_format={checkpoint_format}", "train.exit_interval=2",
+            "checkpoint.save_hf=true", f"checkpoint.save={tmp_path / checkpoint_format}", name=checkpoint_format)
+    ponte("convert", "--megatron-path", tmp_path / "torch_dist", "--save", tmp_path / "converted", "--ckpt-format", "fsdp_dtensor")
+    mine, converted = tmp_path / "fsdp_dtensor" / name, tmp_path / "converted" / name
+    assert_same_tensors(load_checkpoint(mine), load_checkpoint(converted))
+    assert FileSystemReader(str(mine)).read_metadata().state_dict_metadata.keys() == FileSystemReader(str(converted)).read_metadata().state_dict_metadata.keys()
+    assert not (mine / "common.pt").exists() and not (mine / "metadata.json").exists()
+    assert_same_tensors(load_file(mine / "hf/model.safetensors"), load_file(tmp_path / "torch_dist" / name / "hf/model.safetensors"))
+    for start in ("torch_dist", "fsdp_dtensor"):
+        training.run("mixed_precision=bf16_mixed", f"checkpoint.load={tmp_path / start}", f"checkpoint.save={tmp_path / ('on_' + start)}", name=f"on_{start}")
+    assert_same_tensors(*(load_checkpoint(tmp_path / f"on_{start}" / f"iter_{STEPS:07d}") for start in ("torch_dist", "fsdp_dtensor")))
 
 
 def test_checkpoints_continue_on_any_layout(training, tmp_path):

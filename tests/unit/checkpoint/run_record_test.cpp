@@ -136,7 +136,7 @@ TEST(RunRecord, GeneratorState) {
   std::string keep;
   const std::string bytes = "\x01\x02" + std::string(5054, '\0');
   EXPECT_EQ(torch_generator_state_from(through_archive(rng_state_value(1234, bytes), keep), "test"), bytes);
-  EXPECT_THROW(torch_generator_state_from(Value::list({}), "test"), UserError);
+  EXPECT_THROW(torch_generator_state_from(Value::dict_of({}), "test"), UserError);
   EXPECT_THROW(torch_generator_state_from(Value::text("x"), "test"), UserError);
 }
 
