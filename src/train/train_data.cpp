@@ -101,6 +101,9 @@ void open_data(const ResolvedRun& resolved, Run& run) {
   if (is_mock(config.dataset) && run.speaks()) log_info("no dataset.data_path: training on mock data");
   if (is_mock(config.dataset) && options.eod_id < 0) options.eod_id = static_cast<int32_t>(config.model.vocab_size - 1);
   run.data = build_datasets(request_of(config), options);
+  if (requested_samples(config)[1] > 0 && !run.data[1] && run.speaks())
+    log_warning("validation.eval_interval is {}, but there is no validation data (dataset.split, dataset.valid_data_path): nothing will be validated",
+                config.validation.eval_interval);
   require(run.data[0] != nullptr, "no training data: dataset.split \"{}\" gives the train split nothing", config.dataset.split);
   run.state.data = {.train_fingerprint = fingerprint_of(run.data, Split::train), .valid_fingerprint = fingerprint_of(run.data, Split::valid),
                     .requested_train_samples = requested_samples(config)[0], .order = config.dataset.order};

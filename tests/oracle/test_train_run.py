@@ -77,6 +77,9 @@ def test_splits_nobody_reads_need_no_data(training, tmp_path):
     assert len(steps) == 2
     _, result = training.run("dataset.split=null", "dataset.order=megatron", "validation.eval_interval=1", "train.train_iters=2", name="valid", code=1)
     assert "(valid split)" in result.err, result.err
+    for interval in (0, 1):
+        _, result = training.run("dataset.split='1,0,0'", f"validation.eval_interval={interval}", "train.train_iters=1", name=f"none{interval}")
+        assert ("there is no validation data" in result.err) == (interval > 0), result.err
 
 
 def test_safetensors_beside_the_checkpoint(training, tmp_path, ponte):
