@@ -54,6 +54,29 @@ std::string cut(std::string_view text, int64_t columns) {
   return columns > 0 ? out + "…" : out;
 }
 
+// Names out of files end up in messages: what would steer a terminal, or is no UTF-8, is spelt out.
+std::string harmless(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    size_t length = lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
+    if (length > text.size() - i) length = 0;
+    for (size_t k = 1; k < length; ++k)
+      if ((static_cast<unsigned char>(text[i + k]) & 0xC0) != 0x80) length = 0;
+    const bool control = length == 1 ? (lead < 0x20 && lead != '\n' && lead != '\t') || lead == 0x7F
+                                     : length == 2 && lead == 0xC2 && static_cast<unsigned char>(text[i + 1]) < 0xA0;
+    if (length > 0 && !control) {
+      out += text.substr(i, length);
+      i += length;
+      continue;
+    }
+    constexpr std::string_view digits = "0123456789abcdef";
+    out += {'\\', 'x', digits[lead >> 4], digits[lead & 15]};
+    ++i;
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string progress_line(std::string_view label, std::optional<double> share, std::string_view text, int64_t columns) {
@@ -71,7 +94,7 @@ std::string progress_line(std::string_view label, std::optional<double> share, s
 void log_line(std::string_view text) {
   std::lock_guard lock(screen());
   Progress::hide_for_message();
-  put(std::string(text) + "\n");
+  put(harmless(text) + "\n");
 }
 
 void Progress::hide_for_message() {

@@ -266,6 +266,14 @@ def test_output_that_cannot_be_written(golden):
     assert result.returncode == 1 and "standard output" in result.stderr
 
 
+def test_names_out_of_files_do_not_steer_the_terminal(ponte, model, tmp_path):
+    folder, edit = model
+    edit(**{"\033[31mre\td\x9b\x7fé": torch.zeros(2)})
+    importing(ponte, folder, tmp_path, "\\x1b[31mre\td\\xc2\\x9b\\x7fé")
+    process = subprocess.run([BIN / "ponte", "inspect", b"no\xff\xe2\x82way"], capture_output=True)
+    assert process.returncode == 1 and b"no\\xff\\xe2\\x82way" in process.stderr, process.stderr
+
+
 def test_verify_names_what_differs(ponte, model, golden, tmp_path):
     folder, edit = model
     ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m")
