@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "base/log.h"
 #include "convert/accounting.h"
 #include "convert/convert.h"
 #include "convert/exact_values.h"
@@ -10,6 +11,7 @@
 #include "convert/native_config.h"
 #include "convert/hf_writer.h"
 #include "convert/native_writer.h"
+#include "families/moe_blocks.h"
 #include "families/registry.h"
 
 namespace ponte {
@@ -100,6 +102,8 @@ ConversionReport export_checkpoint(const ExportOptions& options) {
                options.hf_model ? *options.hf_model / "config.json" : from / kKeptFolder / "config.json", staged.path());
   write_file_atomically(staged.path() / kHfManifest, manifest_text(manifest));
   staged.publish();
+  if (const std::string own = router_of_its_own(source.config()); !own.empty())
+    log_warning("its routers have {}, which transformers' {} has not: there, tokens go to other experts", own, manifest.architecture);
 
   ConversionReport report;
   report.architecture = manifest.architecture;

@@ -101,6 +101,8 @@ NativeSource::NativeSource(const fs::path& path, const ModelConfig* config, cons
   // The stored tensors decide whether the head is tied, not a flag.
   config_.share_embeddings_and_output_weights = !reader_.find("output_layer.weight") && !reader_.find("model.module.output_layer.weight");
   if (family_of(config_.hf_architecture).prediction_depths) config_.mtp_num_layers = stored_prediction_depths(reader_);
+  config_.moe_router_enable_expert_bias =
+      std::ranges::any_of(reader_.tensors(), [](const TorchDistTensor& tensor) { return tensor.name.ends_with(".mlp.router.expert_bias"); });
   table_ = rule_table(config_, hf.empty() ? kept_hf_storage(directory_) : hf);
   index_rules();
   choose_dialect();

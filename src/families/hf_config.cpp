@@ -228,6 +228,8 @@ Json hf_config_from_model(const ModelConfig& config) {
   };
   for (const auto& [key, value] : now.items())
     if ((!before.contains(key) || before[key] != value) && !left_to_the_tensors(key)) update_field(document, key, value);
+  for (const auto& [key, value] : before.items())
+    if (!now.contains(key)) document.erase(key);
   return document;
 }
 

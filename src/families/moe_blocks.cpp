@@ -87,7 +87,41 @@ void add_shared_expert(RuleTable& table, const ModelConfig& config, const LayerP
   add_extra_state(table, place, "mlp.shared_experts.linear_fc2");
 }
 
+const char* layout_name(ExpertStorage storage) {
+  return storage == ExpertStorage::per_expert ? "one by one" : storage == ExpertStorage::packed_out_in ? "[experts, out, in]" : "[experts, in, out]";
+}
+
+// Routers a run may set and transformers' classes of these families do not have, under the names DeepSeek-V3's config.json has for them; absent: the family's.
+void read_router_config(const Json& hf, std::string_view origin, ModelConfig& c) {
+  c.moe_router_score_function = json_get_or<std::string>(hf, "scoring_func", "softmax", origin);
+  require(c.moe_router_score_function == "softmax" || c.moe_router_score_function == "sigmoid", "{}: 'scoring_func' is '{}', wanted softmax or sigmoid", origin,
+          c.moe_router_score_function);
+  if (hf.contains("routed_scaling_factor") && !hf["routed_scaling_factor"].is_null())
+    c.moe_router_topk_scaling_factor = json_get<double>(hf, "routed_scaling_factor", origin);
+  c.moe_router_num_groups = json_get_or<int64_t>(hf, "n_group", 0, origin);
+  c.moe_router_group_topk = json_get_or<int64_t>(hf, "topk_group", 0, origin);
+  require(c.moe_router_num_groups >= 0 && c.moe_router_group_topk >= 0, "{}: 'n_group' is {} and 'topk_group' {}", origin, c.moe_router_num_groups,
+          c.moe_router_group_topk);
+}
+
+void write_router_config(const ModelConfig& c, Json& hf) {
+  if (c.moe_router_score_function != "softmax") hf["scoring_func"] = c.moe_router_score_function;
+  if (c.moe_router_topk_scaling_factor) hf["routed_scaling_factor"] = *c.moe_router_topk_scaling_factor;
+  if (c.moe_router_num_groups) hf["n_group"] = c.moe_router_num_groups;
+  if (c.moe_router_group_topk) hf["topk_group"] = c.moe_router_group_topk;
+}
+
 }  // namespace
+
+std::string router_of_its_own(const ModelConfig& c) {
+  std::vector<std::string> found;
+  if (c.num_moe_experts == 0) return "";
+  if (c.moe_router_score_function != "softmax") found.push_back(c.moe_router_score_function + " scores");
+  if (c.moe_router_enable_expert_bias) found.push_back("a bias for each expert");
+  if (c.moe_router_topk_scaling_factor.value_or(1.0) != 1.0) found.push_back("a factor on the experts' weights");
+  if (c.moe_router_group_topk) found.push_back("groups of experts");
+  return join(found, ", ");
+}
 
 ExpertStorage expert_storage(const std::string& hf, const ModelConfig& config, const HfTensors& present, ExpertStorage usual) {
   const int64_t H = config.hidden_size, F = config.moe_ffn_hidden_size, E = config.num_moe_experts;
@@ -124,6 +158,19 @@ void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& plac
   if (config.moe_shared_expert_intermediate_size > 0) add_shared_expert(table, config, place);
 }
 
+void require_one_expert_storage(const ModelConfig& config, const HfTensors& present) {
+  std::string first;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const std::string hf = format("model.layers.{}.", layer);
+    const bool stored = present.contains(hf + "mlp.experts.gate_up_proj") || present.contains(hf + "mlp.experts.0.gate_proj.weight");
+    if (!stored || !is_moe_layer(config, layer)) continue;
+    if (first.empty()) first = hf;
+    const ExpertStorage before = expert_storage(first, config, present), now = expert_storage(hf, config, present);
+    require(before == now, "experts are stored in two layouts: {} below '{}', {} below '{}'; one model has one", layout_name(before), first,
+            layout_name(now), hf);
+  }
+}
+
 RuleTable sparse_decoder(const ModelConfig& config, const HfTensors& present) {
   RuleTable table;
   add_embedding(table, config);
@@ -155,6 +202,7 @@ void read_moe_config(const Json& hf, std::string_view origin, ModelConfig& c) {
           "{}: 'shared_expert_intermediate_size' is {}", origin, c.moe_shared_expert_intermediate_size);
   c.moe_router_pre_softmax = !json_get_or<bool>(hf, "norm_topk_prob", false, origin);
   c.moe_aux_loss_coeff = json_get_or<double>(hf, "router_aux_loss_coef", 0.001, origin);
+  read_router_config(hf, origin, c);
   const int64_t step = json_get_or<int64_t>(hf, "decoder_sparse_step", 1, origin);
   require(step >= 0, "{}: 'decoder_sparse_step' is {}", origin, step);
   std::vector<int64_t> sparse(static_cast<size_t>(c.num_layers), 0);
@@ -177,6 +225,7 @@ void write_moe_config(const ModelConfig& c, Json& hf) {
   if (c.moe_shared_expert_intermediate_size) hf["shared_expert_intermediate_size"] = c.moe_shared_expert_intermediate_size;
   hf["norm_topk_prob"] = !c.moe_router_pre_softmax;
   hf["router_aux_loss_coef"] = c.moe_aux_loss_coeff;
+  write_router_config(c, hf);
   hf["decoder_sparse_step"] = 1;
   Json dense = Json::array();
   for (int64_t i = 0; i < c.num_layers; ++i)

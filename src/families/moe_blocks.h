@@ -17,14 +17,20 @@ enum class ExpertStorage {
 // [2 Im, H] and down [H, Im] and both are square never. Absent altogether: `usual`. Mixed or contradictory: UserError naming the tensors.
 ExpertStorage expert_storage(const std::string& hf, const ModelConfig& config, const HfTensors& present, ExpertStorage usual = ExpertStorage::per_expert);
 
+// UserError naming two layers of the decoder whose experts are stored in different layouts. (Prediction layers have their own.)
+void require_one_expert_storage(const ModelConfig& config, const HfTensors& present);
+
 // post_attention_layernorm, router (with its bias when the configuration has one), experts, shared expert with its gate.
 void add_moe(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present, ExpertStorage usual = ExpertStorage::per_expert);
 bool is_moe_layer(const ModelConfig& config, int64_t layer);
 // The whole of a pre-norm decoder whose layers have experts where moe_layer_freq says so.
 RuleTable sparse_decoder(const ModelConfig& config, const HfTensors& present);
 
+// What this model's routers do that transformers' class of its architecture does not ("sigmoid scores, groups of experts"); "": nothing.
+std::string router_of_its_own(const ModelConfig& config);
+
 // HF's expert fields: num_experts (or num_local_experts), num_experts_per_tok, moe_intermediate_size, shared_expert_intermediate_size, norm_topk_prob,
-// router_aux_loss_coef, decoder_sparse_step, mlp_only_layers.
+// router_aux_loss_coef, decoder_sparse_step, mlp_only_layers; and, where a run has set them, scoring_func, routed_scaling_factor, n_group, topk_group.
 void read_moe_config(const Json& hf, std::string_view origin, ModelConfig& config);
 void write_moe_config(const ModelConfig& config, Json& hf);
 

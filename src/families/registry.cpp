@@ -7,6 +7,7 @@
 #include "base/errors.h"
 #include "families/facts.h"
 #include "families/hybrid_decoder.h"
+#include "families/moe_blocks.h"
 #include "format/hf_index.h"
 
 namespace ponte {
@@ -47,7 +48,10 @@ HfTensors sources_of(const RuleTable& table) {
 
 }  // namespace
 
-RuleTable rule_table(const ModelConfig& config, const HfTensors& present) { return family_of(config.hf_architecture).rules(config, present); }
+RuleTable rule_table(const ModelConfig& config, const HfTensors& present) {
+  require_one_expert_storage(config, present);
+  return family_of(config.hf_architecture).rules(config, present);
+}
 
 std::string unusual_storage(const ModelConfig& config, const RuleTable& table) {
   const HfTensors tensors = sources_of(table);
@@ -93,6 +97,8 @@ HfTensors hf_tensors(const std::filesystem::path& model_folder) {
 void read_presence(const HfTensors& present, ModelConfig& config) {
   const Family& family = family_of(config.hf_architecture);
   if (family.prediction_depths) config.mtp_num_layers = family.prediction_depths(present);
+  config.moe_router_enable_expert_bias =
+      std::ranges::any_of(present, [](const auto& tensor) { return tensor.first.ends_with("mlp.gate.e_score_correction_bias"); });
 }
 
 }  // namespace ponte

@@ -48,7 +48,8 @@ ParameterCount count_parameters(const ModelConfig& config);
 
 // Names and shapes of the tensors in an HF model folder. UserError as format/hf_index.h.
 HfTensors hf_tensors(const std::filesystem::path& model_folder);
-// What the names of the tensors decide and a config may not know: mtp_num_layers of a family with multi-token prediction, from the tensors of an HF model.
+// What the names of an HF model's tensors decide and a config may not know: mtp_num_layers of a family with multi-token prediction, and
+// moe_router_enable_expert_bias.
 void read_presence(const HfTensors& present, ModelConfig& config);
 
 }  // namespace ponte

@@ -74,6 +74,19 @@ def test_mixed_storage_is_refused(ponte, golden, tmp_path, packed_model):
     assert "fit neither" in ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m", code=1).err
 
 
+def test_layers_of_different_layouts_are_refused(ponte, golden, tmp_path, packed_model):
+    """One layer's experts stored otherwise: as its neighbour's turned, with the square gate_up left as it is (its sibling would mislead), one by one."""
+    folder = packed_model("out_in")
+    tensors, single = hf_tensors(folder), {k: v for k, v in hf_tensors(golden / "qwen3_moe/hf").items() if ".layers.1.mlp.experts." in k}
+    turned = {k: v.transpose(1, 2) for k, v in tensors.items() if ".layers.1.mlp.experts." in k}
+    down = "model.layers.1.mlp.experts.down_proj"
+    for changes, gone in ((turned, ()), ({down: turned[down]}, ()), (single, turned)):
+        changed = {k: v.contiguous() for k, v in {**tensors, **changes}.items() if k not in gone}
+        save_file(changed, folder / "model.safetensors", {"format": "pt"})
+        assert "two layouts" in ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m", code=1).err
+        assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize("witness", ["run_config.yaml", "args"])
 def test_foreign_checkpoint(ponte, golden, tmp_path, witness):
     """Nothing of HF's but the tokenizer is in it: the experts come from run_config.yaml, or from Megatron-LM's arguments in common.pt."""

@@ -2,7 +2,8 @@
 import pytest
 import torch
 import transformers
-from parity import load_transformers
+from parity import Probe, batch, load_transformers
+from test_convert_golden import hf_tensors
 from test_moe_parity import Settings, balancing_loss
 from test_tensorboard import curves
 from test_train_reference import BATCH, SETTINGS, assert_same_course, assert_weights_near, reference, train_some_steps
@@ -83,6 +84,25 @@ def test_expert_bias_over_steps(ponte, tmp_path, tiny, monkeypatch):
     theirs = torch.stack(list(route.bias.values()))
     assert biases.dtype == torch.float32 and torch.allclose(biases, theirs, rtol=0, atol=1e-6)
     assert theirs.unique().numel() > 3, "the biases must have gone different ways"
+    assert_comes_back(ponte, tmp_path, route, biases)
+
+
+def assert_comes_back(ponte, tmp_path, route, biases):
+    """A router of the run's own through both formats: the bias to the bit, the scores in config.json; what is computed from it is what was trained."""
+    exported = ponte("export", "--megatron-path", tmp_path / "save", "--hf-path", tmp_path / "hf")
+    assert "sigmoid scores, a bias for each expert, a factor on the experts' weights" in exported.err
+    ponte("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "again", "--torch-dtype", "bf16")
+    assert torch.equal(load_checkpoint(tmp_path / "again/iter_0000000")["decoder.layers.mlp.router.expert_bias"], biases)
+    ponte("export", "--megatron-path", tmp_path / "again", "--hf-path", tmp_path / "hf_again")
+    kept = hf_tensors(tmp_path / "hf_again")
+    for layer, bias in enumerate(biases):
+        assert torch.equal(kept[f"model.layers.{layer}.mlp.gate.e_score_correction_bias"], bias)
+    model = load_transformers(tmp_path / "hf").eval()
+    route.bias = {layer.mlp.gate: bias for layer, bias in zip(model.model.layers, biases)}
+    data = batch(511)
+    with torch.no_grad():
+        wanted = model(input_ids=data[0], use_cache=False).logits
+    assert (Probe(tmp_path / "hf", data, tmp_path / "probe").logits - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
 def test_global_balancing_over_micro_batches(ponte, tmp_path, tiny):

@@ -1,4 +1,5 @@
 // Routed experts, gated attention and gated delta nets.
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/errors.h"
@@ -62,6 +63,66 @@ TEST(SparseRules, SquareExpertsAreDecidedByTheirSibling) {
   EXPECT_THROW(expert_storage("l.", c, {{"l.mlp.experts.gate_up_proj", {E, 2 * H, H}}}), UserError);
   EXPECT_THROW(expert_storage("l.", c, {{"l.mlp.experts.gate_up_proj", {E, 2 * H, H}}, {"l.mlp.experts.down_proj", {E, H, H}},
                                         {"l.mlp.experts.0.gate_proj.weight", {H, H}}}), UserError);
+}
+
+// Each layer alone would be unambiguous; where gate_up is square, a down matrix turned in one layer would turn its gate_up too.
+TEST(SparseRules, LayersWithDifferentLayoutsAreRefused) {
+  ModelConfig c = sparse_config();
+  c.hf_architecture = "Qwen3MoeForCausalLM";
+  c.moe_ffn_hidden_size = c.hidden_size / 2;
+  const int64_t E = c.num_moe_experts, H = c.hidden_size;
+  const auto add = [&](HfTensors& to, int64_t layer, ExpertStorage storage) {
+    const std::string hf = format("model.layers.{}.mlp.experts.", layer);
+    if (storage == ExpertStorage::per_expert) to[hf + "0.gate_proj.weight"] = {H / 2, H};
+    if (storage == ExpertStorage::per_expert) return;
+    to[hf + "gate_up_proj"] = {E, H, H};
+    to[hf + "down_proj"] = storage == ExpertStorage::packed_out_in ? Shape{E, H, H / 2} : Shape{E, H / 2, H};
+  };
+  constexpr ExpertStorage kAll[] = {ExpertStorage::per_expert, ExpertStorage::packed_out_in, ExpertStorage::packed_in_out};
+  for (const ExpertStorage first : kAll)
+    for (const ExpertStorage later : kAll) {
+      HfTensors present;
+      for (int64_t layer = 0; layer < c.num_layers; ++layer) add(present, layer, layer < 2 ? first : later);
+      if (first == later) EXPECT_NO_THROW(rule_table(c, present));
+      else EXPECT_THROW(rule_table(c, present), UserError);
+    }
+  // Prediction layers have a layout of their own.
+  ModelConfig next = next_config();
+  next.hf_architecture = "Qwen3NextForCausalLM";
+  HfTensors present;
+  next.moe_ffn_hidden_size = H / 2;
+  for (int64_t layer = 0; layer < next.num_layers; ++layer) add(present, layer, ExpertStorage::packed_out_in);
+  present["mtp.layers.0.mlp.experts.0.gate_proj.weight"] = {H / 2, H};
+  EXPECT_NO_THROW(rule_table(next, present));
+}
+
+// Names decide whether routers have a bias; config.json keeps what else a run has set, and forgets it when it is taken back.
+TEST(SparseRules, RoutersOfARunSurviveTheConfig) {
+  ModelConfig c = sparse_config();
+  c.hf_architecture = "Qwen3MoeForCausalLM";
+  c.model_type = "qwen3_moe";
+  EXPECT_EQ(router_of_its_own(c), "");
+  const Json plain = hf_config_from_model(c);
+  EXPECT_FALSE(plain.contains("scoring_func") || plain.contains("routed_scaling_factor") || plain.contains("n_group") || plain.contains("topk_group"));
+  c.moe_router_score_function = "sigmoid";
+  c.moe_router_topk_scaling_factor = 2.5;
+  c.moe_router_num_groups = 3;
+  c.moe_router_group_topk = 2;
+  ModelConfig back = model_config_from_hf(hf_config_from_model(c), "test");
+  EXPECT_EQ(back.moe_router_score_function, "sigmoid");
+  EXPECT_EQ(back.moe_router_topk_scaling_factor, 2.5);
+  EXPECT_EQ(back.moe_router_num_groups, 3);
+  EXPECT_EQ(back.moe_router_group_topk, 2);
+  read_presence({{"model.layers.0.mlp.gate.e_score_correction_bias", {3}}}, back);
+  EXPECT_TRUE(back.moe_router_enable_expert_bias);
+  EXPECT_EQ(router_of_its_own(back), "sigmoid scores, a bias for each expert, a factor on the experts' weights, groups of experts");
+  read_presence({{"model.layers.0.mlp.gate.weight", {3, 8}}}, back);
+  EXPECT_FALSE(back.moe_router_enable_expert_bias);
+  back.moe_router_score_function = "softmax";
+  EXPECT_FALSE(hf_config_from_model(back).contains("scoring_func"));
+  Json wrong = plain;
+  wrong["scoring_func"] = "tanh";
+  EXPECT_THROW(model_config_from_hf(wrong, "test"), UserError);
 }
 
 TEST(SparseRules, NextIsABijectionInBothSpellings) {

@@ -68,7 +68,8 @@ void write_gradients(Model& model, const fs::path& folder) {
   std::vector<LiveShard> shards;
   std::vector<at::Tensor> kept;
   for (Parameter* p : model.parameters()) {
-    kept.push_back(p->main_grad.to(at::kFloat).contiguous());
+    // An expert bias has none.
+    kept.push_back(p->main_grad.defined() ? p->main_grad.to(at::kFloat).contiguous() : at::zeros(p->value.sizes(), at::kFloat));
     const at::Tensor g = kept.back();
     shards.push_back(
         {"", &rules.find(p->name), p->slice, DType::f32, [g] { return std::span(static_cast<const std::byte*>(g.const_data_ptr()), g.nbytes()); }});
