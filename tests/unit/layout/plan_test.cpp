@@ -110,7 +110,7 @@ TEST(Plan, OptimizerStateIsSharedByReplicas) {
   const Machine machine = h100();
   Config config = run_of(qwen3_8b(), {.tensor = 2}, 16);
   const Plan shared = Planner(layers, machine).plan(config, 16);
-  config.ddp.use_distributed_optimizer = false;
+  config.ddp.use_distributed_optimizer = config.optimizer.use_distributed_optimizer = false;
   const Plan whole = Planner(layers, machine).plan(config, 16);
   const int64_t elements = whole.stages[0].weights.total();
   EXPECT_EQ(whole.memory().optimizer, 12 * elements);
