@@ -15,25 +15,31 @@
 #include "checkpoint/tensor_dtype.h"
 #include "convert/weight_source.h"
 #include "format/torch_dist.h"
+#include "kernels/device.h"
 
 namespace ponte {
 namespace {
 
-std::span<std::byte> bytes_of(const at::Tensor& tensor) {
-  PONTE_ASSERT(tensor.is_contiguous() && tensor.device().is_cpu());
-  return {static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()};
-}
-
-void load_optimizer(const WeightSource& source, AdamW& optimizer) {
+void load_optimizer(const WeightSource& source, AdamW& optimizer, const at::Device& device) {
   const std::span<AdamW::Slot> slots = optimizer.slots();
-  parallel_for(static_cast<int64_t>(slots.size()), 0, [&](int64_t i) {
+  const auto load = [&](int64_t i, StagingBuffer& buffer) {
     const AdamW::Slot& slot = slots[i];
     const std::pair<const char*, const at::Tensor*> parts[] = {{"optimizer.state.param.", &slot.main_param},
                                                                {"optimizer.state.exp_avg.", &slot.exp_avg},
                                                                {"optimizer.state.exp_avg_sq.", &slot.exp_avg_sq}};
     const Slice& held = slot.parameter->slice;
-    const Slice slice = slot.rows.count() == held.shape[0] ? held : rows_of(held, slot.rows);
-    for (const auto& [prefix, tensor] : parts) source.read_state(prefix, *slot.parameter->rule, slice, bytes_of(*tensor), dtype_of(tensor->scalar_type()));
+    for (const auto& [prefix, tensor] : parts)
+      buffer.fill(tensor->detach(), tensor->scalar_type(), [&](int64_t first, int64_t rows, std::span<std::byte> out) {
+        const Rows wanted{slot.rows.begin + first, slot.rows.begin + first + rows};
+        source.read_state(prefix, *slot.parameter->rule, wanted.count() == held.shape[0] ? held : rows_of(held, wanted), out,
+                          dtype_of(tensor->scalar_type()));
+      });
+  };
+  const auto count = static_cast<int64_t>(slots.size());
+  if (!device.is_cpu()) return for_each_staged(count, device, load);
+  parallel_for(count, 0, [&](int64_t i) {
+    StagingBuffer none(0);  // host memory is filled in place
+    load(i, none);
   });
 }
 
@@ -107,7 +113,7 @@ LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, cons
   model.load(*source);
   if (with_optimizer) {
     read_common_state(*common, what, out.state);
-    load_optimizer(*source, *optimizer);
+    load_optimizer(*source, *optimizer, model.options().device);
     if (common->at("optimizer", what).at("param_state_sharding_type", what).as_text(what) == "dp_reshardable") check_main_params(*optimizer, what);
     optimizer->set_steps(out.state.optimizer_steps);
   } else if (optimizer) {

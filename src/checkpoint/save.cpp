@@ -1,10 +1,12 @@
 #include "checkpoint/save.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <future>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -29,14 +31,13 @@ namespace {
 
 constexpr int64_t kMaxShardBytes = 5'000'000'000;  // of HF safetensors files
 
-// The tensor holds rows `held` of the parameter; `saved`, inside them, are written.
-LiveShard shard(std::string prefix, const Parameter& parameter, const at::Tensor& tensor, Rows held, Rows saved) {
-  PONTE_ASSERT(tensor.is_contiguous() && tensor.device().is_cpu() && held.begin <= saved.begin && saved.end <= held.end);
-  const at::Tensor part = tensor.narrow(0, saved.begin - held.begin, saved.count());
-  const bool whole = saved.count() == parameter.slice.shape[0];
-  return {.prefix = std::move(prefix), .rule = parameter.rule, .slice = whole ? parameter.slice : rows_of(parameter.slice, saved),
-          .dtype = dtype_of(tensor.scalar_type()),
-          .bytes = [part] { return std::span(static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes()); }};
+// Of a tensor on a device: through memory the device copies to at full speed.
+LiveBytes host_bytes(const at::Tensor& part) {
+  const auto bytes_of = [](const at::Tensor& t) { return std::span(static_cast<const std::byte*>(t.const_data_ptr()), t.nbytes()); };
+  if (part.device().is_cpu()) return {bytes_of(part)};
+  const auto host = std::make_shared<at::Tensor>(at::empty(part.sizes(), at::TensorOptions(part.scalar_type()).pinned_memory(part.is_cuda())));
+  host->copy_(part);
+  return {bytes_of(*host), host};
 }
 
 using RowsOf = std::map<const Parameter*, Rows>;
@@ -54,19 +55,36 @@ bool is_saved(const Parameter& parameter, const RowsOf& rows) {
   return saved != rows.end() && saved->second.count() > 0 && !parameter.is_copy;
 }
 
-void append_weight_shards(RankModel& model, const RowsOf& rows, const std::set<const Parameter*>& except, std::vector<LiveShard>& out) {
+// What a rank writes, fixed: nothing here changes while training goes on.
+struct Share {
+  std::vector<LiveShard> shards;
+  std::vector<at::Tensor> tensors;  // the shards' values, in their order
+  NativeExtras extras;
+
+  // The tensor holds rows `held` of the parameter; `saved`, inside them, are written.
+  void append(std::string prefix, const Parameter& parameter, const at::Tensor& tensor, Rows held, Rows saved) {
+    PONTE_ASSERT(tensor.is_contiguous() && held.begin <= saved.begin && saved.end <= held.end);
+    const at::Tensor part = tensor.narrow(0, saved.begin - held.begin, saved.count());
+    const bool whole = saved.count() == parameter.slice.shape[0];
+    tensors.push_back(part);
+    shards.push_back({.prefix = std::move(prefix), .rule = parameter.rule, .slice = whole ? parameter.slice : rows_of(parameter.slice, saved),
+                      .dtype = dtype_of(tensor.scalar_type()), .bytes = [part] { return host_bytes(part); }, .copied = !part.device().is_cpu()});
+  }
+};
+
+void append_weights(RankModel& model, const RowsOf& rows, const std::set<const Parameter*>& except, Share& out) {
   for (const Parameter* parameter : model.parameters())
     if (is_saved(*parameter, rows) && !except.contains(parameter))
-      out.push_back(shard("", *parameter, parameter->kept_value.tensor, parameter->kept_value.rows, rows.at(parameter)));
+      out.append("", *parameter, parameter->kept_value.tensor, parameter->kept_value.rows, rows.at(parameter));
 }
 
-void append_optimizer_shards(AdamW& optimizer, const RowsOf& rows, std::vector<LiveShard>& out) {
+void append_optimizer(AdamW& optimizer, const RowsOf& rows, Share& out) {
   for (const AdamW::Slot& slot : optimizer.slots()) {
     if (!is_saved(*slot.parameter, rows)) continue;
     const Rows saved = rows.at(slot.parameter);
-    out.push_back(shard("optimizer.state.param.", *slot.parameter, slot.main_param, slot.rows, saved));
-    out.push_back(shard("optimizer.state.exp_avg.", *slot.parameter, slot.exp_avg, slot.rows, saved));
-    out.push_back(shard("optimizer.state.exp_avg_sq.", *slot.parameter, slot.exp_avg_sq, slot.rows, saved));
+    out.append("optimizer.state.param.", *slot.parameter, slot.main_param.detach(), slot.rows, saved);
+    out.append("optimizer.state.exp_avg.", *slot.parameter, slot.exp_avg, slot.rows, saved);
+    out.append("optimizer.state.exp_avg_sq.", *slot.parameter, slot.exp_avg_sq, slot.rows, saved);
   }
 }
 
@@ -90,12 +108,6 @@ void write_kept_files(const fs::path& folder, const CheckpointContent& c) {
   if (!c.tokenizer_folder.empty() && fs::exists(generation)) write_file_atomically(folder / kKeptFolder / "generation_config.json", read_file(generation));
 }
 
-// What a rank writes, fixed: nothing here changes while training goes on.
-struct Share {
-  std::vector<LiveShard> shards;
-  NativeExtras extras;
-};
-
 Container container_of(const CheckpointContent& c) {
   return c.config.checkpoint.ckpt_format == "fsdp_dtensor" ? Container::fsdp_dtensor : Container::torch_dist;
 }
@@ -109,8 +121,8 @@ Share share_of(const CheckpointContent& c) {
   std::set<const Parameter*> as_main_params;  // fsdp_dtensor has one tensor for both
   if (c.optimizer && is_fsdp)
     for (const AdamW::Slot& slot : c.optimizer->slots()) as_main_params.insert(slot.parameter);
-  append_weight_shards(c.model, rows, as_main_params, out.shards);
-  if (c.optimizer) append_optimizer_shards(*c.optimizer, rows, out.shards);
+  append_weights(c.model, rows, as_main_params, out);
+  if (c.optimizer) append_optimizer(*c.optimizer, rows, out);
   if (c.world && c.world->rank() != 0) return out;
   std::vector<RandomState> random;
   if (c.config.checkpoint.save_rng) random.push_back({0, 0, {rng_state_value(c.config.rng.seed, torch_generator_state())}});
@@ -119,10 +131,11 @@ Share share_of(const CheckpointContent& c) {
   return out;
 }
 
-// Hugging Face's files: from memory where this rank holds the whole model as it is written, else from what the ranks have just written.
+// Hugging Face's files: from memory where this rank's host memory holds the whole model as it is written, else from what the ranks have just written.
 void write_hf(const fs::path& folder, const CheckpointContent& c, const Share& share) {
   const bool is_fsdp = container_of(c) == Container::fsdp_dtensor;
-  if (is_fsdp || (c.world && c.world->size() > 1)) {
+  const bool on_device = std::ranges::any_of(share.shards, &LiveShard::copied);
+  if (is_fsdp || on_device || (c.world && c.world->size() > 1)) {
     const std::optional<DType> type = is_fsdp ? std::optional(c.config.model.params_dtype) : std::nullopt;
     export_checkpoint({.megatron_path = folder, .hf_path = folder / "hf", .torch_dtype = type, .max_shard_bytes = kMaxShardBytes});
     return;
@@ -175,27 +188,31 @@ bool is_ready(Group& world, const std::future<Result>& work) {
 
 // Grows to the largest share once and stays: saves of one run are alike.
 struct CheckpointWriter::StagingBuffer {
-  std::unique_ptr<std::byte[]> bytes;
-  size_t size = 0;
+  at::Tensor bytes;
 
-  // The shards over copies of their bytes. Tensors that are one in memory (an fp32 weight is its own main parameter) are copied once.
-  void take(std::vector<LiveShard>& shards) {
-    std::map<std::pair<const void*, size_t>, size_t> places;
+  // The shards over copies of their bytes in host memory, pinned for a device. Tensors that are one in memory (an fp32 weight is its own main parameter)
+  // are copied once.
+  void take(Share& share) {
+    std::map<std::pair<const void*, size_t>, std::pair<size_t, const at::Tensor*>> places;
     size_t total = 0;
-    const auto key = [](std::span<const std::byte> from) { return std::pair<const void*, size_t>(from.data(), from.size()); };
-    for (const LiveShard& shard : shards)
-      if (const auto from = shard.bytes(); places.emplace(key(from), total).second) total += (from.size() + 63) / 64 * 64;
-    if (total > size) {
+    const auto key = [](const at::Tensor& t) { return std::pair<const void*, size_t>(t.const_data_ptr(), t.nbytes()); };
+    for (const at::Tensor& tensor : share.tensors)
+      if (places.try_emplace(key(tensor), total, &tensor).second) total += (tensor.nbytes() + 63) / 64 * 64;
+    if (total > size()) {
       bytes.reset();
-      bytes = std::make_unique_for_overwrite<std::byte[]>(total);
-      size = total;
+      const bool pinned = !share.tensors.empty() && share.tensors[0].is_cuda();
+      bytes = at::empty({static_cast<int64_t>(total)}, at::TensorOptions(at::kByte).pinned_memory(pinned));
     }
-    for (const auto& [from, offset] : places) std::memcpy(bytes.get() + offset, from.first, from.second);
-    for (LiveShard& shard : shards) {
-      const std::span<const std::byte> from = shard.bytes(), copy(bytes.get() + places.at(key(from)), from.size());
-      shard.bytes = [copy] { return copy; };
+    for (const auto& [from, to] : places) at::from_blob(begin() + to.first, to.second->sizes(), to.second->scalar_type()).copy_(*to.second);
+    for (size_t i = 0; i < share.shards.size(); ++i) {
+      const auto from = key(share.tensors[i]);
+      share.shards[i].bytes = [copy = std::span<const std::byte>(begin() + places.at(from).first, from.second)] { return copy; };
+      share.shards[i].copied = false;
     }
   }
+
+  size_t size() const { return bytes.defined() ? bytes.nbytes() : 0; }
+  std::byte* begin() { return static_cast<std::byte*>(bytes.data_ptr()); }
 };
 
 struct CheckpointWriter::Save {
@@ -220,7 +237,7 @@ struct CheckpointWriter::Save {
 
 CheckpointWriter::CheckpointWriter() : staging_(std::make_unique<StagingBuffer>()) {}
 CheckpointWriter::~CheckpointWriter() = default;
-uint64_t CheckpointWriter::staged_bytes() const { return staging_->size; }
+uint64_t CheckpointWriter::staged_bytes() const { return staging_->size(); }
 
 void CheckpointWriter::begin(const fs::path& root, const CheckpointContent& content, Staging staging) {
   PONTE_ASSERT(!save_);
@@ -234,7 +251,7 @@ void CheckpointWriter::begin(const fs::path& root, const CheckpointContent& cont
   save->folder = gather_text(world, save->staged ? save->staged->path().string() : "")[0];
   agree(world, [&] {
     save->share = share_of(content);
-    if (staging == Staging::copied) staging_->take(save->share.shards);
+    if (staging == Staging::copied) staging_->take(save->share);
   });
   // Beside training: one thread, and no progress bar.
   const TransferOptions transfer = staging == Staging::copied ? TransferOptions{1, ""} : TransferOptions{0, "checkpoint"};

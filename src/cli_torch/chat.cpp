@@ -10,6 +10,7 @@
 #include "cli_torch/commands.h"
 #include "cli_torch/language_model.h"
 #include "config/limits.h"
+#include "kernels/device.h"
 #include "text/chat_template.h"
 
 namespace ponte {
@@ -82,7 +83,7 @@ int run_chat(const Arguments& arguments) {
   const Json variables = parse_json(flags.template_variables, "--chat-template-kwargs");
   require(variables.is_object(), "--chat-template-kwargs: {} found, a JSON object wanted", flags.template_variables);
   require(flags.model.layout.ranks() == 1, "a conversation runs on one rank; generate takes --tp, --pp, --ep and --etp");
-  LanguageModel language = load_language_model(flags.model, *Ranks::single());
+  LanguageModel language = load_language_model(flags.model, choose_device(flags.model.device), *Ranks::single());
   const ChatTemplate chat = ChatTemplate::load(language.tokenizer_folder);
   flags.generation.stop_ids = language.stop_ids;
   log_info("{} of {} parameters; /reset starts afresh, /exit ends", language.model->config().hf_architecture, language.model->parameter_count());

@@ -192,9 +192,9 @@ std::vector<Completion> run(const Flags& flags, LanguageModel& language, const s
 }
 
 // The same on every rank; rank 0 prints.
-void generate_together(const Flags& flags, Ranks& ranks) {
+void generate_together(const Flags& flags, const at::Device& device, Ranks& ranks) {
   ranks.phase("loading");
-  LanguageModel language = load_language_model(flags.model, ranks);
+  LanguageModel language = load_language_model(flags.model, device, ranks);
   const std::vector<Prompt> prompts = PromptReader(flags, language, ranks).read();
   ranks.phase("generating");
   const auto start = std::chrono::steady_clock::now();
@@ -224,7 +224,8 @@ int run_generate(const Arguments& arguments) {
   const LaunchEnvironment launch = launch_environment();
   const int64_t processes = flags.nproc_per_node > 0 ? flags.nproc_per_node : flags.model.layout.ranks();
   if (launch.world_size == 1 && processes > 1) return launch_command("generate", arguments, processes, 0);
-  return run_as_rank(launch, kTimeout, nullptr, [&](const std::shared_ptr<Ranks>& ranks) { generate_together(flags, *ranks); });
+  return run_as_rank(launch, flags.model.device, kTimeout, nullptr,
+                     [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { generate_together(flags, device, *ranks); });
 }
 
 }  // namespace ponte

@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <numeric>
 #include <optional>
 
@@ -16,6 +17,7 @@
 #include "convert/segment_source.h"
 #include "convert/weight_source.h"
 #include "hub/hub.h"
+#include "kernels/device.h"
 
 namespace ponte {
 namespace {
@@ -71,7 +73,7 @@ void add_model_flags(CLI::App& app, ModelChoice& choice) {
   app.add_option("--megatron-model-path,--megatron-path", choice.megatron_path, "Megatron checkpoint to take the weights from instead");
   app.add_option("--adapters", choice.adapters, "PEFT adapter folder");
   app.add_option("--torch-dtype,--dtype", choice.torch_dtype, "auto (as stored), bfloat16, float16 or float32")->capture_default_str();
-  app.add_option("--device", choice.device, "auto, cpu or cuda")->capture_default_str();
+  app.add_option("--device", choice.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   within(app.add_option("--threads", choice.threads, "CPU threads (0: all cores)")->capture_default_str(), 0, kMostThreads);
   within(app.add_option("--tp,--tensor-model-parallel-size", choice.layout.tp, "ranks that share each matrix")->group("Layout"), 1);
   within(app.add_option("--pp,--pipeline-model-parallel-size", choice.layout.pp, "stages of layers")->group("Layout"), 1);
@@ -95,16 +97,14 @@ void settle_sampling(const CLI::App& app, SamplingOptions& sampling) {
 
 int64_t RankLayout::ranks() const { return pp * std::lcm(tp, ep * etp); }
 
-std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& torch_dtype, const std::string& device, const RankLayout& layout, Ranks& ranks) {
+std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& torch_dtype, const at::Device& device, const RankLayout& layout, Ranks& ranks) {
   std::unique_ptr<WeightSource> source;
   ModelOptions options;
   ModelConfig config;
   std::optional<Mesh> mesh;
+  options.device = device;
   agree(ranks.world(), [&] {
     source = WeightSource::open(weights);
-    require(device == "auto" || device == "cpu" || device == "cuda", "device: '{}' found; auto, cpu or cuda wanted", device);
-    require(device != "cuda" || at::hasCUDA(), "device: cuda wanted, but this torch sees no CUDA device; see ponte doctor");
-    options.device = device == "cuda" || (device == "auto" && at::hasCUDA()) ? at::kCUDA : at::kCPU;
     options.dtype = scalar_type(torch_dtype == "auto" ? source->dtype(source->rules().rules.front()) : dtype_from_user(torch_dtype));
     config = laid_out(source->config(), layout);
     mesh.emplace(mesh_sizes(config, ranks.size()));
@@ -113,12 +113,16 @@ std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& to
   std::unique_ptr<Model> model;
   agree(ranks.world(), [&] {
     model = std::make_unique<Model>(config, groups, options);
+    const auto start = std::chrono::steady_clock::now();
     model->load(*source);
+    wait_for_device(device);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (ranks.rank() == 0 && (seconds > 1 || !device.is_cpu())) log_info("weights read in {:.2f} s, onto {}", seconds, device.str());
   });
   return model;
 }
 
-LanguageModel load_language_model(const ModelChoice& choice, Ranks& ranks) {
+LanguageModel load_language_model(const ModelChoice& choice, const at::Device& device, Ranks& ranks) {
   LanguageModel out;
   fs::path hf;
   agree(ranks.world(), [&] { check_choice(choice); });
@@ -132,7 +136,7 @@ LanguageModel load_language_model(const ModelChoice& choice, Ranks& ranks) {
     out.tokenizer = std::make_unique<Tokenizer>(Tokenizer::load(out.tokenizer_folder));
     out.stop_ids = stop_ids_of(hf.empty() ? out.tokenizer_folder.parent_path() / kKeptFolder : hf, *out.tokenizer);
   });
-  out.model = load_model(choice.megatron_path.empty() ? hf : fs::path(choice.megatron_path), choice.torch_dtype, choice.device, choice.layout, ranks);
+  out.model = load_model(choice.megatron_path.empty() ? hf : fs::path(choice.megatron_path), choice.torch_dtype, device, choice.layout, ranks);
   const int64_t largest = out.tokenizer->max_id(), rows = out.model->config().vocab_size;
   agree(ranks.world(), [&] {
     require(largest < rows, "{}: the tokenizer gives ids up to {}, the model's embedding has {} rows", out.tokenizer_folder, largest, rows);

@@ -43,10 +43,10 @@ struct LanguageModel {
 };
 
 // The weights alone, from an HF folder or a Megatron checkpoint. dtype "auto": as stored. Each rank reads its own shard. Collective over the ranks.
-std::unique_ptr<Model> load_model(const std::filesystem::path& weights, const std::string& torch_dtype, const std::string& device,
+std::unique_ptr<Model> load_model(const std::filesystem::path& weights, const std::string& torch_dtype, const at::Device& device,
                                   const RankLayout& layout, Ranks& ranks);
 
 // Weights from --megatron-model-path when given, else from --hf-model-path; the tokenizer the other way round. Collective over the ranks.
-LanguageModel load_language_model(const ModelChoice& choice, Ranks& ranks);
+LanguageModel load_language_model(const ModelChoice& choice, const at::Device& device, Ranks& ranks);
 
 }  // namespace ponte

@@ -1,18 +1,26 @@
 #include "cli_torch/rank_program.h"
 
+#include "base/errors.h"
 #include "base/file.h"
 #include "comm/launch.h"
+#include "kernels/device.h"
 
 namespace ponte {
 
-int run_as_rank(const LaunchEnvironment& launch, std::chrono::milliseconds timeout, std::exception_ptr problem,
-                const std::function<void(const std::shared_ptr<Ranks>& ranks)>& body) {
-  const std::shared_ptr<Ranks> ranks = Ranks::join(launch, timeout);
+int run_as_rank(const LaunchEnvironment& launch, const std::string& device, std::chrono::milliseconds timeout, std::exception_ptr problem,
+                const std::function<void(const std::shared_ptr<Ranks>& ranks, const at::Device& device)>& body) {
+  at::Device chosen = at::kCPU;
+  try {
+    chosen = choose_device(device, launch.local_rank);
+  } catch (const UserError&) {
+    if (!problem) problem = std::current_exception();
+  }
+  const std::shared_ptr<Ranks> ranks = Ranks::join(launch, timeout, chosen);
   try {
     agree(ranks->world(), [&] {
       if (problem) std::rethrow_exception(problem);
     });
-    body(ranks);
+    body(ranks, chosen);
   } catch (const AgreedError&) {
     if (ranks->rank() == 0) throw;
     return 1;  // rank 0 says it

@@ -22,14 +22,15 @@ void warn_of_idle_keys(const std::vector<std::string>& keys) {
   for (const std::string& key : keys) log_warning("{} has no effect here", key);
 }
 
-void train_together(const TrainArguments& parsed, const LaunchEnvironment& launch, ResolvedRun resolved, const std::shared_ptr<Ranks>& ranks) {
+void train_together(const TrainArguments& parsed, const LaunchEnvironment& launch, ResolvedRun resolved, const std::shared_ptr<Ranks>& ranks,
+                    const at::Device& device) {
   if (ranks->rank() == 0) {
     warn_of_idle_keys(parsed.without_effect);
     warn_of_idle_keys(resolved.without_effect);
   }
   // The last checkpoint of this very run is where a restart goes on.
   if (launch.restarts > 0 && resolved.config.checkpoint.load.empty()) resolved.config.checkpoint.load = resolved.config.checkpoint.save;
-  Run run = set_up_run(resolved, ranks);
+  Run run = set_up_run(resolved, ranks, device);
   train(run);
 }
 
@@ -41,8 +42,8 @@ int train_as_rank(const TrainArguments& parsed, const LaunchEnvironment& launch)
   } catch (const UserError&) {
     problem = std::current_exception();
   }
-  return run_as_rank(launch, timeout_of(resolved ? resolved->config.dist : DistConfig()), problem,
-                     [&](const std::shared_ptr<Ranks>& ranks) { train_together(parsed, launch, std::move(*resolved), ranks); });
+  const auto body = [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { train_together(parsed, launch, std::move(*resolved), ranks, device); };
+  return run_as_rank(launch, parsed.device, timeout_of(resolved ? resolved->config.dist : DistConfig()), problem, body);
 }
 
 }  // namespace

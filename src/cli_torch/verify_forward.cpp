@@ -9,6 +9,7 @@
 #include "cli_torch/commands.h"
 #include "cli_torch/language_model.h"
 #include "hub/hub.h"
+#include "kernels/device.h"
 
 namespace ponte {
 namespace {
@@ -20,11 +21,12 @@ struct Comparison {
   int64_t tokens = 0, same_token = 0;
 };
 
-std::vector<at::Tensor> logits_of(const fs::path& weights, const std::string& dtype, const std::vector<std::vector<int32_t>>& prompts) {
-  const std::unique_ptr<Model> model = load_model(weights, dtype, "auto", {}, *Ranks::single());
+std::vector<at::Tensor> logits_of(const fs::path& weights, const std::string& dtype, const at::Device& device,
+                                  const std::vector<std::vector<int32_t>>& prompts) {
+  const std::unique_ptr<Model> model = load_model(weights, dtype, device, {}, *Ranks::single());
   std::vector<at::Tensor> out;
   for (const auto& ids : prompts) {
-    const at::Tensor tokens_BT = at::tensor(ids, at::kInt).to(at::kLong).unsqueeze(0).to(model->options().device);
+    const at::Tensor tokens_BT = at::tensor(ids, at::kInt).to(at::kLong).unsqueeze(0);
     out.push_back(model->logits({.tokens_BT = tokens_BT}).squeeze(0).to(at::kCPU, at::kDouble));
   }
   return out;
@@ -47,7 +49,7 @@ Comparison compare(const at::Tensor& a_TV, const at::Tensor& b_TV) {
 
 int run_verify_forward(const Arguments& arguments) {
   CLI::App app("Logits of a Hugging Face model and a Megatron checkpoint, compared on the same prompts.", "ponte verify --forward");
-  std::string hf_model, revision, megatron_path, dtype = "float32";
+  std::string hf_model, revision, megatron_path, dtype = "float32", device = "auto";
   std::vector<std::string> prompts;
   double tolerance = 1e-5;
   app.add_option("--hf-model", hf_model, "folder or hub id")->required();
@@ -55,6 +57,7 @@ int run_verify_forward(const Arguments& arguments) {
   app.add_option("--megatron-path", megatron_path, "Megatron checkpoint")->required();
   app.add_option("--prompt", prompts, "text; may be given several times")->take_all()->allow_extra_args(false);
   app.add_option("--torch-dtype", dtype, "of the computation")->capture_default_str();
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--tolerance", tolerance, "largest difference allowed, relative to the largest logit")->capture_default_str();
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   if (prompts.empty()) prompts = {"The quick brown fox jumps over the lazy dog."};
@@ -66,7 +69,8 @@ int run_verify_forward(const Arguments& arguments) {
     ids.push_back(tokenizer.encode(prompt));
     require(!ids.back().empty(), "prompt '{}': it has no tokens", prompt);
   }
-  const std::vector<at::Tensor> left = logits_of(hf, dtype, ids), right = logits_of(megatron_path, dtype, ids);
+  const at::Device on = choose_device(device);
+  const std::vector<at::Tensor> left = logits_of(hf, dtype, on, ids), right = logits_of(megatron_path, dtype, on, ids);
   bool passed = true;
   for (size_t i = 0; i < ids.size(); ++i) {
     const Comparison c = compare(left[i], right[i]);

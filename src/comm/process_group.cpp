@@ -6,6 +6,7 @@
 #include <functional>
 #include <numeric>
 #include <torch/csrc/distributed/c10d/Types.hpp>
+#include <tuple>
 
 #include "base/errors.h"
 
@@ -39,6 +40,18 @@ at::Tensor with_rows(const at::Tensor& like, int64_t rows) {
 at::Tensor reduced(const at::Tensor& parts_RN, ReduceOp op) {
   at::Tensor out = parts_RN[0].clone();
   for (int64_t r = 1; r < parts_RN.size(0); ++r) out = op == ReduceOp::sum ? out.add_(parts_RN[r]) : at::maximum(out, parts_RN[r]);
+  return out;
+}
+
+// Pairs of ranks in the same order on all of them: a device's back end connects two ranks at their first message, and ranks that each wait for their next
+// neighbour to connect would wait in a ring.
+std::vector<Transfer> in_meeting_order(std::span<const Transfer> transfers, int64_t rank) {
+  std::vector<Transfer> out(transfers.begin(), transfers.end());
+  const auto meeting = [rank](const Transfer& t) {
+    const int64_t sender = t.direction == Transfer::Direction::send ? rank : t.peer;
+    return std::tuple(std::min(rank, t.peer), std::max(rank, t.peer), sender);
+  };
+  std::stable_sort(out.begin(), out.end(), [&](const Transfer& a, const Transfer& b) { return meeting(a) < meeting(b); });
   return out;
 }
 
@@ -116,8 +129,8 @@ class PendingWork final : public PendingTensor {
 
 class ProcessGroup final : public Group {
  public:
-  ProcessGroup(c10::intrusive_ptr<c10d::Backend> backend, ProcessGroupOptions options)
-      : backend_(std::move(backend)), options_(std::move(options)), ranks_(listed(options_.members)) {}
+  ProcessGroup(Backends backends, ProcessGroupOptions options)
+      : backends_(std::move(backends)), options_(std::move(options)), ranks_(listed(options_.members)) {}
 
   int64_t rank() const override { return options_.rank; }
   int64_t size() const override { return static_cast<int64_t>(options_.members.size()); }
@@ -125,6 +138,12 @@ class ProcessGroup final : public Group {
 
  private:
   std::string name(const char* collective) const { return format("{} over {} ranks [{}]", collective, options_.name, ranks_); }
+
+  c10d::Backend& backend_of(const at::Tensor& tensor) const {
+    const auto& backend = tensor.device().is_cpu() ? backends_.host : backends_.device;
+    PONTE_ASSERT(backend);
+    return *backend;
+  }
 
   template <class Start>
   void complete(const char* collective, Start start) {
@@ -148,7 +167,7 @@ class ProcessGroup final : public Group {
     std::vector<int64_t> shape = tensor.sizes().vec();
     shape.insert(shape.begin(), size());
     at::Tensor out = at::empty(shape, tensor.options().requires_grad(false)), to = as_bytes(out), from = as_bytes(tensor);
-    if (from.numel() > 0) complete(collective, [&] { return backend_->_allgather_base(to, from, {}); });
+    if (from.numel() > 0) complete(collective, [&] { return backend_of(from)._allgather_base(to, from, {}); });
     return out;
   }
 
@@ -161,7 +180,7 @@ class ProcessGroup final : public Group {
     for (const int64_t rows : received) to_bytes.push_back(rows * row_bytes(tensor));
     for (const int64_t rows : sent) from_bytes.push_back(rows * row_bytes(tensor));
     std::vector<c10::intrusive_ptr<c10d::Work>> works;
-    started(collective, [&] { works.push_back(backend_->alltoall_base(to, from, to_bytes, from_bytes, {})); });
+    started(collective, [&] { works.push_back(backend_of(from).alltoall_base(to, from, to_bytes, from_bytes, {})); });
     return pending(collective, std::move(works), out, from, std::move(finish));
   }
 
@@ -189,8 +208,8 @@ class ProcessGroup final : public Group {
         first += theirs.size(0);
         std::vector<at::Tensor> bytes = {as_bytes(theirs)}, mine = {from};
         if (r == rank()) theirs.copy_(tensor);
-        else if (bytes[0].numel() > 0) works.push_back(backend_->recv(bytes, static_cast<int>(r), kGatherTag));
-        if (r != rank() && from.numel() > 0) works.push_back(backend_->send(mine, static_cast<int>(r), kGatherTag));
+        else if (bytes[0].numel() > 0) works.push_back(backend_of(from).recv(bytes, static_cast<int>(r), kGatherTag));
+        if (r != rank() && from.numel() > 0) works.push_back(backend_of(from).send(mine, static_cast<int>(r), kGatherTag));
       }
     });
     return pending(collective, std::move(works), out, from, {});
@@ -247,32 +266,34 @@ class ProcessGroup final : public Group {
     std::vector<at::Tensor> bytes = {as_bytes(tensor)};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    if (bytes[0].numel() > 0) complete("broadcast", [&] { return backend_->broadcast(bytes, options); });
+    if (bytes[0].numel() > 0) complete("broadcast", [&] { return backend_of(bytes[0]).broadcast(bytes, options); });
   }
 
   std::unique_ptr<PendingTransfers> do_transfer(std::span<const Transfer> transfers) override {
     const at::NoGradGuard off;
     std::vector<PendingWorks::Message> messages;
-    for (const Transfer& transfer : transfers) {
+    for (const Transfer& transfer : in_meeting_order(transfers, rank())) {
       std::vector<at::Tensor> bytes = {as_bytes(transfer.tensor)};
       const bool sends = transfer.direction == Transfer::Direction::send;
       const int peer = static_cast<int>(transfer.peer);
       const int64_t global = options_.members[static_cast<size_t>(transfer.peer)];
       std::string what = format("{} rank {} over {} ranks [{}]", sends ? "send to" : "receive from", global, options_.name, ranks_);
-      messages.push_back({sends ? backend_->send(bytes, peer, 0) : backend_->recv(bytes, peer, 0), std::move(what), global, bytes[0]});
+      const bool goes_back = (sends ? transfer.peer < rank() : rank() < transfer.peer) && !bytes[0].device().is_cpu();
+      c10d::Backend& backend = goes_back ? *backends_.device_back : backend_of(bytes[0]);
+      messages.push_back({sends ? backend.send(bytes, peer, 0) : backend.recv(bytes, peer, 0), std::move(what), global, bytes[0]});
     }
     return std::make_unique<PendingWorks>(std::move(messages), options_.life);
   }
 
-  const c10::intrusive_ptr<c10d::Backend> backend_;
+  const Backends backends_;
   const ProcessGroupOptions options_;
   const std::string ranks_;
 };
 
 }  // namespace
 
-std::shared_ptr<Group> process_group(c10::intrusive_ptr<c10d::Backend> backend, ProcessGroupOptions options) {
-  return std::make_shared<ProcessGroup>(std::move(backend), std::move(options));
+std::shared_ptr<Group> process_group(Backends backends, ProcessGroupOptions options) {
+  return std::make_shared<ProcessGroup>(std::move(backends), std::move(options));
 }
 
 }  // namespace ponte

@@ -10,6 +10,7 @@
 #include "base/errors.h"
 #include "comm/gloo.h"
 #include "comm/life.h"
+#include "comm/nccl.h"
 #include "comm/process_group.h"
 
 namespace ponte {
@@ -32,8 +33,9 @@ bool is_loopback(const std::string& host) { return host == "localhost" || host =
 
 class Processes final : public Ranks {
  public:
-  Processes(const LaunchEnvironment& launch, Milliseconds timeout)
-      : rank_(launch.rank), size_(launch.world_size), gloo_{timeout, launch.network_interface, is_loopback(launch.master_address)},
+  Processes(const LaunchEnvironment& launch, Milliseconds timeout, const at::Device& device)
+      : rank_(launch.rank), size_(launch.world_size), device_(device), timeout_(timeout),
+        gloo_{timeout, launch.network_interface, is_loopback(launch.master_address)},
         store_(open_store(launch, timeout)), life_(std::make_shared<Life>(store_->clone(), rank_, size_, timeout)) {
     wait_for_all(timeout);
     std::vector<int64_t> everyone;
@@ -57,7 +59,11 @@ class Processes final : public Ranks {
     const std::string what = format("the rendezvous of {} ranks {}", name, members);
     const Life::Waiting waiting(*life_, what);
     try {
-      return process_group(gloo_backend(own_store, mine, static_cast<int64_t>(members.size()), gloo_), {name, members, mine, life_});
+      const auto size = static_cast<int64_t>(members.size());
+      Backends backends{gloo_backend(own_store, mine, size, gloo_), {}, {}};
+      const auto nccl = [&](const char* name) { return nccl_backend(c10::make_intrusive<c10d::PrefixStore>(name, own_store), mine, size, timeout_); };
+      if (device_.is_cuda()) backends.device = nccl("nccl"), backends.device_back = nccl("nccl back");
+      return process_group(std::move(backends), {name, members, mine, life_});
     } catch (const std::exception& error) {
       fail("{} ({})", life_->why_lost(what, members), error.what());
     }
@@ -96,6 +102,8 @@ class Processes final : public Ranks {
   }
 
   const int64_t rank_, size_;
+  const at::Device device_;
+  const Milliseconds timeout_;
   const GlooOptions gloo_;
   const Store store_;
   const std::shared_ptr<Life> life_;
@@ -106,8 +114,8 @@ class Processes final : public Ranks {
 
 std::string store_prefix(int64_t restarts) { return format("ponte/{}", restarts); }
 
-std::unique_ptr<Ranks> Ranks::join(const LaunchEnvironment& launch, Milliseconds timeout) {
-  return launch.world_size == 1 ? single() : std::make_unique<Processes>(launch, timeout);
+std::unique_ptr<Ranks> Ranks::join(const LaunchEnvironment& launch, Milliseconds timeout, const at::Device& device) {
+  return launch.world_size == 1 ? single() : std::make_unique<Processes>(launch, timeout, device);
 }
 
 std::unique_ptr<Ranks> Ranks::single() { return std::make_unique<SingleRank>(); }

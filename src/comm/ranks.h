@@ -1,5 +1,5 @@
 // This process among the processes of a run: joining them, groups over any of them, and saying where it is for those who wait. Ranks meet at a store
-// that rank 0 or the launcher serves (c10d's TCPStore); data moves over c10d's Gloo.
+// that rank 0 or the launcher serves (c10d's TCPStore); data moves over c10d's Gloo, and on CUDA over its NCCL.
 #pragma once
 #include <chrono>
 #include <functional>
@@ -18,7 +18,8 @@ namespace ponte {
 class Ranks {
  public:
   // Meets the others; UserError naming the ranks that did not come within `timeout`. The same time bounds every collective.
-  static std::unique_ptr<Ranks> join(const LaunchEnvironment& launch, std::chrono::milliseconds timeout);
+  // Tensors of `device` travel over NCCL where that is a CUDA card, all others over Gloo.
+  static std::unique_ptr<Ranks> join(const LaunchEnvironment& launch, std::chrono::milliseconds timeout, const at::Device& device = at::kCPU);
   static std::unique_ptr<Ranks> single();
   virtual ~Ranks() = default;
 

@@ -12,23 +12,39 @@
 namespace ponte {
 namespace {
 
-std::vector<SourceBuffer> live_buffers(const std::vector<LiveShard>& shards) {
-  std::vector<SourceBuffer> out;
-  for (const LiveShard& shard : shards) {
-    const std::string name = shard.prefix + shard.rule->name();
-    const std::span<const std::byte> bytes = shard.bytes();
-    const int64_t wanted = checked_multiply(checked_numel(shard.slice.shape, name), dtype_bytes(shard.dtype), name);
-    require(static_cast<int64_t>(bytes.size()) == wanted, "{}: {} bytes in memory for shape {} of {}", name, bytes.size(), shard.slice.shape,
-            torch_name(shard.dtype));
-    out.push_back({name, shard.dtype, bytes});
+struct LiveBuffer {
+  SourceBuffer source;
+  std::shared_ptr<const void> owner;
+};
+LiveBuffer live_buffer(const LiveShard& shard) {
+  const std::string name = shard.prefix + shard.rule->name();
+  const LiveBytes live = shard.bytes();
+  const int64_t wanted = checked_multiply(checked_numel(shard.slice.shape, name), dtype_bytes(shard.dtype), name);
+  require(static_cast<int64_t>(live.bytes.size()) == wanted, "{}: {} bytes in memory for shape {} of {}", name, live.bytes.size(), shard.slice.shape,
+          torch_name(shard.dtype));
+  return {{name, shard.dtype, live.bytes}, live.owner};
+}
+
+constexpr int64_t kCopiedBytes = 1 << 29;  // of copied shards in host memory at a time, or one shard where that is larger
+
+// One past the last shard that is written together with `first`: those that lie in host memory, and a bounded amount of copies.
+size_t end_of_stretch(const std::vector<LiveShard>& shards, size_t first) {
+  int64_t copied = 0;
+  size_t end = first;
+  for (; end < shards.size(); ++end) {
+    const LiveShard& shard = shards[end];
+    if (!shard.copied) continue;
+    copied += checked_multiply(checked_numel(shard.slice.shape, shard.rule->name()), dtype_bytes(shard.dtype), shard.rule->name());
+    if (end > first && copied > kCopiedBytes) break;
   }
-  return out;
+  return end;
 }
 
 // One stored chunk of a live shard.
 struct LiveChunk {
   TensorSpec spec;
   Shape offsets, sizes;
+  size_t shard = 0;
   Target target;
 };
 
@@ -42,7 +58,7 @@ void append_chunks(const LiveShard& shard, int64_t buffer, Dialect dialect, std:
       if (shard.slice.segments[s].intervals[i].first_sharer != shard.slice.rank || window.elements() == 0) continue;
       const std::string key = prefixed_key(shard.prefix, stored.key, dialect.container);
       LiveChunk chunk{{key, shard.dtype, stored.shape}, stored.prefix, Shape(stored.prefix.size(), 1),
-                      {shard.prefix + rule.name(), shard.dtype, window.elements(), {}}};
+                      static_cast<size_t>(buffer), {shard.prefix + rule.name(), shard.dtype, window.elements(), {}}};
       for (size_t d = 0; d < window.begin.size(); ++d) {
         chunk.offsets.push_back(window.begin[d] + (d == 0 ? stored.row : 0));
         chunk.sizes.push_back(window.end[d] - window.begin[d]);
@@ -51,6 +67,25 @@ void append_chunks(const LiveShard& shard, int64_t buffer, Dialect dialect, std:
       out.push_back(std::move(chunk));
     }
   }
+}
+
+// Hashes of the chunks, in their order. Chunks come in the order of their shards.
+std::vector<std::string> write_chunks(const std::vector<LiveShard>& shards, const std::vector<LiveChunk>& chunks, const TransferOptions& options,
+                                      TorchDistWriter& writer) {
+  std::vector<std::string> hashes;
+  for (size_t first = 0, chunk = 0; first < shards.size();) {
+    const size_t end = end_of_stretch(shards, first), first_chunk = chunk;
+    std::vector<LiveBuffer> live(shards.size());  // those of the stretch alone have bytes
+    for (size_t i = first; i < end; ++i) live[i] = live_buffer(shards[i]);
+    std::vector<SourceBuffer> buffers;
+    for (const LiveBuffer& buffer : live) buffers.push_back(buffer.source);
+    std::vector<Target> targets;
+    for (; chunk < chunks.size() && chunks[chunk].shard < end; ++chunk) targets.push_back(chunks[chunk].target);
+    const auto sink = [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) { writer.write(first_chunk + target, offset, block); };
+    for (std::string& hash : run_transfer(buffers, targets, sink, options)) hashes.push_back(std::move(hash));
+    first = end;
+  }
+  return hashes;
 }
 
 // A chunk of the manifest, written.
@@ -70,20 +105,13 @@ SavedPart save_native_part(const fs::path& directory, int64_t rank, const ModelC
   std::vector<LiveChunk> chunks;
   for (size_t i = 0; i < shards.size(); ++i) append_chunks(shards[i], static_cast<int64_t>(i), dialect, chunks);
   TorchDistWriter writer(directory, {.rank = rank});
-  std::vector<Target> targets;
-  for (const LiveChunk& chunk : chunks) {
-    writer.add_chunk(chunk.spec, chunk.offsets, chunk.sizes);
-    targets.push_back(chunk.target);
-  }
+  for (const LiveChunk& chunk : chunks) writer.add_chunk(chunk.spec, chunk.offsets, chunk.sizes);
   for (const NativeTensor& tensor : extras.tensors) writer.add_tensor(tensor.spec);
   if (rank == 0 && torch_dist)
     for (const ExtraState& module : table.extra_state) writer.add_object(extra_state_key(module, dialect), empty_extra_state());
   for (const auto& [key, value] : extras.objects) writer.add_object(key, value);
   writer.begin();
-  const std::vector<SourceBuffer> buffers = live_buffers(shards);
-  const auto hashes = run_transfer(buffers, targets,
-                                   [&](size_t target, uint64_t offset, std::span<const std::byte> block, auto*) { writer.write(target, offset, block); },
-                                   options);
+  const std::vector<std::string> hashes = write_chunks(shards, chunks, options, writer);
   Manifest manifest;
   manifest.architecture = config.hf_architecture;
   for (size_t i = 0; i < chunks.size(); ++i) append_chunk(chunks[i].spec, chunks[i].offsets, chunks[i].sizes, hashes[i], manifest);
@@ -134,7 +162,10 @@ void save_hf(const fs::path& directory, const ModelConfig& config, const RuleTab
       for (const Window& window : slice_windows(table.rules[it->second], shards[i].slice, s))
         chunks[it->second][s].push_back({static_cast<int64_t>(i), window});
   }
-  const std::vector<SourceBuffer> buffers = live_buffers(shards);
+  std::vector<LiveBuffer> live;
+  for (const LiveShard& shard : shards) live.push_back(live_buffer(shard));
+  std::vector<SourceBuffer> buffers;
+  for (const LiveBuffer& buffer : live) buffers.push_back(buffer.source);
   const NativePieces pieces{table, buffers, [&](size_t rule, size_t segment) { return std::span<const SegmentChunk>(chunks[rule][segment]); },
                             [&](size_t rule) { return dtypes[rule]; }};
   HfWriteOptions options;

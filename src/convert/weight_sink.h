@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,14 +16,22 @@
 
 namespace ponte {
 
-// One live shard to be written. `bytes` returns the local data (slice.shape, row-major, dtype); it is called once, from any thread, and the span must
-// stay valid until save returns.
+// A shard's data in host memory. Where they were copied there for the occasion, `owner` holds them and is let go when they are written; else they stay
+// valid until save returns.
+struct LiveBytes {
+  LiveBytes(std::span<const std::byte> data, std::shared_ptr<const void> held = nullptr) : bytes(data), owner(std::move(held)) {}
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner;
+};
+
+// One live shard to be written. `bytes` returns the local data (slice.shape, row-major, dtype); it is called once, from any thread.
 struct LiveShard {
   std::string prefix;      // "" for weights; "optimizer.state.exp_avg." and the like for model-shaped optimizer state
   const Rule* rule = nullptr;
   Slice slice;
   DType dtype = DType::f32;
-  std::function<std::span<const std::byte>()> bytes;
+  std::function<LiveBytes()> bytes;
+  bool copied = false;     // bytes() copies (from a device): few such shards are in host memory at a time
 };
 
 // Writes a torch_dist checkpoint (the .distcp data, .metadata, the manifest of content hashes) into the existing folder `directory`. extras: what else lies

@@ -18,12 +18,6 @@ void fill_document_starts(std::span<const int32_t> starts, std::span<int64_t> ou
   }
 }
 
-// Copied to another device from pinned memory: the copy then runs beside the caller's work, in the order of the device's stream.
-void move_to(const at::Device& device, Batch& batch) {
-  for (at::Tensor* tensor : {&batch.tokens_BT, &batch.labels_BT, &batch.loss_mask_BT, &batch.position_ids_BT, &batch.document_starts_BT, &batch.padding_BT})
-    if (tensor->defined()) *tensor = tensor->to(device, /*non_blocking=*/true);
-}
-
 std::span<int64_t> row(const at::Tensor& tensor_BT, int64_t b) {
   const int64_t columns = tensor_BT.size(1);
   return {tensor_BT.data_ptr<int64_t>() + b * columns, static_cast<size_t>(columns)};
@@ -127,8 +121,6 @@ std::vector<MicroBatch> BatchLoader::next_step() {
   consumed_ += samples_per_step();
   lock.unlock();
   changed_.notify_all();
-  if (settings_.device != at::Device(at::kCPU))
-    for (MicroBatch& micro : step) move_to(settings_.device, micro.batch);
   last_wait_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return step;
 }

@@ -33,7 +33,7 @@ class BatchLoader {
     int32_t eod_id = -1;
     int64_t steps_ahead = 2;          // prepared before they are asked for
     int64_t workers = 1;              // threads that prepare them, each a whole step; more than steps_ahead are never started
-    at::Device device = at::kCPU;     // where batches are handed out; on CUDA they travel from pinned memory without holding up the caller
+    at::Device device = at::kCPU;     // of the model that takes them; for a CUDA card they lie in pinned memory, from which they are copied beside its work
   };
   // `source` must outlive the loader. Nothing is read before the first next_step().
   BatchLoader(const SampleSource& source, const Settings& settings);

@@ -57,7 +57,7 @@ void grow(Model& model, KvCache& cache, std::vector<size_t> active, at::Tensor l
     if (staying.size() < active.size()) cache.select_rows(staying_rows);
     active = std::move(staying);
     cache.make_room(1 + *std::max_element(cache.lengths().begin(), cache.lengths().end()));
-    const at::Tensor tokens_B1 = at::tensor(next, at::kLong).unsqueeze(1).to(model.options().device);
+    const at::Tensor tokens_B1 = at::tensor(next, at::kLong).unsqueeze(1);
     logits_BV = model.forward(tokens_B1, cache);
   }
 }
@@ -67,14 +67,14 @@ struct Prompts {
   std::vector<int64_t> counts;
   int64_t longest = 0;
 };
-Prompts prompts_of(const Model& model, const std::vector<std::vector<int32_t>>& prompts) {
+Prompts prompts_of(const std::vector<std::vector<int32_t>>& prompts) {
   Prompts out;
   for (const auto& prompt : prompts) {
     PONTE_ASSERT(!prompt.empty());
     out.counts.push_back(static_cast<int64_t>(prompt.size()));
   }
   out.longest = *std::max_element(out.counts.begin(), out.counts.end());
-  out.tokens_BT = padded_rows({prompts.begin(), prompts.end()}).to(model.options().device);
+  out.tokens_BT = padded_rows({prompts.begin(), prompts.end()});
   return out;
 }
 
@@ -89,7 +89,7 @@ class Speculating {
  public:
   Speculating(Model& model, const std::vector<std::vector<int32_t>>& prompts, int64_t max_new_tokens, int64_t guesses, const PickToken& pick,
               const TakeToken& take)
-      : most_(max_new_tokens), guesses_(guesses), pick_(pick), take_(take), prompts_(prompts_of(model, prompts)),
+      : most_(max_new_tokens), guesses_(guesses), pick_(pick), take_(take), prompts_(prompts_of(prompts)),
         speculation_(model, static_cast<int64_t>(prompts.size()), prompts_.longest + std::min(max_new_tokens, kFirstRoom) + guesses, guesses) {}
 
   Guesses run() {
@@ -160,7 +160,7 @@ void decode_loop(Model& model, const std::vector<std::vector<int32_t>>& prompts,
                  const TakeToken& take) {
   if (prompts.empty() || max_new_tokens <= 0) return;
   const at::NoGradGuard no_gradients;
-  const Prompts rows = prompts_of(model, prompts);
+  const Prompts rows = prompts_of(prompts);
   std::vector<size_t> active(prompts.size());
   std::iota(active.begin(), active.end(), size_t{0});
   KvCache cache(model, static_cast<int64_t>(prompts.size()), rows.longest + std::min(max_new_tokens, kFirstRoom));
@@ -179,7 +179,7 @@ void continue_sequence(Model& model, KvCache& cache, std::span<const int32_t> ne
   PONTE_ASSERT(!new_tokens.empty());
   const at::NoGradGuard no_gradients;
   cache.make_room(cache.length(0) + static_cast<int64_t>(new_tokens.size()));
-  const at::Tensor tokens_1T = padded_rows({new_tokens}).to(model.options().device);
+  const at::Tensor tokens_1T = padded_rows({new_tokens});
   grow(model, cache, {0}, model.forward(tokens_1T, cache), max_new_tokens, pick, take);
 }
 

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/dispatch.h"
+#include "kernels/fused_attention.h"
 #include "kernels/tile_product.h"
 #include "kernels/vector_tables.h"
 
@@ -21,9 +22,10 @@ AttentionRow<T> row_of(const at::Tensor& q, const at::Tensor& k, const at::Tenso
 
 // 0 where a query sees a key, minus infinity elsewhere: [B, 1, T, S].
 at::Tensor additive_mask(const KeyRanges& ranges, const at::Tensor& q, int64_t S) {
-  const at::Tensor key = at::arange(S, at::kLong), first = ranges.first_BT.unsqueeze(-1), last = ranges.last_BT.unsqueeze(-1);
-  const at::Tensor hidden = at::logical_or(key < first, key >= last).unsqueeze(1);
-  return at::zeros(hidden.sizes(), at::TensorOptions(accumulation_type(q))).masked_fill(hidden, -INFINITY).to(q.device());
+  const auto moved = [&](const at::Tensor& t_BT) { return t_BT.to(q.device(), /*non_blocking=*/true).unsqueeze(-1); };
+  const at::Tensor key = at::arange(S, at::TensorOptions(q.device()).dtype(at::kLong));
+  const at::Tensor hidden = at::logical_or(key < moved(ranges.first_BT), key >= moved(ranges.last_BT)).unsqueeze(1);
+  return at::zeros(hidden.sizes(), at::TensorOptions(q.device()).dtype(accumulation_type(q))).masked_fill(hidden, -INFINITY);
 }
 
 }  // namespace
@@ -33,7 +35,8 @@ KeyRanges causal_ranges(int64_t B, int64_t T, int64_t past, std::optional<int64_
   at::Tensor first = at::zeros({B, T}, at::kLong);
   if (document_starts_BT.defined()) first = document_starts_BT.to(at::kCPU).clone();
   if (window) first = at::maximum(first, last - *window);
-  return {first.contiguous(), last};
+  const at::Tensor starts = document_starts_BT.defined() ? document_starts_BT.to(at::kCPU) : document_starts_BT;
+  return {first.contiguous(), last, /*causal=*/true, window, starts};
 }
 
 AttentionResult attention_reference(const at::Tensor& q_BNTD, const at::Tensor& k_BGSD, const at::Tensor& v_BGSD, const KeyRanges& ranges, double scale) {
@@ -60,7 +63,13 @@ AttentionGradients attention_backward_reference(const at::Tensor& dout_BTND, con
 }
 
 AttentionResult attention(const at::Tensor& q_BNTD, const at::Tensor& k_BGSD, const at::Tensor& v_BGSD, const KeyRanges& ranges, double scale) {
-  if (!vector_path(q_BNTD, k_BGSD)) return attention_reference(q_BNTD, k_BGSD, v_BGSD, ranges, scale);
+  if (!vector_path(q_BNTD, k_BGSD)) {
+    switch (fused_attention_for(q_BNTD, k_BGSD, v_BGSD, ranges, scale)) {
+      case FusedAttention::flash: return flash_attention(q_BNTD, k_BGSD, v_BGSD, ranges, scale);
+      case FusedAttention::cudnn: return cudnn_attention(q_BNTD, k_BGSD, v_BGSD, scale);
+      case FusedAttention::none: return attention_reference(q_BNTD, k_BGSD, v_BGSD, ranges, scale);
+    }
+  }
   const int64_t B = q_BNTD.size(0), N = q_BNTD.size(1), T = q_BNTD.size(2), D = q_BNTD.size(3), G = k_BGSD.size(1);
   const int64_t S = k_BGSD.size(2), packed_floats = attention_tiles(S) * kAttentionTile * D, tiles = attention_tiles(T);
   AttentionResult result{at::empty({B, T, N, D}, q_BNTD.options()), at::empty({B, N, T}, q_BNTD.options().dtype(at::kFloat))};
@@ -93,7 +102,13 @@ AttentionResult attention(const at::Tensor& q_BNTD, const at::Tensor& k_BGSD, co
 
 AttentionGradients attention_backward(const at::Tensor& dout_BTND, const at::Tensor& q_BNTD, const at::Tensor& k_BGSD, const at::Tensor& v_BGSD,
                                       const AttentionResult& forward, const KeyRanges& ranges, double scale) {
-  if (!vector_path(q_BNTD, k_BGSD)) return attention_backward_reference(dout_BTND, q_BNTD, k_BGSD, v_BGSD, forward, ranges, scale);
+  if (!vector_path(q_BNTD, k_BGSD)) {
+    switch (fused_attention_for(q_BNTD, k_BGSD, v_BGSD, ranges, scale)) {
+      case FusedAttention::flash: return flash_attention_backward(dout_BTND, q_BNTD, k_BGSD, v_BGSD, forward, ranges, scale);
+      case FusedAttention::cudnn: return cudnn_attention_backward(dout_BTND, q_BNTD, k_BGSD, v_BGSD, forward, scale);
+      case FusedAttention::none: return attention_backward_reference(dout_BTND, q_BNTD, k_BGSD, v_BGSD, forward, ranges, scale);
+    }
+  }
   const int64_t B = q_BNTD.size(0), N = q_BNTD.size(1), T = q_BNTD.size(2), D = q_BNTD.size(3), G = k_BGSD.size(1), S = k_BGSD.size(2);
   const at::Tensor dout = dout_BTND.contiguous();
   AttentionGradients result{at::empty_like(q_BNTD), at::empty({B, G, S, D}, k_BGSD.options()), at::empty({B, G, S, D}, v_BGSD.options())};

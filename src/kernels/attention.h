@@ -1,5 +1,5 @@
 // Causal attention with grouped query heads. Each query sees one interval of keys, which covers causality, sliding windows, packed documents and
-// continuation of a cache. CPU: flash attention on vector.h's tiles; elsewhere the definition in ATen.
+// continuation of a cache. CPU: flash attention on vector.h's tiles; CUDA: kernels/fused_attention.h; elsewhere the definition in ATen.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -11,6 +11,10 @@ namespace ponte {
 // Per query, the keys [first, last) it sees; int64 [B, T], neither ever decreasing along T; CPU tensors.
 struct KeyRanges {
   at::Tensor first_BT, last_BT;
+  // The same in words, where they are causal_ranges'. causal: query t of T stands at key S - T + t of S.
+  bool causal = false;
+  std::optional<int64_t> window = {};
+  at::Tensor document_starts_BT = {};  // in host memory
 };
 // Query t of row b stands at key position past + t and sees keys up to itself; no further back than `window` keys, nor before its document's start
 // (document_starts_BT: int64, index of the document's first token; undefined: one document).

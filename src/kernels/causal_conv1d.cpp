@@ -10,6 +10,13 @@
 namespace ponte {
 namespace {
 
+// Whether the token `back` places before each is still in its document.
+at::Tensor reaches(const ConvolutionInputs& in, int64_t back) {
+  const at::Device device = in.x_SC.device();
+  const at::Tensor place = at::arange(in.T, at::TensorOptions(device).dtype(at::kLong)) - back;
+  return place.ge(in.document_starts_BT.to(device, /*non_blocking=*/true)).unsqueeze(-1);
+}
+
 // Per tap, what each token reads: [B, T, C], zero outside its document.
 std::vector<at::Tensor> taps(const ConvolutionInputs& in) {
   const auto wide = accumulation_type(in.x_SC);
@@ -20,7 +27,7 @@ std::vector<at::Tensor> taps(const ConvolutionInputs& in) {
   std::vector<at::Tensor> out;
   for (int64_t w = 0; w < W; ++w) {
     at::Tensor tap = padded.narrow(1, w, in.T);
-    if (in.document_starts_BT.defined()) tap = tap * (at::arange(in.T) - (W - 1 - w)).ge(in.document_starts_BT).unsqueeze(-1);
+    if (in.document_starts_BT.defined()) tap = tap * reaches(in, W - 1 - w);
     out.push_back(tap);
   }
   return out;
@@ -55,7 +62,7 @@ void causal_conv1d_backward_reference(const at::Tensor& dy_SC, const Convolution
     if (dweight_C1W.defined()) dweight_C1W.select(2, w).squeeze(1).add_((d * read[static_cast<size_t>(w)]).sum(at::IntArrayRef({0, 1})));
     const int64_t back = W - 1 - w;
     if (back >= in.T) continue;
-    if (in.document_starts_BT.defined()) part = part * (at::arange(in.T) - back).ge(in.document_starts_BT).unsqueeze(-1);
+    if (in.document_starts_BT.defined()) part = part * reaches(in, back);
     dx.narrow(1, 0, in.T - back).add_(part.narrow(1, back, in.T - back));
   }
   dx_SC.copy_(dx.view(in.x_SC.sizes()));

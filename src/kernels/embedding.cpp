@@ -11,8 +11,8 @@ at::Tensor gather_rows(const at::Tensor& table_VH, const at::Tensor& ids_S) {
 
 void add_rows(at::Tensor& gradient_VH, const at::Tensor& ids_S, const at::Tensor& dy_SH) {
   if (!has_vector_path(dy_SH) || !gradient_VH.is_contiguous()) {
-    const at::Tensor inside = at::logical_and(ids_S >= 0, ids_S < gradient_VH.size(0));
-    gradient_VH.index_add_(0, ids_S.masked_select(inside), dy_SH.index({inside}).to(gradient_VH.scalar_type()));
+    const at::Tensor outside = at::logical_or(ids_S < 0, ids_S >= gradient_VH.size(0));
+    gradient_VH.index_add_(0, ids_S.masked_fill(outside, 0), dy_SH.to(gradient_VH.scalar_type()).masked_fill(outside.unsqueeze(-1), 0));
     return;
   }
   const at::Tensor ids = ids_S.contiguous(), dy = dy_SH.contiguous();

@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "kernels/dispatch.h"
+#include "kernels/gated_delta_chunked.h"
 #include "kernels/tile_product.h"
 
 namespace ponte {
@@ -97,7 +98,7 @@ GatedDeltaResult gated_delta_reference(const GatedDeltaInputs& in) {
   std::vector<at::Tensor> out;
   for (int64_t t = 0; t < in.T; ++t) {
     state = state * at::exp(g.select(1, t));
-    if (in.document_starts_BT.defined()) state = state * in.document_starts_BT.select(1, t).ne(t).view({in.B, 1, 1, 1});
+    if (in.document_starts_BT.defined()) state = state * in.document_starts_BT.to(state.device()).select(1, t).ne(t).view({in.B, 1, 1, 1});
     const at::Tensor key = k.select(1, t).unsqueeze(-1);
     state = state + key * ((v.select(1, t) - (state * key).sum(-2)) * beta.select(1, t)).unsqueeze(-2);
     out.push_back((state * q.select(1, t).unsqueeze(-1)).sum(-2));
@@ -106,6 +107,7 @@ GatedDeltaResult gated_delta_reference(const GatedDeltaInputs& in) {
 }
 
 GatedDeltaResult gated_delta(const GatedDeltaInputs& inputs) {
+  if (!inputs.qkv_SC.device().is_cpu()) return inputs.T <= kFewTokens ? gated_delta_reference(inputs) : gated_delta_chunked(inputs);
   const GatedDeltaInputs in = prepared(inputs);
   const int64_t K = in.key_heads, N = in.value_heads();
   GatedDeltaResult result{at::empty({in.B * in.T, N * in.V}, in.qkv_SC.options()), first_state(in)};
@@ -129,6 +131,7 @@ GatedDeltaResult gated_delta(const GatedDeltaInputs& inputs) {
 }
 
 void gated_delta_backward(const at::Tensor& dout_SV, const GatedDeltaInputs& inputs, GatedDeltaGradients& gradients) {
+  if (!inputs.qkv_SC.device().is_cpu()) return gated_delta_chunked_backward(dout_SV, inputs, gradients);
   const GatedDeltaInputs in = prepared(inputs);
   const int64_t K = in.key_heads, N = in.value_heads(), R = N / K, size = R * in.D * in.V;
   const auto type = in.qkv_SC.options();

@@ -1,7 +1,8 @@
 // The gated delta rule of linear attention (Yang, Kautz, Hatamizadeh 2024, arXiv:2412.06464), as transformers' modeling_qwen3_next.py: with q and k
 // of length one (q times D^-1/2 besides), log decay g = -exp(A_log) softplus(alpha + dt_bias) and b = sigmoid(beta),
 //   S <- exp(g) S;   S <- S + k (b (v - S^T k))^T;   out = S^T q
-// for each value head; consecutive value heads share a key head. State and arithmetic are fp32 (fp64 for fp64). CPU: in chunks, with a backward of its own.
+// for each value head; consecutive value heads share a key head. State and arithmetic are fp32 (fp64 for fp64). CPU: in chunks, with a backward of its own;
+// elsewhere kernels/gated_delta_chunked.h.
 #pragma once
 #include <ATen/core/Tensor.h>
 

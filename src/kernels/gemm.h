@@ -13,8 +13,8 @@ void times_transposed_into(at::Tensor& y_SO, const at::Tensor& x_SI, const at::T
 // dx_SI = dy_SO w_OI.
 at::Tensor times(const at::Tensor& dy_SO, const at::Tensor& w_OI);
 void times_into(at::Tensor& dx_SI, const at::Tensor& dy_SO, const at::Tensor& w_OI);
-// gradient_OI += dy_SO^T x_SI. The gradient is fp32 for fp32, bf16 and fp16 operands, fp64 for fp64. For bf16 the product of one call is rounded to
-// bf16 before it is added where bf16_product.h does not run.
+// gradient_OI += dy_SO^T x_SI. The gradient is fp32 for fp32, bf16 and fp16 operands, fp64 for fp64. For bf16 on a processor the product of one call is
+// rounded to bf16 before it is added where bf16_product.h does not run; CUDA adds the fp32 sums.
 void add_transposed_product(at::Tensor& gradient_OI, const at::Tensor& dy_SO, const at::Tensor& x_SI);
 
 }  // namespace ponte

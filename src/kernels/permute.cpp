@@ -10,21 +10,46 @@
 
 namespace ponte {
 
+Permutation permutation_on_device(const at::Tensor& experts_SK, int64_t E) {
+  const at::Tensor experts = experts_SK.reshape({-1}), unsent = at::lt(experts, 0);
+  constexpr bool kStable = true, kDescending = false, kInt32 = true, kRight = true;
+  const auto [sorted_P, pair_P] = at::sort(experts.masked_fill(unsent, E), kStable, 0, kDescending);
+  const at::Tensor numbers = at::arange(experts.numel(), experts.options());
+  Permutation out;
+  out.rows.ends_E = at::searchsorted(sorted_P, at::arange(E, experts.options()), kInt32, kRight);
+  out.pair_P = pair_P;
+  out.token_P = at::floor_divide(pair_P, experts_SK.size(1));
+  out.row_SK = at::empty_like(experts).scatter_(0, pair_P, numbers).masked_fill(unsent, -1).view(experts_SK.sizes());
+  return out;
+}
+
+Permutation known_to_host(Permutation permutation) {
+  if (!permutation.rows.ends_E.defined()) return permutation;
+  const at::Tensor ends = permutation.rows.ends_E.to(at::kCPU);
+  std::vector<int64_t>& first = permutation.rows.first = {0};
+  first.insert(first.end(), ends.const_data_ptr<int32_t>(), ends.const_data_ptr<int32_t>() + ends.numel());
+  permutation.token_P = permutation.token_P.narrow(0, 0, first.back());
+  permutation.pair_P = permutation.pair_P.narrow(0, 0, first.back());
+  return permutation;
+}
+
 Permutation permutation_of(const at::Tensor& experts_SK, int64_t E) {
-  const at::Tensor experts = experts_SK.to(at::kCPU).contiguous();
+  if (!experts_SK.device().is_cpu()) return permutation_on_device(experts_SK, E);
+  const at::Tensor experts = experts_SK.contiguous();
   const int64_t pairs = experts.numel(), K = experts.size(1);
   const int64_t* expert = experts.const_data_ptr<int64_t>();
   Permutation out;
-  out.first.assign(static_cast<size_t>(E) + 1, 0);
+  std::vector<int64_t>& first = out.rows.first;
+  first.assign(static_cast<size_t>(E) + 1, 0);
   for (int64_t i = 0; i < pairs; ++i) {
     PONTE_ASSERT(expert[i] >= -1 && expert[i] < E);
-    if (expert[i] >= 0) ++out.first[expert[i] + 1];
+    if (expert[i] >= 0) ++first[expert[i] + 1];
   }
-  for (int64_t e = 0; e < E; ++e) out.first[e + 1] += out.first[e];
-  const int64_t P = out.first[E];
+  for (int64_t e = 0; e < E; ++e) first[e + 1] += first[e];
+  const int64_t P = first[E];
   at::Tensor tokens = at::empty({P}, at::kLong), pair = at::empty({P}, at::kLong), rows = at::empty(experts.sizes(), at::kLong);
   int64_t *token_of = tokens.mutable_data_ptr<int64_t>(), *pair_of = pair.mutable_data_ptr<int64_t>(), *row_of = rows.mutable_data_ptr<int64_t>();
-  std::vector<int64_t> next(out.first.begin(), out.first.end() - 1);
+  std::vector<int64_t> next(first.begin(), first.end() - 1);
   for (int64_t i = 0; i < pairs; ++i) {
     if (expert[i] < 0) {
       row_of[i] = -1;
@@ -35,10 +60,9 @@ Permutation permutation_of(const at::Tensor& experts_SK, int64_t E) {
     pair_of[row] = i;
     token_of[row] = i / K;
   }
-  const at::Device device = experts_SK.device();
-  out.token_P = tokens.to(device);
-  out.pair_P = pair.to(device);
-  out.row_SK = rows.to(device);
+  out.token_P = tokens;
+  out.pair_P = pair;
+  out.row_SK = rows;
   return out;
 }
 

@@ -4,20 +4,25 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <vector>
+
+#include "kernels/grouped_gemm.h"
 
 namespace ponte {
 
-// S tokens, K choices each, E experts, P pairs that are sent (those with an expert).
+// S tokens, K choices each, E experts, P pairs that have rows (those with an expert).
 struct Permutation {
-  std::vector<int64_t> first;  // [E + 1]: rows of expert e are [first[e], first[e + 1])
-  at::Tensor token_P;          // int64: whose row this is
-  at::Tensor pair_P;           // int64: token x K + choice
-  at::Tensor row_SK;           // int64: the row of each pair; -1: not sent
+  ExpertRows rows;
+  at::Tensor token_P;  // int64: whose row this is
+  at::Tensor pair_P;   // int64: token x K + choice
+  at::Tensor row_SK;   // int64: the row of each pair; -1: not sent
 };
 
 // experts_SK: int64 in [0, E), or -1 for a pair that goes nowhere.
 Permutation permutation_of(const at::Tensor& experts_SK, int64_t E);
+// The same without leaving a device or waiting for it: only the device knows the experts' rows, and pairs that go nowhere have rows too, behind all others.
+Permutation permutation_on_device(const at::Tensor& experts_SK, int64_t E);
+// The host knows the experts' rows, and only pairs with an expert have rows; waits for a device.
+Permutation known_to_host(Permutation permutation);
 
 // y_PH[p] = x_SH[token_P[p]].
 at::Tensor gather_tokens(const at::Tensor& x_SH, const at::Tensor& token_P);

@@ -19,7 +19,20 @@ at::Tensor rms_norm_backward_reference(const at::Tensor& dy_SH, const at::Tensor
   return (rstd_S.unsqueeze(-1) * (g - normed * (g * normed).mean(-1, true))).to(x_SH.scalar_type());
 }
 
+namespace {
+
+// ATen's fused kernels of CUDA: one pass, fp32 inside. They know no offset, and adding it in a half type would round the weight.
+bool fused_path(const at::Tensor& x_SH, const at::Tensor& weight_H, const NormOptions& options) {
+  return x_SH.is_cuda() && x_SH.scalar_type() != at::kDouble && x_SH.scalar_type() == weight_H.scalar_type() && options.offset == 0;
+}
+
+}  // namespace
+
 RmsNormResult rms_norm(const at::Tensor& x_SH, const at::Tensor& weight_H, const NormOptions& options) {
+  if (fused_path(x_SH, weight_H, options)) {
+    auto [y_SH, rstd_S1] = at::_fused_rms_norm(x_SH, weight_H.sizes(), weight_H, options.epsilon);
+    return {y_SH, rstd_S1.view({-1})};
+  }
   if (!has_vector_path(x_SH)) return rms_norm_reference(x_SH, weight_H, options);
   const at::Tensor x = x_SH.contiguous();
   RmsNormResult result{at::empty_like(x), at::empty({x.size(0)}, x.options().dtype(at::kFloat))};
@@ -35,6 +48,12 @@ RmsNormResult rms_norm(const at::Tensor& x_SH, const at::Tensor& weight_H, const
 
 at::Tensor rms_norm_backward(const at::Tensor& dy_SH, const at::Tensor& x_SH, const at::Tensor& weight_H, const at::Tensor& rstd_S,
                              const NormOptions& options, at::Tensor& gradient_H) {
+  if (fused_path(x_SH, weight_H, options)) {
+    const auto [dx_SH, dweight_H] = at::_fused_rms_norm_backward(dy_SH, x_SH, weight_H.sizes(), rstd_S.unsqueeze(-1), weight_H,
+                                                                 {true, gradient_H.defined()});
+    if (gradient_H.defined()) gradient_H.add_(dweight_H);
+    return dx_SH;
+  }
   if (!has_vector_path(x_SH)) return rms_norm_backward_reference(dy_SH, x_SH, weight_H, rstd_S, options, gradient_H);
   const at::Tensor dy = dy_SH.contiguous(), x = x_SH.contiguous();
   at::Tensor dx = at::empty_like(x);

@@ -90,14 +90,14 @@ at::Tensor wanted_rows(const at::Tensor& x_SH, const Step& step, Logits wanted) 
   if (wanted == Logits::every_token) return x_SH;
   std::vector<int64_t> index;
   for (int64_t b = 0; b < step.B; ++b) index.push_back(b * step.T + std::max<int64_t>(step.counts[b] - 1, 0));
-  return x_SH.index_select(0, at::tensor(index, at::kLong).to(x_SH.device()));
+  return x_SH.index_select(0, at::tensor(index, at::kLong).to(x_SH.device(), /*non_blocking=*/true));
 }
 
 }  // namespace
 
 CachedStep cached_step(const Model::State& state, const at::Tensor& tokens_BT, const KvCache& cache, std::span<const int64_t> token_counts) {
   CachedStep step{tokens_BT.size(0), tokens_BT.size(1), checked_counts(tokens_BT, cache, token_counts), {}};
-  step.angles = state.rotary(positions_of(cache, step.B, step.T).to(state.options.device));
+  step.angles = state.rotary(positions_of(cache, step.B, step.T), state.options.device);
   return step;
 }
 
@@ -117,7 +117,7 @@ CachedPass pass_through_stages(const Model::State& s, const at::Tensor& tokens_B
   const auto options = at::TensorOptions(s.options.device).dtype(s.options.dtype);
   at::Tensor x_SH;
   if (s.stage.embedding) {
-    x_SH = s.embedding(tokens_BT.reshape({-1}).to(s.options.device));
+    x_SH = s.embedding(tokens_BT.reshape({-1}).to(s.options.device, /*non_blocking=*/true));
   } else {
     x_SH = at::empty({rows, s.config.hidden_size}, options);
     pass(pipeline, Transfer::Direction::receive, pipeline.rank() - 1, x_SH);

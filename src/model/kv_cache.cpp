@@ -82,7 +82,7 @@ void KvCache::select_rows(const std::vector<int64_t>& rows) {
   for (auto& trail : trails_) trail.clear();
   const at::Tensor index = at::tensor(rows, at::kLong);
   const auto select = [&index](at::Tensor& t) {
-    if (t.defined()) t = t.index_select(0, index.to(t.device()));
+    if (t.defined()) t = t.index_select(0, index.to(t.device(), /*non_blocking=*/true));
   };
   for (auto* tensors : {&keys_, &values_})
     for (at::Tensor& t : *tensors) select(t);

@@ -59,7 +59,7 @@ void zero_gradient(Parameter& p) {
   p.kept_gradient = {{0, p.main_grad.size(0)}, p.main_grad};
 }
 
-at::Tensor flat(const at::Tensor& t, const at::Device& device) { return t.reshape({-1}).to(device); }
+at::Tensor flat(const at::Tensor& t, const at::Device& device) { return t.reshape({-1}).to(device, /*non_blocking=*/true); }
 
 }  // namespace
 
@@ -96,6 +96,7 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
     loss_head = {&output, region};
     if (stage.prediction_layers > 0) prediction = make_prediction_layers(c, *parameters, seams);
     prediction_losses.resize(prediction.size());
+    unread_prediction_sums.resize(prediction.size());
   }
   parameters->check_complete([&](const Rule& rule) { return is_elsewhere(rule, stage, c, seams.experts); });
   for (Parameter& p : parameters->all()) {
@@ -167,7 +168,7 @@ Sequence Model::State::sequence_of(const Batch& batch) const {
   PONTE_ASSERT(batch.tokens_BT.dim() == 2 && batch.tokens_BT.scalar_type() == at::kLong);
   const int64_t B = batch.tokens_BT.size(0), T = batch.tokens_BT.size(1);
   const at::Tensor positions = batch.position_ids_BT.defined() ? batch.position_ids_BT : at::arange(T, at::kLong).unsqueeze(0).expand({B, T});
-  return {B, T, rotary(flat(positions, options.device)), batch.document_starts_BT};
+  return {B, T, rotary(positions.reshape({-1}), options.device), batch.document_starts_BT};
 }
 
 at::Tensor Model::State::hidden(const Batch& own, const at::Tensor& input_SH, std::shared_ptr<RoutingReport> routing) const {
@@ -213,6 +214,8 @@ StageOutput Model::forward_stage(const Batch& batch, const at::Tensor& input_SH,
       batch.loss_mask_BT.defined() ? batch.loss_mask_BT.to(wide).sum().item<double>() : static_cast<double>(batch.tokens_BT.numel());
   const std::shared_ptr<RoutingReport> routing = s.routing_report(batch, gradient_scale * micro_batch_tokens);
   const Batch own = s.own_tokens(batch);
+  const double valid_tokens =
+      own.loss_mask_BT.defined() ? own.loss_mask_BT.to(wide).sum().item<double>() : static_cast<double>(own.tokens_BT.numel());
   const at::Tensor hidden_SH = s.hidden(own, input_SH, routing);
   const bool training = at::GradMode::is_enabled();
   if (!s.stage.loss) {
@@ -221,11 +224,11 @@ StageOutput Model::forward_stage(const Batch& batch, const at::Tensor& input_SH,
   }
   const at::Tensor mask_S = own.loss_mask_BT.defined() ? flat(own.loss_mask_BT, device).to(wide)
                                                        : at::ones({own.tokens_BT.numel()}, at::TensorOptions(device).dtype(wide));
-  check_token_ids(own.labels_BT.reshape({-1}).cpu().masked_select(mask_S.cpu() != 0), s.config.vocab_size);
+  check_token_ids(own.loss_mask_BT.defined() ? own.labels_BT.masked_select(own.loss_mask_BT != 0) : own.labels_BT, s.config.vocab_size);
   TokenLosses losses = s.lost(hidden_SH, flat(own.labels_BT, device), mask_S * gradient_scale);
   if (training && !s.prediction.empty()) losses.scaled = s.add_prediction_losses(batch, hidden_SH, routing, gradient_scale, losses.scaled);
   if (routing && training) s.add_report(*routing);
-  return {{}, {(losses.losses_S * mask_S).sum(), losses.scaled, mask_S.sum().item<double>(), losses.losses_S.view(own.labels_BT.sizes())}};
+  return {{}, {(losses.losses_S * mask_S).sum(), losses.scaled, valid_tokens, losses.losses_S.view(own.labels_BT.sizes())}};
 }
 
 std::vector<int64_t> Model::activation_shape(const Batch& batch) const {
@@ -242,6 +245,7 @@ at::Tensor Model::logits(const Batch& batch) {
 void Model::zero_gradients() {
   state_->loads.assign(state_->loads.size(), ExpertLoad());
   state_->earlier.assign(state_->earlier.size(), ExpertLoad());
+  state_->unread_prediction_sums.assign(state_->unread_prediction_sums.size(), at::Tensor());
   state_->prediction_losses.assign(state_->prediction_losses.size(), PredictionLoss());
   for (const Unit& unit : state_->units) {
     if (unit.keeper) unit.keeper->zero_gradients(unit);

@@ -23,7 +23,8 @@ struct ExpertLoad;    // nn/router.h
 class WeightSource;   // convert/
 struct RuleTable;     // families/
 
-// One micro-batch. B rows, T tokens.
+// One micro-batch. B rows, T tokens. In host memory, whatever the model's device: what must be known of it (lengths, documents, sums of the mask) is
+// read there, and the device is never waited for. Pinned memory is copied beside the device's work.
 struct Batch {
   at::Tensor tokens_BT;          // int64
   at::Tensor labels_BT;          // int64; the token each position must predict (any valid id where the mask is 0)

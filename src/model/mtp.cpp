@@ -66,7 +66,7 @@ Batch shifted(const Batch& batch, int64_t depth) {
 at::Tensor Model::State::add_prediction_losses(const Batch& batch, at::Tensor hidden_SH, std::shared_ptr<RoutingReport> routing, double gradient_scale,
                                                at::Tensor objective) {
   const auto wide = options.dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const auto flat = [&](const at::Tensor& t) { return t.reshape({-1}).to(options.device); };
+  const auto flat = [&](const at::Tensor& t) { return t.reshape({-1}).to(options.device, /*non_blocking=*/true); };
   Sequence sequence = sequence_of(own_tokens(batch));
   sequence.routing = std::move(routing);
   const double share = config.mtp_loss_scaling_factor / static_cast<double>(prediction.size());
@@ -76,15 +76,28 @@ at::Tensor Model::State::add_prediction_losses(const Batch& batch, at::Tensor hi
     const at::Tensor mask_S = flat(own.loss_mask_BT).to(wide);
     const TokenLosses losses = lost(hidden_SH, flat(own.labels_BT), mask_S * (gradient_scale * share));
     objective = at::add(objective, losses.scaled);
-    prediction_losses[k].sum += (losses.losses_S * mask_S).sum().item<double>();
-    prediction_losses[k].tokens += mask_S.sum().item<double>();
+    const at::Tensor sum = (losses.losses_S * mask_S).sum().to(at::kDouble);
+    unread_prediction_sums[k] = unread_prediction_sums[k].defined() ? unread_prediction_sums[k] + sum : sum;
+    prediction_losses[k].tokens += own.loss_mask_BT.to(wide).sum().item<double>();
   }
   return objective;
 }
 
-std::span<const PredictionLoss> Model::prediction_losses() const { return state_->prediction_losses; }
+std::span<const PredictionLoss> Model::prediction_losses() const {
+  state_->read_prediction_sums();
+  return state_->prediction_losses;
+}
+
+void Model::State::read_prediction_sums() {
+  for (size_t k = 0; k < unread_prediction_sums.size(); ++k) {
+    if (!unread_prediction_sums[k].defined()) continue;
+    prediction_losses[k].sum += unread_prediction_sums[k].item<double>();  // waits for the device
+    unread_prediction_sums[k] = at::Tensor();
+  }
+}
 
 void Model::State::reduce_prediction_losses() {
+  read_prediction_sums();
   Group& others = *groups.data_context;
   if (others.size() == 1) return;
   for (PredictionLoss& loss : prediction_losses) {

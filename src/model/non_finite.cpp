@@ -17,7 +17,7 @@ std::string Model::first_non_finite(const Batch& batch) {
   if (!stage.embedding || !stage.loss || state_->groups.world->size() > 1)  // looking would need all ranks to look
     return format("decoder.layers.{} to {}", stage.first_layer, stage.first_layer + stage.layers - 1);
   const Sequence sequence = state_->sequence_of(batch);
-  at::Tensor x_SH = state_->embedding(batch.tokens_BT.reshape({-1}).to(state_->options.device));
+  at::Tensor x_SH = state_->embedding(batch.tokens_BT.reshape({-1}).to(state_->options.device, /*non_blocking=*/true));
   if (!is_finite(x_SH)) return "embedding.word_embeddings";
   for (size_t i = 0; i < state_->decoder.layers.size(); ++i) {
     x_SH = state_->decoder.layers[i](x_SH, sequence);

@@ -1,7 +1,7 @@
 // What a model knows of its routers: a report per micro-batch, their sum over a step, and the biases that follow from it.
 #include <ATen/ATen.h>
 
-#include <algorithm>
+#include <numeric>
 
 #include "layout/context_split.h"
 #include "model/routing.h"
@@ -19,6 +19,7 @@ void add_loads(std::vector<ExpertLoad>& step, const std::vector<ExpertLoad>& mic
     sum.balancing = (sum.balancing * sum.tokens + now.balancing * now.tokens) / tokens;
     sum.z = (sum.z * sum.tokens + now.z * now.tokens) / tokens;
     sum.tokens = tokens;
+    if (now.unread_2.defined()) sum.unread_2 = sum.unread_2.defined() ? sum.unread_2 + now.unread_2 : now.unread_2;
   }
 }
 
@@ -26,11 +27,17 @@ std::shared_ptr<RoutingReport> Model::State::routing_report(const Batch& batch, 
   if (loads.empty()) return nullptr;
   auto out = std::make_shared<RoutingReport>();
   const int64_t B = out->B = batch.tokens_BT.size(0), T = out->T = batch.tokens_BT.size(1);
-  if (batch.padding_BT.defined()) out->real_S = batch.padding_BT.reshape({-1}).logical_not().to(options.device);
+  const at::Tensor real_BT = batch.padding_BT.defined() ? batch.padding_BT.logical_not() : at::Tensor();
+  for (int64_t b = 0; b < B; ++b) out->real_tokens_B.push_back(real_BT.defined() ? real_BT[b].sum().item<double>() : static_cast<double>(T));
   out->objective_scale = scale;
   out->before = earlier;
   out->loads.resize(loads.size());
-  if (!earlier.empty() && groups.data->size() > 1) out->replicas = groups.data;
+  if (!earlier.empty() && groups.data->size() > 1) {
+    out->replicas = groups.data;
+    const double own = std::accumulate(out->real_tokens_B.begin(), out->real_tokens_B.end(), 0.0);
+    out->tokens_of_lower = groups.data->all_gather(at::full({1}, own, at::kDouble)).narrow(0, 0, groups.data->rank()).sum().item<double>();
+  }
+  if (real_BT.defined()) out->real_S = real_BT.reshape({-1}).to(options.device, /*non_blocking=*/true);
   const bool by_tensor = config.sequence_parallel && groups.tensor->size() > 1;
   if (!by_tensor && groups.context->size() == 1) return out;
   out->sharers = by_tensor ? groups.tensor_context : groups.context;
@@ -38,29 +45,31 @@ std::shared_ptr<RoutingReport> Model::State::routing_report(const Batch& batch, 
   if (groups.context->size() > 1) places = at::tensor(context_tokens(T, groups.context->rank(), groups.context->size()), at::kLong);
   at::Tensor place_S = (at::arange(B, at::kLong).unsqueeze(1) * T + places.unsqueeze(0)).reshape({-1});
   if (by_tensor) place_S = place_S.chunk(groups.tensor->size())[groups.tensor->rank()];
-  out->place_S = place_S.contiguous().to(options.device);
-  const at::Tensor real_BT = batch.padding_BT.defined() ? batch.padding_BT.logical_not() : at::ones({B, T}, at::kBool);
-  for (int64_t b = 0; b < B; ++b) out->real_tokens_B.push_back(real_BT[b].sum().item<double>());
-  if (out->real_S.defined()) out->real_S = out->real_S.index_select(0, out->place_S);
+  out->place_S = place_S.contiguous();
+  if (real_BT.defined()) out->real_S = real_BT.reshape({-1}).index_select(0, out->place_S).to(options.device, /*non_blocking=*/true);
   return out;
 }
 
 namespace {
 
-// Counts add up over replicas, losses are means over their tokens.
-std::vector<ExpertLoad> over_replicas(std::vector<ExpertLoad> loads, Group& replicas) {
-  if (replicas.size() == 1) return loads;
-  for (ExpertLoad& load : loads) {
+// Counts add up over replicas, losses are means over their tokens; a replica that has seen none takes part all the same. Counts travel from where they lie,
+// numbers from host memory: nobody waits for a device.
+std::vector<ExpertLoad> over_replicas(std::vector<ExpertLoad> loads, Group& replicas, int64_t experts, const at::Device& device) {
+  if (replicas.size() == 1 || loads.empty()) return loads;
+  const auto layers = static_cast<int64_t>(loads.size());
+  at::Tensor counts_LE = at::zeros({layers, experts}, at::TensorOptions(device).dtype(at::kDouble)), numbers_L3 = at::zeros({layers, 3}, at::kDouble);
+  auto numbers = numbers_L3.accessor<double, 2>();
+  for (int64_t i = 0; i < layers; ++i) {
+    const ExpertLoad& load = loads[i];
     if (!load.tokens_E.defined()) continue;
-    const at::Tensor totals = at::tensor({load.tokens, load.balancing * load.tokens, load.z * load.tokens}, load.tokens_E.options().dtype(at::kDouble));
-    at::Tensor sums = at::cat({load.tokens_E.to(at::kDouble), totals});
-    replicas.all_reduce(sums, ReduceOp::sum);
-    const int64_t E = load.tokens_E.size(0);
-    load.tokens_E = sums.narrow(0, 0, E).to(load.tokens_E.scalar_type());
-    load.tokens = sums[E].item<double>();
-    const double tokens = std::max(load.tokens, 1.0);
-    load.balancing = sums[E + 1].item<double>() / tokens;
-    load.z = sums[E + 2].item<double>() / tokens;
+    counts_LE[i].copy_(load.tokens_E);
+    numbers[i][0] = load.tokens, numbers[i][1] = load.balancing * load.tokens, numbers[i][2] = load.z * load.tokens;
+  }
+  replicas.all_reduce(counts_LE, ReduceOp::sum);
+  replicas.all_reduce(numbers_L3, ReduceOp::sum);
+  for (int64_t i = 0; i < layers; ++i) {
+    const double tokens = numbers[i][0];
+    if (tokens > 0) loads[i] = {counts_LE[i].to(at::kFloat), tokens, numbers[i][1] / tokens, numbers[i][2] / tokens, {}};
   }
   return loads;
 }
@@ -69,11 +78,12 @@ std::vector<ExpertLoad> over_replicas(std::vector<ExpertLoad> loads, Group& repl
 
 void Model::State::add_report(const RoutingReport& report) {
   add_loads(loads, report.loads);
-  if (!earlier.empty()) add_loads(earlier, over_replicas(report.loads, *groups.data));
+  if (!earlier.empty()) add_loads(earlier, over_replicas(report.loads, *groups.data, config.num_moe_experts, options.device));
 }
 
 void Model::reduce_expert_loads() {
-  state_->loads = over_replicas(state_->loads, *state_->groups.data);
+  read_losses(state_->loads);
+  state_->loads = over_replicas(state_->loads, *state_->groups.data, state_->config.num_moe_experts, state_->options.device);
   state_->reduce_prediction_losses();
 }
 

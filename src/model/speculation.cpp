@@ -54,11 +54,11 @@ at::Tensor Speculation::run_depth(size_t depth, const at::Tensor& hidden_BTH, co
     last.push_back(b * T + counts[b] - 1);
   }
   const CachedStep step = cached_step(s, tokens_BT, cache, counts);
-  const at::Tensor x_SH = layer.merge(s.embedding(tokens_BT.reshape({-1}).to(s.options.device)), hidden_BTH.reshape({B * T, -1}));
+  const at::Tensor x_SH = layer.merge(s.embedding(tokens_BT.reshape({-1}).to(s.options.device, /*non_blocking=*/true)), hidden_BTH.reshape({B * T, -1}));
   hidden_BTH_ = layer.final_norm(run_layer(layer.layer, x_SH, 0, cache, step)).view({B, T, -1});
   counts_ = counts;
   for (int64_t b = 0; b < B; ++b) cache.advance(b, counts[b]);
-  return s.loss_head.logits(hidden_BTH_.view({B * T, -1}).index_select(0, at::tensor(last, at::kLong).to(s.options.device)));
+  return s.loss_head.logits(hidden_BTH_.view({B * T, -1}).index_select(0, at::tensor(last, at::kLong).to(s.options.device, /*non_blocking=*/true)));
 }
 
 at::Tensor Speculation::guess(const std::vector<int64_t>& tokens_B) {
@@ -88,7 +88,7 @@ at::Tensor Speculation::check(const std::vector<int64_t>& tokens_B) {
     for (int64_t t = 0; t < R; ++t) tokens_BR.accessor<int64_t, 2>()[b][t] = rows_[b].tokens.at(rows_[b].read + t);
   }
   cache_.make_room(*std::max_element(cache_.lengths().begin(), cache_.lengths().end()) + R);
-  const CachedPass pass = cached_pass(*model_.state_, tokens_BR.to(model_.options().device), cache_, {}, Logits::every_token);
+  const CachedPass pass = cached_pass(*model_.state_, tokens_BR, cache_, {}, Logits::every_token);
   hidden_BTH_ = pass.hidden_SH.view({B, R, -1}).to(model_.options().dtype);
   return pass.logits;
 }

@@ -32,6 +32,7 @@ struct Model::State {
   RmsNorm final_norm;
   LossHead loss_head;
   std::vector<PredictionLayer> prediction;
+  std::vector<at::Tensor> unread_prediction_sums;  // fp64, per depth: of losses, not yet in prediction_losses
   std::vector<PredictionLoss> prediction_losses;  // per depth, of the step's micro-batches so far
   std::vector<ExpertLoad> loads;  // per layer, of the step's micro-batches so far; empty without sparse layers
 
@@ -53,6 +54,7 @@ struct Model::State {
   std::shared_ptr<RoutingReport> routing_report(const Batch& batch, double scale) const;
   // Adds it to what the step has seen.
   void add_report(const RoutingReport& report);
+  void read_prediction_sums();
   void reduce_prediction_losses();
   // Runs the prediction layers on the decoder's normed hidden states of the whole batch's own tokens; adds their losses to the objective, which it returns.
   at::Tensor add_prediction_losses(const Batch& batch, at::Tensor hidden_SH, std::shared_ptr<RoutingReport> routing, double gradient_scale,

@@ -8,18 +8,19 @@
 #include "base/errors.h"
 #include "base/hash.h"
 #include "convert/weight_source.h"
+#include "kernels/device.h"
 #include "layout/word_embeddings.h"
 #include "model/state.h"
 
 namespace ponte {
 namespace {
 
-DType dtype_of(const at::Tensor& t) {
-  switch (t.scalar_type()) {
+DType dtype_of(at::ScalarType type) {
+  switch (type) {
     case at::kFloat: return DType::f32;
     case at::kBFloat16: return DType::bf16;
     case at::kHalf: return DType::f16;
-    default: fail("parameters of type {} cannot be read from files", at::toString(t.scalar_type()));
+    default: fail("parameters of type {} cannot be read from files", at::toString(type));
   }
 }
 
@@ -90,23 +91,24 @@ void Model::initialize(uint64_t seed) {
 
 void Model::load(const WeightSource& source) {
   at::NoGradGuard off;
-  for (Parameter* p : state_->in_order) {
-    const auto& [rows, value] = p->kept_value;
-    if (contains(p->name, "router.expert_bias") && !source.config().moe_router_enable_expert_bias) {  // a run adds it to a model that came without
+  const auto& parameters = state_->in_order;
+  for_each_staged(static_cast<int64_t>(parameters.size()), state_->options.device, [&](int64_t i, StagingBuffer& buffer) {
+    const Parameter& p = *parameters[static_cast<size_t>(i)];
+    const auto& [kept, value] = p.kept_value;
+    if (contains(p.name, "router.expert_bias") && !source.config().moe_router_enable_expert_bias) {  // a run adds it to a model that came without
       value.zero_();
-      continue;
+      return;
     }
     // Files hold at most fp32: an fp64 model (tests) widens it.
     const auto type = value.scalar_type() == at::kDouble ? at::kFloat : value.scalar_type();
-    const bool direct = value.device().is_cpu() && value.scalar_type() == type;
-    at::Tensor host = direct ? value : at::empty(value.sizes(), value.options().device(at::kCPU).dtype(type).requires_grad(false));
-    const Rule& rule = source.rules().find(p->name);
-    require(rule.shape == p->rule->shape, "{}: shape {} in the source, wanted {}", p->name, rule.shape, p->rule->shape);
-    if (rows.count() == 0) continue;
-    const Slice slice = rows.count() == p->slice.shape[0] ? p->slice : rows_of(p->slice, rows);
-    source.read(rule, slice, {static_cast<std::byte*>(host.data_ptr()), static_cast<size_t>(host.nbytes())}, dtype_of(host));
-    if (!direct) value.copy_(host);
-  }
+    const Rule& rule = source.rules().find(p.name);
+    require(rule.shape == p.rule->shape, "{}: shape {} in the source, wanted {}", p.name, rule.shape, p.rule->shape);
+    if (kept.count() == 0) return;
+    buffer.fill(value, type, [&, begin = kept.begin](int64_t first, int64_t rows, std::span<std::byte> out) {
+      const bool whole = rows == p.slice.shape[0];
+      source.read(rule, whole ? p.slice : rows_of(p.slice, {begin + first, begin + first + rows}), out, dtype_of(type));
+    });
+  });
 }
 
 void Model::reduce_gradients() {

@@ -141,10 +141,10 @@ class GatheredAttention final : public SpreadAttention {
   }
   at::Tensor gathered(const at::Tensor& x_BGTD, const TokenView& tokens) const {
     const at::Tensor all_SBGD = group_->all_gather(x_BGTD.permute({2, 0, 1, 3}).contiguous());
-    return all_SBGD.index_select(0, ascending(tokens).to(x_BGTD.device())).permute({1, 2, 0, 3}).contiguous();
+    return all_SBGD.index_select(0, ascending(tokens).to(x_BGTD.device(), /*non_blocking=*/true)).permute({1, 2, 0, 3}).contiguous();
   }
   at::Tensor scattered(const at::Tensor& dx_BGSD, const TokenView& tokens) const {
-    const at::Tensor dx_SBGD = dx_BGSD.permute({2, 0, 1, 3}).index_select(0, by_rank(tokens).to(dx_BGSD.device())).contiguous();
+    const at::Tensor dx_SBGD = dx_BGSD.permute({2, 0, 1, 3}).index_select(0, by_rank(tokens).to(dx_BGSD.device(), /*non_blocking=*/true)).contiguous();
     return group_->reduce_scatter_sum(dx_SBGD).permute({1, 2, 0, 3}).contiguous();
   }
 };
@@ -184,12 +184,13 @@ class ExchangedAttention final : public SpreadAttention {
             "model.cp_comm_type=a2a: {} heads of a rank do not divide over {} context-parallel ranks; p2p and all_gather do not need that", N, ranks);
     const std::vector<int64_t> rows(static_cast<size_t>(ranks), N / ranks);
     const at::Tensor x = group_->all_to_all(x_BNTD.transpose(0, 1).contiguous(), rows, rows).unflatten(0, {ranks, N / ranks});  // [rank, heads, B, T, D]
-    return x.permute({2, 1, 0, 3, 4}).flatten(2, 3).index_select(2, ascending(tokens).to(x.device())).contiguous();
+    return x.permute({2, 1, 0, 3, 4}).flatten(2, 3).index_select(2, ascending(tokens).to(x.device(), /*non_blocking=*/true)).contiguous();
   }
   at::Tensor to_tokens(const at::Tensor& x_BNSD, const TokenView& tokens) const {
     const int64_t n = x_BNSD.size(1), ranks = group_->size();
     const std::vector<int64_t> rows(static_cast<size_t>(ranks), n);
-    const at::Tensor x = x_BNSD.index_select(2, by_rank(tokens).to(x_BNSD.device())).unflatten(2, {ranks, tokens.T});  // [B, heads, rank, T, D]
+    const at::Tensor order = by_rank(tokens).to(x_BNSD.device(), /*non_blocking=*/true);
+    const at::Tensor x = x_BNSD.index_select(2, order).unflatten(2, {ranks, tokens.T});  // [B, heads, rank, T, D]
     return group_->all_to_all(x.permute({2, 1, 0, 3, 4}).flatten(0, 1).contiguous(), rows, rows).transpose(0, 1).contiguous();
   }
 };

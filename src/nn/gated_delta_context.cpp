@@ -17,7 +17,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::Tensor places(const std::vector<int64_t>& values, const at::Tensor& like) { return at::tensor(values, at::kLong).to(like.device()); }
+at::Tensor places(const std::vector<int64_t>& values, const at::Tensor& like) { return at::tensor(values, at::kLong).to(like.device(), /*non_blocking=*/true); }
 std::vector<int64_t> equal_rows(const Group& group, int64_t rows) { return std::vector<int64_t>(static_cast<size_t>(group.size()), rows); }
 
 const GatedDeltaNet& layer_of(AutogradContext* context) { return *reinterpret_cast<const GatedDeltaNet*>(context->saved_data["layer"].toInt()); }

@@ -9,11 +9,11 @@
 
 namespace ponte {
 
-// The routed experts of a layer: gate and up packed in fc1, one matrix of its own per expert.
+// The routed experts of a layer: gate and up packed in fc1, one matrix of its own per expert, side by side in memory.
 struct Experts {
   std::vector<Parameter*> linear_fc1, linear_fc2;  // [2F, H], [H, F]
   // Rows sorted by expert, and their router weights -> weighted outputs, rows as they came.
-  at::Tensor operator()(const at::Tensor& x_PH, const at::Tensor& weights_P, const std::vector<int64_t>& first) const;
+  at::Tensor operator()(const at::Tensor& x_PH, const at::Tensor& weights_P, const ExpertRows& rows) const;
 };
 
 struct SharedExpert {

@@ -78,14 +78,15 @@ at::Tensor RotaryEmbedding::dynamic_frequencies(int64_t length) const {
   return 1.0 / powers(base, rotary_dims_);
 }
 
-Angles RotaryEmbedding::operator()(const at::Tensor& position_ids_S) const {
+Angles RotaryEmbedding::operator()(const at::Tensor& position_ids_S, const at::Device& device) const {
   at::NoGradGuard off;
   at::Tensor frequencies_R = inverse_frequencies_R_;
   if (dynamic_) {
     const int64_t length = position_ids_S.numel() ? position_ids_S.max().item<int64_t>() + 1 : 0;
     if (length > trained_length_) frequencies_R = dynamic_frequencies(length);
   }
-  const at::Tensor angle_SR = position_ids_S.to(at::kFloat).unsqueeze(-1) * frequencies_R.to(position_ids_S.device());
+  const auto moved = [&](const at::Tensor& t) { return t.to(device, at::kFloat, /*non_blocking=*/true); };
+  const at::Tensor angle_SR = moved(position_ids_S).unsqueeze(-1) * moved(frequencies_R);
   if (attention_factor_ == 1) return {at::cos(angle_SR), at::sin(angle_SR)};
   return {at::cos(angle_SR) * attention_factor_, at::sin(angle_SR) * attention_factor_};
 }

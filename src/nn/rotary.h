@@ -15,8 +15,8 @@ class RotaryEmbedding {
  public:
   // UserError when the configuration names a scaling that does not exist.
   explicit RotaryEmbedding(const ModelConfig& config);
-  // position_ids_S: int64.
-  Angles operator()(const at::Tensor& position_ids_S) const;
+  // position_ids_S: int64, in host memory. The angles lie on `device`.
+  Angles operator()(const at::Tensor& position_ids_S, const at::Device& device = at::kCPU) const;
   int64_t rotary_dims() const { return rotary_dims_; }
   // Whether a token's angles change with the tokens that come after it in the same pass (dynamic NTK).
   bool depends_on_length() const { return dynamic_; }

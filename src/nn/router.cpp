@@ -86,7 +86,9 @@ at::Tensor weights_of(const at::Tensor& logits_SE, const at::Tensor& experts_SK,
 
 // How often each expert was chosen; -1 counts nowhere.
 at::Tensor count(const at::Tensor& experts, int64_t E) {
-  return at::bincount(experts.reshape({-1}) + 1, {}, E + 1).narrow(0, 1, E).to(at::kFloat);
+  const at::Tensor places = experts.reshape({-1}) + 1;
+  const auto options = at::TensorOptions(experts.device()).dtype(at::kFloat);
+  return at::zeros({E + 1}, options).index_add_(0, places, at::ones(places.sizes(), options)).narrow(0, 1, E);
 }
 
 // Summed over the ranks that route the micro-batch together.
@@ -121,11 +123,14 @@ void drop_over_capacity(Routing& routing, const RouterOptions& o, double tokens)
 // The same for a micro-batch that several ranks route: everybody sees all choices, in the order of their places, and keeps its own.
 void drop_over_shared_capacity(Routing& routing, const RouterOptions& o, double tokens, const RoutingReport& report) {
   if (!report.sharers) return drop_over_capacity(routing, o, tokens);
-  const at::Tensor order = report.sharers->all_gather(report.place_S).argsort();
+  const at::Tensor places = report.sharers->all_gather(report.place_S);
+  const auto device = routing.experts_SK.device();
+  const at::Tensor order = places.argsort().to(device, /*non_blocking=*/true);
   Routing whole{report.sharers->all_gather(routing.weights_SK.detach().contiguous()).index_select(0, order),
                 report.sharers->all_gather(routing.experts_SK.contiguous()).index_select(0, order)};
   drop_over_capacity(whole, o, tokens);
-  routing.experts_SK = whole.experts_SK.index_select(0, at::searchsorted(std::get<0>(report.sharers->all_gather(report.place_S).sort()), report.place_S));
+  const at::Tensor own = at::searchsorted(std::get<0>(places.sort()), report.place_S);
+  routing.experts_SK = whole.experts_SK.index_select(0, own.to(device, /*non_blocking=*/true));
 }
 
 // The scores the balancing loss looks at, and the choices they alone would make: group limits and the bias stay out of it, as in Megatron.
@@ -142,7 +147,7 @@ BalancingView balancing_view(const at::Tensor& logits_SE, const at::Tensor& expe
 // Tokens of one row among those this rank routes: [begin, end).
 std::pair<int64_t, int64_t> tokens_of_row(const RoutingReport& report, int64_t row) {
   if (!report.place_S.defined()) return {row * report.T, (row + 1) * report.T};
-  const at::Tensor bounds = at::searchsorted(report.place_S.to(at::kCPU), at::tensor({row * report.T, (row + 1) * report.T}, at::kLong));
+  const at::Tensor bounds = at::searchsorted(report.place_S, at::tensor({row * report.T, (row + 1) * report.T}, at::kLong));
   return {bounds[0].item<int64_t>(), bounds[1].item<int64_t>()};
 }
 
@@ -170,15 +175,14 @@ at::Tensor sequence_loss(const BalancingView& view, const RoutingReport& report,
 }
 
 // What the step has seen before this micro-batch: earlier ones, and those of lower replicas at the same moment.
-ExpertLoad seen_before(const RoutingReport& report, int64_t layer, const at::Tensor& counted_E, double tokens) {
+ExpertLoad seen_before(const RoutingReport& report, int64_t layer, const at::Tensor& counted_E) {
   ExpertLoad out;
   if (layer < static_cast<int64_t>(report.before.size())) out = report.before[layer];
   if (!report.replicas) return out;
-  const at::Tensor mine = at::cat({counted_E.to(at::kDouble), at::full({1}, tokens, counted_E.options().dtype(at::kDouble))}).unsqueeze(0);
-  const at::Tensor lower = report.replicas->all_gather(mine).narrow(0, 0, report.replicas->rank()).sum(0);
-  const at::Tensor tokens_E = lower.narrow(0, 0, counted_E.size(0)).to(counted_E.scalar_type());
+  const at::Tensor lower = report.replicas->all_gather(counted_E.to(at::kDouble).unsqueeze(0)).narrow(0, 0, report.replicas->rank()).sum(0);
+  const at::Tensor tokens_E = lower.to(counted_E.scalar_type());
   out.tokens_E = out.tokens_E.defined() ? out.tokens_E + tokens_E : tokens_E;
-  out.tokens += lower[counted_E.size(0)].item<double>();
+  out.tokens += report.tokens_of_lower;
   return out;
 }
 
@@ -189,10 +193,19 @@ at::Tensor loss_of(const BalancingView& view, const RoutingReport& report, const
   const double tokens = now.tokens;
   if (o.balancing != Balancing::global) return balancing_loss(view.probabilities_SE, counted, tokens, o.choices);
   // Shares over the whole step so far, probabilities of this micro-batch.
-  const ExpertLoad before = seen_before(report, layer, counted, tokens);
+  const ExpertLoad before = seen_before(report, layer, counted);
   if (before.tokens == 0) return balancing_loss(view.probabilities_SE, counted, tokens, o.choices);
   const at::Tensor shares = (counted + before.tokens_E) / (tokens + before.tokens);
   return balancing_loss(view.probabilities_SE, shares * tokens, tokens, o.choices);
+}
+
+void report_loss(ExpertLoad& load, int64_t which, const at::Tensor& value) {
+  if (value.device().is_cpu()) {
+    (which == 0 ? load.balancing : load.z) = value.item<double>();
+    return;
+  }
+  if (!load.unread_2.defined()) load.unread_2 = at::zeros({2}, at::TensorOptions(value.device()).dtype(at::kDouble));
+  load.unread_2.select(0, which).copy_(value.to(at::kDouble) * load.tokens);
 }
 
 // The losses of this layer, with their coefficients; their values go into the report.
@@ -201,7 +214,7 @@ at::Tensor router_losses(const at::Tensor& logits_SE, BalancingView view, Routin
   at::Tensor objective = at::zeros({}, logits_SE.options());
   if (load.tokens == 0) {
     // Other replicas may have tokens and count ours.
-    if (o.balancing == Balancing::global) seen_before(report, layer, at::zeros({o.experts}, logits_SE.options().dtype(at::kFloat).requires_grad(false)), 0);
+    if (o.balancing == Balancing::global) seen_before(report, layer, at::zeros({o.experts}, logits_SE.options().dtype(at::kFloat).requires_grad(false)));
     return objective;
   }
   at::Tensor z_S = o.z_coefficient != 0 ? at::square(at::logsumexp(logits_SE, -1)) : at::Tensor();
@@ -213,18 +226,33 @@ at::Tensor router_losses(const at::Tensor& logits_SE, BalancingView view, Routin
   }
   if (o.balancing != Balancing::none) {
     const at::Tensor loss = loss_of(view, report, load, layer, o);
-    load.balancing = over_sharers(loss.detach().clone(), report).item<double>();
+    report_loss(load, 0, over_sharers(loss.detach().clone(), report));
     objective = objective + loss * o.balancing_coefficient;
   }
   if (z_S.defined()) {
     const at::Tensor z = z_S.sum() / load.tokens;
-    load.z = over_sharers(z.detach().clone(), report).item<double>();
+    report_loss(load, 1, over_sharers(z.detach().clone(), report));
     objective = objective + z * o.z_coefficient;
   }
   return objective;
 }
 
 }  // namespace
+
+void read_losses(std::vector<ExpertLoad>& loads) {
+  std::vector<at::Tensor> unread;
+  for (const ExpertLoad& load : loads)
+    if (load.unread_2.defined()) unread.push_back(load.unread_2);
+  if (unread.empty()) return;
+  const at::Tensor values = at::stack(unread).to(at::kCPU).contiguous();  // waits for the device, once for all layers
+  const double* value = values.const_data_ptr<double>();
+  for (ExpertLoad& load : loads) {
+    if (!load.unread_2.defined()) continue;
+    load.balancing += *value++ / load.tokens;
+    load.z += *value++ / load.tokens;
+    load.unread_2 = at::Tensor();
+  }
+}
 
 RouterOptions router_options(const ModelConfig& c) {
   const std::string& type = c.moe_router_load_balancing_type;

@@ -17,7 +17,9 @@ struct ExpertLoad {
   at::Tensor tokens_E;             // fp32; how many (token, choice) pairs each expert got, padding left out
   double tokens = 0;               // real tokens routed
   double balancing = 0, z = 0;     // the losses without their coefficients; balancing is 1 when experts are used evenly
+  at::Tensor unread_2;             // fp64 [balancing, z] times tokens, not yet part of the two above: on a device nobody waits for them until read_losses
 };
+void read_losses(std::vector<ExpertLoad>& loads);
 
 // What routers need to know of a micro-batch, and what they report of it. Running a layer again (recompute) writes the same report again.
 struct RoutingReport {
@@ -25,10 +27,11 @@ struct RoutingReport {
   at::Tensor real_S;               // bool: tokens that are not padding, of those this rank routes; undefined: all
   // The ranks that route the rest of the micro-batch (sequence and context parallelism), and what stands where; null: this rank routes it all, in order.
   std::shared_ptr<Group> sharers;
-  at::Tensor place_S;              // int64: row x T + place in the row, of the tokens this rank routes; ascending
+  at::Tensor place_S;              // int64, in host memory: row x T + place in the row, of the tokens this rank routes; ascending
   std::vector<double> real_tokens_B;  // by row, of the whole micro-batch; empty: count real_S
   // Replicas that see the other micro-batches of the same moment (global_aux_loss counts those of lower ranks as earlier ones); null: none.
   std::shared_ptr<Group> replicas;
+  double tokens_of_lower = 0;      // real tokens of the lower ranks' micro-batches of the same moment
   double objective_scale = 0;      // factor of the balancing losses in the step's objective; 0: they have no gradient
   std::vector<ExpertLoad> before;  // per layer: earlier micro-batches of the step, of all replicas (what global_aux_loss counts besides this one)
   std::vector<ExpertLoad> loads;   // per layer; a dense layer's is left undefined

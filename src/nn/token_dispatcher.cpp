@@ -42,12 +42,12 @@ struct Sum : torch::autograd::Function<Sum> {
   }
 };
 
-DispatchedTokens permuted(const at::Tensor& x_SH, const at::Tensor& weights_SK, const at::Tensor& experts_SK, int64_t experts, Route& route) {
+DispatchedTokens permuted(const at::Tensor& x_SH, const at::Tensor& weights_SK, Permutation permutation, Route& route) {
   DispatchedTokens out;
-  route.permutation = permutation_of(experts_SK, experts);
+  route.permutation = std::move(permutation);
   out.x_PH = Gather::apply(x_SH, route.permutation.token_P, route.permutation.row_SK);
   out.weights_P = weights_SK.reshape({-1}).index_select(0, route.permutation.pair_P);
-  out.first = route.permutation.first;
+  out.rows = route.permutation.rows;
   return out;
 }
 
@@ -55,7 +55,7 @@ class LocalDispatcher : public TokenDispatcher {
  public:
   DispatchedTokens dispatch(const at::Tensor& x_SH, const Routing& routing, int64_t experts) const override {
     auto route = std::make_shared<Route>();
-    DispatchedTokens out = permuted(x_SH, routing.weights_SK, routing.experts_SK, experts, *route);
+    DispatchedTokens out = permuted(x_SH, routing.weights_SK, permutation_of(routing.experts_SK, experts), *route);
     out.route = std::move(route);
     return out;
   }
@@ -91,16 +91,21 @@ class AllToAllDispatcher : public TokenDispatcher {
 
   DispatchedTokens dispatch(const at::Tensor& x_SH, const Routing& routing, int64_t experts) const override {
     auto route = std::make_shared<Route>();
-    DispatchedTokens out = permuted(own_.entered(x_SH), own_.entered(routing.weights_SK), own_.experts(routing.experts_SK), experts, *route);
+    Permutation permutation = known_to_host(permutation_of(own_.experts(routing.experts_SK), experts));  // what travels is told in numbers
+    DispatchedTokens out = permuted(own_.entered(x_SH), own_.entered(routing.weights_SK), std::move(permutation), *route);
     route->tokens = x_SH.size(0);
-    const at::Tensor counts_TRE = received_counts(out.first, experts, *route);
-    arrange(counts_TRE, out.first, *route);
+    const at::Tensor counts_TRE = received_counts(out.rows.first, experts, *route);
+    arrange(counts_TRE, out.rows.first, *route);
     const auto travel = [&](const at::Tensor& rows) {
       const at::Tensor arrived = all_to_all(rows, groups_.expert, route->sent, route->received);
       return all_gather_rows(arrived, groups_.expert_tensor, route->shared).index_select(0, route->by_expert_P);
     };
     out.x_PH = travel(out.x_PH);
     out.weights_P = travel(out.weights_P);
+    if (!x_SH.device().is_cpu()) {
+      const std::vector<int64_t> ends(out.rows.first.begin() + 1, out.rows.first.end());
+      out.rows.ends_E = at::tensor(ends, at::kInt).to(x_SH.device(), /*non_blocking=*/true);
+    }
     out.route = std::move(route);
     return out;
   }
@@ -143,8 +148,8 @@ class AllToAllDispatcher : public TokenDispatcher {
         }
       first.push_back(row);
     }
-    route.by_expert_P = order.to(route.permutation.token_P.device());
-    route.by_source_P = back.to(route.permutation.token_P.device());
+    route.by_expert_P = order.to(route.permutation.token_P.device(), /*non_blocking=*/true);
+    route.by_source_P = back.to(route.permutation.token_P.device(), /*non_blocking=*/true);
   }
 
   ExpertGroups groups_;
@@ -165,7 +170,8 @@ class AllGatherDispatcher : public TokenDispatcher {
     experts_SK = experts_SK.masked_fill(at::logical_or(experts_SK < 0, experts_SK >= local), -1);
     const at::Tensor x = all_gather_rows(own_.entered(x_SH), all, route->shared);
     const at::Tensor weights = all_gather_rows(own_.entered(routing.weights_SK), all, route->shared);
-    DispatchedTokens out = permuted(x, weights, experts_SK, local, *route);
+    // Most pairs are other ranks': rows for them all would cost more than the host's waiting for their number.
+    DispatchedTokens out = permuted(x, weights, known_to_host(permutation_of(experts_SK, local)), *route);
     out.route = std::move(route);
     return out;
   }

@@ -14,7 +14,7 @@ namespace ponte {
 struct DispatchedTokens {
   at::Tensor x_PH;             // rows sorted by expert
   at::Tensor weights_P;        // router weight of each row
-  std::vector<int64_t> first;  // rows of this rank's i-th expert are [first[i], first[i + 1])
+  ExpertRows rows;             // of this rank's experts
   std::shared_ptr<const struct Route> route;  // the way back
 };
 

@@ -1,6 +1,7 @@
 // Work is cut into fixed chunks, so that partial sums and hence every result are the same whatever the number of threads.
 #include "optim/adamw.h"
 
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include "base/errors.h"
 #include "kernels/parallel.h"
 #include "optim/adam_kernel.h"
+#include "optim/fused_adam.h"
 
 namespace ponte {
 namespace {
@@ -67,7 +69,8 @@ AdamW::AdamW(std::span<const Part> parts, const AdamSettings& settings) : settin
   for (const Part& p : parts) {
     const KeptRows& kept = p.parameter->kept_value;
     if (!p.parameter->value.requires_grad()) continue;
-    PONTE_ASSERT(kept.tensor.is_contiguous() && kept.tensor.device().is_cpu() && kept.rows.begin <= p.rows.begin && p.rows.end <= kept.rows.end);
+    PONTE_ASSERT(kept.tensor.is_contiguous() && kept.rows.begin <= p.rows.begin && p.rows.end <= kept.rows.end);
+    on_host_ = kept.tensor.device().is_cpu();
     const bool low_precision = kept.tensor.scalar_type() == at::kBFloat16 || kept.tensor.scalar_type() == at::kHalf;
     const at::Tensor value = kept.tensor.narrow(0, p.rows.begin - kept.rows.begin, p.rows.count());
     Slot slot{.parameter = p.parameter, .rows = p.rows, .value = value, .main_param = low_precision ? value.to(at::kFloat) : value, .exp_avg = {},
@@ -77,7 +80,11 @@ AdamW::AdamW(std::span<const Part> parts, const AdamSettings& settings) : settin
     const auto number = static_cast<int64_t>(slots_.size());
     const int64_t row = value.size(0) == 0 ? 0 : value.numel() / value.size(0);
     append_chunks(number, 0, value.numel(), chunks_);
-    for (const Rows& rows : p.counted) append_chunks(number, (rows.begin - p.rows.begin) * row, (rows.end - p.rows.begin) * row, counted_);
+    for (const Rows& rows : p.counted) {
+      const Rows inside{rows.begin - p.rows.begin, rows.end - p.rows.begin};
+      append_chunks(number, inside.begin * row, inside.end * row, counted_);
+      counted_rows_.push_back({number, inside});
+    }
     slots_.push_back(std::move(slot));
   }
   require(!slots_.empty(), "nothing to train: every parameter is frozen");
@@ -105,6 +112,7 @@ std::vector<at::Tensor> AdamW::slot_gradients() const {
 }
 
 GradientReport AdamW::measure(double gradient_scale, Zeros zeros) const {
+  if (!on_host_) return measure_device(gradient_scale, zeros);
   const int64_t n = static_cast<int64_t>(counted_.size());
   std::vector<double> sums(n);
   std::vector<int64_t> zero_counts(n);
@@ -130,6 +138,37 @@ GradientReport AdamW::measure(double gradient_scale, Zeros zeros) const {
   return report;
 }
 
+GradientReport AdamW::measure_device(double gradient_scale, Zeros zeros) const {
+  std::vector<at::Tensor> gradients;
+  for (const auto& [slot, rows] : counted_rows_) gradients.push_back(slots_[slot].gradient().narrow(0, rows.begin, rows.count()));
+  const Measured found = measure_on_device(gradients, zeros == Zeros::counted ? CountZeros::yes : CountZeros::no);
+  GradientReport report;
+  for (size_t i = 0; i < found.norms.size(); ++i) {
+    report.squares += found.norms[i] * found.norms[i];
+    if (!found.zeros.empty()) report.zeros += found.zeros[i];
+    const std::string& name = slots_[counted_rows_[i].first].parameter->name;
+    if (!std::isfinite(found.norms[i]) && (report.non_finite.empty() || report.non_finite.back() != name)) report.non_finite.push_back(name);
+  }
+  report.norm = std::sqrt(report.squares) * gradient_scale;
+  return report;
+}
+
+void AdamW::step_on_device(const AdamScalars& decayed, const AdamScalars& not_decayed) {
+  const at::NoGradGuard off;
+  for (const AdamScalars* scalars : {&decayed, &not_decayed}) {
+    FusedTensors tensors;
+    for (const Slot& slot : slots_) {
+      if (slot.decayed != (scalars == &decayed)) continue;
+      tensors.params.push_back(slot.main_param.detach());
+      tensors.gradients.push_back(slot.gradient());
+      tensors.exp_avgs.push_back(slot.exp_avg);
+      tensors.exp_avg_sqs.push_back(slot.exp_avg_sq);
+    }
+    fused_adam_update(tensors, *scalars, steps_);
+  }
+  values_from_main_params();
+}
+
 void AdamW::step(double lr, double weight_decay, double gradient_scale) {
   ++steps_;
   AdamScalars decayed{.lr = lr, .beta1 = settings_.beta1, .beta2 = settings_.beta2, .eps = settings_.eps, .weight_decay = weight_decay,
@@ -137,6 +176,7 @@ void AdamW::step(double lr, double weight_decay, double gradient_scale) {
                       .bias_correction2 = 1.0 - std::pow(settings_.beta2, static_cast<double>(steps_)), .gradient_scale = gradient_scale};
   AdamScalars not_decayed = decayed;
   not_decayed.weight_decay = 0;
+  if (!on_host_) return step_on_device(decayed, not_decayed);
   const std::vector<at::Tensor> gradients = slot_gradients();
   parallel_parts(0, static_cast<int64_t>(chunks_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
@@ -152,14 +192,33 @@ void AdamW::step(double lr, double weight_decay, double gradient_scale) {
 
 void AdamW::main_params_from_values() {
   for (Slot& slot : slots_)
-    if (slot.main_param.data_ptr() != slot.value.data_ptr()) slot.main_param.copy_(slot.value);
+    if (!slot.main_param.is_alias_of(slot.value)) slot.main_param.copy_(slot.value);
 }
 
 void AdamW::values_from_main_params() {
-  for (const Slot& slot : slots_) publish(slot, 0, slot.main_param.numel());
+  if (on_host_) {
+    for (const Slot& slot : slots_) publish(slot, 0, slot.main_param.numel());
+    return;
+  }
+  std::vector<at::Tensor> values, mains;
+  for (const Slot& slot : slots_) {
+    if (slot.main_param.is_alias_of(slot.value)) continue;
+    values.push_back(slot.value);
+    mains.push_back(slot.main_param);
+  }
+  const at::NoGradGuard off;
+  if (!values.empty()) at::_foreach_copy_(values, mains);
 }
 
 double AdamW::parameter_squares() const {
+  if (!on_host_) {
+    std::vector<at::Tensor> parts;
+    for (const auto& [number, rows] : counted_rows_)
+      parts.push_back(slots_[number].main_param.detach().narrow(0, rows.begin, rows.count()));
+    double sum = 0;
+    for (const double norm : measure_on_device(parts, CountZeros::no).norms) sum += norm * norm;
+    return sum;
+  }
   std::vector<double> sums(counted_.size());
   parallel_parts(0, static_cast<int64_t>(counted_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
@@ -175,7 +234,7 @@ int64_t AdamW::state_bytes() const {
   int64_t bytes = 0;
   for (const Slot& slot : slots_) {
     const int64_t one = static_cast<int64_t>(slot.main_param.nbytes());
-    bytes += 2 * one + (slot.main_param.data_ptr() == slot.value.data_ptr() ? 0 : one);
+    bytes += 2 * one + (slot.main_param.is_alias_of(slot.value) ? 0 : one);
   }
   return bytes;
 }

@@ -1,5 +1,6 @@
 // AdamW over a model's parameters: fp32 main parameters and moments (fp64 for fp64 models), gradients read from Parameter::kept_gradient, one
-// threaded pass for the norm and one for the update. The state is model-shaped: a checkpoint stores it under the parameter's name.
+// threaded pass for the norm and one for the update; on a device the same through ATen's fused kernels. The state is model-shaped: a checkpoint stores it
+// under the parameter's name.
 // Decay rules: Megatron Core's get_standard_config_overrides.
 #pragma once
 #include <ATen/core/Tensor.h>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "nn/parameter.h"
+#include "optim/adam_kernel.h"
 
 namespace ponte {
 
@@ -45,13 +47,13 @@ class AdamW {
     Rows rows;
     std::vector<Rows> counted;
   };
-  // Takes the parameters that require a gradient; `value` must be contiguous and on the CPU.
+  // Takes the parameters that require a gradient; `value` must be contiguous; all on one device.
   AdamW(std::span<const Part> parts, const AdamSettings& settings);
   AdamW(std::span<Parameter* const> parameters, const AdamSettings& settings);  // all of them, whole
 
   // `gradient_scale`: what main_grad is multiplied by before anything else (1 / loss scale). Of the counted rows.
   GradientReport measure(double gradient_scale, Zeros zeros) const;
-  // gradient_scale as above, times the clipping factor.
+  // gradient_scale as above, times the clipping factor. On a device main_grad is left multiplied by it.
   void step(double lr, double weight_decay, double gradient_scale);
 
   int64_t steps() const { return steps_; }  // updates done; decides the bias correction
@@ -67,10 +69,14 @@ class AdamW {
     int64_t slot, begin, length;  // elements
   };
   std::vector<at::Tensor> slot_gradients() const;
+  GradientReport measure_device(double gradient_scale, Zeros zeros) const;
+  void step_on_device(const AdamScalars& decayed, const AdamScalars& not_decayed);
   void append_chunks(int64_t slot, int64_t begin, int64_t end, std::vector<Chunk>& out) const;
   AdamSettings settings_;
   std::vector<Slot> slots_;
   std::vector<Chunk> chunks_, counted_;
+  std::vector<std::pair<int64_t, Rows>> counted_rows_;  // slot, and rows of it
+  bool on_host_ = true;
   int64_t steps_ = 0;
 };
 

@@ -86,14 +86,14 @@ class Runner {
     connect((group_.rank() + sizes_.ranks - 1) % sizes_.ranks);
   }
 
-  // The sum of this rank's losses.
+  // The sum of this rank's losses. Waits for the device once, at the end.
   double run() {
     for (const PipelineAction& action : actions_) {
       if (action.pass == Pass::forward) forward(action);
       else backward(action);
     }
     for (auto& [peer, channel] : channels_) channel.finish();
-    return loss_;
+    return loss_.defined() ? loss_.item<double>() : 0.0;
   }
 
  private:
@@ -119,7 +119,8 @@ class Runner {
     if (input_SH.defined() && at::GradMode::is_enabled()) input_SH.requires_grad_(true);
     StageOutput out = chunks_[action.chunk]->forward_stage(batches_[action.micro_batch], input_SH, gradient_scale_);
     if (out.loss.sum.defined()) {
-      loss_ += out.loss.sum.item<double>();
+      const at::Tensor sum = out.loss.sum.to(at::kDouble);
+      loss_ = loss_.defined() ? loss_ + sum : sum;
       if (options_.on_loss) options_.on_loss(static_cast<size_t>(action.micro_batch), out.loss);
     }
     outgoing(action, out.hidden_SH);
@@ -140,7 +141,8 @@ class Runner {
   std::span<Model* const> chunks_;
   std::span<const Batch> batches_;
   const StepOptions& options_;
-  double gradient_scale_, loss_ = 0;
+  double gradient_scale_;
+  at::Tensor loss_;  // fp64
   Group& group_;
   PipelineSizes sizes_;
   std::vector<PipelineAction> actions_;

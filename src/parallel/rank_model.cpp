@@ -46,12 +46,16 @@ void RankModel::reduce_reports() {
   at::Tensor table = at::zeros({layers + depths, E + 3}, at::kDouble);
   for (Model* chunk : pointers_) {
     const auto loads = chunk->expert_loads();
+    std::vector<int64_t> used;
+    std::vector<at::Tensor> counts;
     for (size_t i = 0; i < loads.size(); ++i) {
       if (!loads[i].tokens_E.defined()) continue;
-      const at::Tensor row = table[static_cast<int64_t>(i)];
-      row.narrow(0, 0, E).copy_(loads[i].tokens_E);
-      row.narrow(0, E, 3).copy_(at::tensor({loads[i].tokens, loads[i].balancing, loads[i].z}, at::kDouble));
+      used.push_back(static_cast<int64_t>(i));
+      counts.push_back(loads[i].tokens_E);
+      table[used.back()].narrow(0, E, 3).copy_(at::tensor({loads[i].tokens, loads[i].balancing, loads[i].z}, at::kDouble));
     }
+    if (!used.empty())  // waits for a device, once for all layers
+      table.narrow(1, 0, E).index_copy_(0, at::tensor(used, at::kLong), at::stack(counts).to(at::kCPU, at::kDouble));
     const auto losses = chunk->prediction_losses();
     for (size_t k = 0; k < losses.size(); ++k)
       table[layers + static_cast<int64_t>(k)].narrow(0, 0, 2).copy_(at::tensor({losses[k].sum, losses[k].tokens}, at::kDouble));

@@ -117,7 +117,7 @@ class Reader {
   }
 
   [[noreturn]] static void fail_unknown(const std::string& name) {
-    std::vector<std::string> names = {"recipe", "config-file", "hf-model", "revision", "layout", "dry-run", "nproc-per-node", "max-restarts", "help"};
+    std::vector<std::string> names = {"recipe", "config-file", "hf-model", "revision", "layout", "dry-run", "device", "nproc-per-node", "max-restarts", "help"};
     for (const auto& [known, flag] : flags()) names.push_back(known);
     const std::string hint = nearest(name, names);
     fail("there is no flag --{}{}; see ponte train --help", name, hint.empty() ? "" : "; did you mean --" + hint + "?");
@@ -136,6 +136,7 @@ class Reader {
       }
     else if (name == "dry-run") out_.dry_run = take_boolean();
     else if (name == "help" || name == "h") out_.help = true;
+    else if (name == "device") out_.device = take_value(name);
     else if (name == "nproc-per-node") out_.nproc_per_node = take_count(name);
     else if (name == "max-restarts") out_.max_restarts = take_count(name);
     else if (name == "mode") read_mode(take_value(name));
@@ -240,6 +241,7 @@ std::string train_help() {
       "  --layout documentation   the recipe's parallel sizes as on Megatron Bridge's Qwen page\n"
       "  --config-file F.yaml     sections and keys as in `ponte recipes show NAME`; several may be given\n"
       "  --hf-model REF           architecture, tokenizer and weights of a folder or hub id; --revision for a branch or commit\n"
+      "  --device D               auto (the default: a CUDA card where there is one), cpu, cuda or cuda:N; each local rank takes its own card\n"
       "  --nproc-per-node N       start N local ranks\n"
       "  --max-restarts N         start them again from the last checkpoint, at most N times, when one has died or hung\n"
       "  --dry-run                print the effective configuration, the origin of every value, and stop\n\n"

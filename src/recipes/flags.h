@@ -31,6 +31,7 @@ struct TrainArguments {
   RunRequest request;
   bool dry_run = false, help = false;
   int64_t nproc_per_node = 0;                // 0: not given
+  std::string device = "auto";               // auto, cpu, cuda, cuda:N
   int64_t max_restarts = 0;                  // of the local ranks, by their launcher
   std::vector<std::string> without_effect;   // flags that were given and have no meaning here
 };

@@ -39,7 +39,7 @@ struct Run {
 // Checks the configuration, opens the data, builds the model and brings it to its starting point: a checkpoint of this run, pretrained weights, or a
 // random start. Says on stderr which it is. UserError lists what is wrong, or the parts this version does not have; what is checked is checked on every
 // rank before any training collective, and is then an AgreedError.
-Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks = Ranks::single());
+Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks = Ranks::single(), const at::Device& device = at::kCPU);
 
 Schedule schedule_of(const Config& config);
 // Samples Megatron asks of the train, validation and test splits.

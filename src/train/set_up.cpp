@@ -1,5 +1,6 @@
 // From a resolved configuration to the objects of a run: model, data, optimizer, schedule, position.
 #include <ATen/Context.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,6 +10,7 @@
 #include "checkpoint/load.h"
 #include "checkpoint/tensor_dtype.h"
 #include "hub/hub.h"
+#include "kernels/fused_attention.h"
 #include "train/run.h"
 #include "train/train_data.h"
 
@@ -147,12 +149,12 @@ DataParallel::Settings replica_settings(const Config& c, int64_t replicas) {
           .bucket_elements = c.ddp.bucket_size > 0 ? c.ddp.bucket_size : std::max(kLeast, kPerReplica * replicas)};
 }
 
-void build_model(Run& run) {
+void build_model(Run& run, const at::Device& device) {
   const Config& c = run.config;
   MeshSizes sizes = mesh_sizes(c.model, run.ranks->size(), c.dist.use_tp_pp_dp_mapping);
   sizes.optimizer_instances = c.ddp.num_distributed_optimizer_instances;
   run.groups = mesh_groups(*run.ranks, Mesh(sizes));
-  const ModelOptions options{.dtype = scalar_type_of(c.model.params_dtype), .parameters = Allocation::later};
+  const ModelOptions options{.device = device, .dtype = scalar_type_of(c.model.params_dtype), .parameters = Allocation::later};
   agree(run.ranks->world(), [&] { run.model = std::make_unique<RankModel>(c.model, run.groups, options); });
   run.replicas = std::make_unique<DataParallel>(run.model->chunks(), run.groups, replica_settings(c, run.groups.data_context->size()));
   std::vector<AdamW::Part> parts;
@@ -166,6 +168,20 @@ void build_model(Run& run) {
                                                               .apply_wd_to_qk_layernorm = o.apply_wd_to_qk_layernorm});
 }
 
+// On a card: which, and which of ATen's kernels attention gets for the configured shape.
+void say_device(const Run& run) {
+  const ModelOptions& o = run.model->options();
+  if (!run.speaks() || o.device.is_cpu()) return;
+  const ModelConfig& c = run.config.model;
+  const auto heads = [&](int64_t count) {
+    return at::empty({1, count, run.config.dataset.seq_length, c.kv_channels}, at::TensorOptions(o.device).dtype(o.dtype));
+  };
+  const at::Tensor q = heads(c.num_attention_heads), k = heads(c.num_query_groups);
+  const KeyRanges ranges = causal_ranges(1, run.config.dataset.seq_length, 0, {}, {});
+  const FusedAttention kernel = fused_attention_for(q, k, k, ranges, 1.0);
+  log_info("computing on {}, attention through {}", o.device.str(), kernel == FusedAttention::none ? "its definition" : name(kernel));
+}
+
 // The same files may not be the same bytes on every machine.
 void check_same_data_everywhere(Run& run) {
   const DataRecord& d = run.state.data;
@@ -176,7 +192,7 @@ void check_same_data_everywhere(Run& run) {
 
 }  // namespace
 
-Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks) {
+Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const at::Device& device) {
   Run run;
   run.ranks = std::move(ranks);
   run.config = resolved.config;
@@ -201,7 +217,8 @@ Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks) {
   });
   check_same_data_everywhere(run);
   run.ranks->phase("building the model");
-  build_model(run);
+  build_model(run, device);
+  say_device(run);
   run.ranks->phase("loading");
   agree(everyone, [&] {
     go_to_starting_point(resolved, run);

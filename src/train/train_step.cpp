@@ -18,6 +18,12 @@ std::vector<Batch> batches_of(const std::vector<MicroBatch>& micro_batches) {
   return out;
 }
 
+std::optional<NonFiniteLoss> first_non_finite(const std::vector<std::pair<size_t, LossSum>>& losses) {
+  for (const auto& [micro, loss] : losses)
+    if (!std::isfinite(loss.sum.item<double>())) return NonFiniteLoss{micro, loss.token_losses_BT};
+  return std::nullopt;
+}
+
 // The update, after the gradients are whole. Nothing changes where they overflowed under loss scaling.
 void update(Run& run, const std::vector<MicroBatch>& micro_batches, StepResult& out) {
   const double loss_scale = run.loss_scaler.scale();
@@ -39,14 +45,12 @@ void update(Run& run, const std::vector<MicroBatch>& micro_batches, StepResult& 
 }  // namespace
 
 StepResult train_step(Run& run, const std::vector<MicroBatch>& micro_batches) {
-  std::optional<NonFiniteLoss> bad;
-  const auto look = [&](size_t micro, const LossSum& loss) {
-    if (!bad && !std::isfinite(loss.sum.item<double>())) bad = {micro, loss.token_losses_BT};
-  };
+  std::vector<std::pair<size_t, LossSum>> losses;  // looked at only when something is wrong: a look waits for the device
+  const auto keep = [&](size_t micro, const LossSum& loss) { losses.push_back({micro, {.sum = loss.sum, .token_losses_BT = loss.token_losses_BT}}); };
   run.ranks->phase(format("forward and backward of iteration {}", run.state.train.step + 1));
   run.model->zero_gradients();
-  const StepLoss loss = run_micro_batches(run.model->chunks(), batches_of(micro_batches), {.loss_scale = run.loss_scaler.scale(), .on_loss = look});
-  if (run.config.train.check_for_nan_in_loss && !std::isfinite(loss.sum)) report_non_finite_loss(run, micro_batches, bad);
+  const StepLoss loss = run_micro_batches(run.model->chunks(), batches_of(micro_batches), {.loss_scale = run.loss_scaler.scale(), .on_loss = keep});
+  if (run.config.train.check_for_nan_in_loss && !std::isfinite(loss.sum)) report_non_finite_loss(run, micro_batches, first_non_finite(losses));
   run.ranks->phase("reducing gradients");
   run.replicas->reduce_gradients();
   run.model->reduce_reports();

@@ -9,6 +9,7 @@
 #include "models.h"
 #include "optim/adamw.h"
 #include "parallel/pipeline.h"
+#include "test_device.h"
 
 namespace ponte::equality {
 namespace {
@@ -62,7 +63,8 @@ double own_squares(const DataParallel& replicas) {
         at += i.end - i.begin;
       }
     }
-    sum += (rows_of(p.kept_gradient, share.own).to(at::kDouble).square() * counted.narrow(0, share.own.begin, share.own.count())).sum().item<double>();
+    const at::Tensor own = rows_of(p.kept_gradient, share.own).to(at::kCPU, at::kDouble);
+    sum += (own.square() * counted.narrow(0, share.own.begin, share.own.count())).sum().item<double>();
   }
   return sum;
 }
@@ -111,6 +113,7 @@ void descend(const DataParallel& replicas, double rate) {
 void run_rank(const Layout& layout, const Mesh& mesh, const Data& data, at::ScalarType type, const Groups& groups, Outcome& out, std::mutex& mutex) {
   at::set_num_threads(1);
   ModelOptions options;
+  options.device = test_device();
   options.dtype = type;
   RankModel model(layout.config, groups, options);
   fill(model.parameters(), model.config());

@@ -15,6 +15,7 @@
 #include "comm/thread_group.h"
 #include "convert/weight_source.h"
 #include "parallel/data_parallel.h"
+#include "test_device.h"
 
 namespace ponte {
 namespace {
@@ -86,7 +87,7 @@ struct Rank {
   AdamW optimizer;
 
   Rank(const Config& base, const Layout& layout, const Groups& groups)
-      : config(laid_out(base, layout)), model(config.model, groups),
+      : config(laid_out(base, layout)), model(config.model, groups, {.device = test_device()}),
         replicas(model.chunks(), groups, {.sharding = layout.sharding, .copies = layout.copies, .bucket_elements = 3000}), optimizer(parts(), {}) {}
 
   static Config laid_out(Config config, const Layout& layout) {

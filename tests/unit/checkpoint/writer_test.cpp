@@ -12,6 +12,7 @@
 #include "checkpoint/save.h"
 #include "convert/weight_source.h"
 #include "format/torch_dist.h"
+#include "test_device.h"
 
 namespace ponte {
 namespace {
@@ -27,7 +28,7 @@ struct Training {
   explicit Training(at::ScalarType dtype) {
     const fs::path golden = fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3/hf";
     config.model = WeightSource::open(golden)->config();
-    model = std::make_unique<RankModel>(config.model, single_groups(), ModelOptions{.dtype = dtype});
+    model = std::make_unique<RankModel>(config.model, single_groups(), ModelOptions{.device = test_device(), .dtype = dtype});
     load_weights(golden, *model);
     optimizer = std::make_unique<AdamW>(model->parameters(), AdamSettings{});
     fs::remove_all(root);

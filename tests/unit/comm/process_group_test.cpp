@@ -1,6 +1,12 @@
 // Groups of real processes.
 #include "process_testing.h"
 
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+
+#include "base/format.h"
+#include "comm/life.h"
+#include "comm/process_group.h"
+
 namespace ponte {
 namespace {
 
@@ -100,6 +106,36 @@ TEST(ProcessGroup, GroupsOfAMeshAndMessages) {
     EXPECT_EQ(second[1].item<int64_t>(), from);
   };
   EXPECT_EQ(run_processes(4, 60s, body), std::vector<int>(4, 0));
+}
+
+// A back end that only writes down what it is asked.
+class Listing final : public c10d::Backend {
+ public:
+  Listing(std::string name, std::vector<std::string>& said) : Backend(1, 4), name_(std::move(name)), said_(said) {}
+  c10::intrusive_ptr<c10d::Work> send(std::vector<at::Tensor>&, int peer, int) override { return say("to", peer); }
+  c10::intrusive_ptr<c10d::Work> recv(std::vector<at::Tensor>&, int peer, int) override { return say("from", peer); }
+
+ private:
+  struct Done : c10d::Work {
+    bool wait(std::chrono::milliseconds) override { return true; }
+  };
+  c10::intrusive_ptr<c10d::Work> say(const char* way, int peer) {
+    said_.push_back(format("{} {} {}", name_, way, peer));
+    return c10::make_intrusive<Done>();
+  }
+  const std::string name_;
+  std::vector<std::string>& said_;
+};
+
+TEST(ProcessGroup, MessagesOfADeviceHaveAWayThereAndAWayBackInOneOrderForAll) {
+  std::vector<std::string> said;
+  const Backends backends{c10::make_intrusive<Listing>("host", said), c10::make_intrusive<Listing>("there", said), c10::make_intrusive<Listing>("back", said)};
+  const auto group = process_group(backends, {"ring", {0, 1, 2, 3}, 1, std::make_shared<Life>(c10::make_intrusive<c10d::HashStore>(), 1, 4, 60s)});
+  const at::Tensor device = at::empty({3}, at::kMeta), host = at::empty({3});
+  const Transfer transfers[] = {{Transfer::Direction::receive, 2, device}, {Transfer::Direction::send, 2, device}, {Transfer::Direction::send, 0, device},
+                                {Transfer::Direction::send, 3, host},      {Transfer::Direction::receive, 0, host}, {Transfer::Direction::receive, 0, device}};
+  group->transfer(transfers)->wait();
+  EXPECT_EQ(said, (std::vector<std::string>{"host from 0", "there from 0", "back to 0", "there to 2", "back from 2", "host to 3"}));
 }
 
 TEST(ProcessGroup, AnErrorOnOneRankIsEveryonesError) {

@@ -124,16 +124,6 @@ TEST(BatchLoader, PaddingIsMarked) {
   EXPECT_FALSE(BatchLoader(full, {.micro_batch_size = 2}).next_step()[0].batch.padding_BT.defined());
 }
 
-TEST(BatchLoader, HandsBatchesOutOnTheDevice) {
-  Counting source;
-  BatchLoader loader(source, {.micro_batch_size = 2, .reset_position_ids = true, .eod_id = 0, .device = at::kMeta});
-  const Batch batch = loader.next_step()[0].batch;
-  for (const at::Tensor& t : {batch.tokens_BT, batch.labels_BT, batch.loss_mask_BT, batch.position_ids_BT}) {
-    EXPECT_TRUE(t.is_meta());
-    EXPECT_EQ(t.sizes(), (std::vector<int64_t>{2, 4}));
-  }
-}
-
 TEST(BatchLoader, WaitingIsMeasured) {
   struct Slow : Counting {
     void sample(int64_t index, std::span<int32_t> tokens, std::span<float> loss_mask) const override {

@@ -1,4 +1,5 @@
-// Every op against its definition: one table of shapes, in fp32 and bf16 (against the definition in fp64 on the same, rounded, inputs).
+// Every op on the device under test against its definition: one table of shapes, in fp32 and bf16 (against the definition in fp64 on the same, rounded,
+// inputs).
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -9,6 +10,7 @@
 #include "kernels/rms_norm.h"
 #include "kernels/split_qkv.h"
 #include "kernels/swiglu.h"
+#include "test_device.h"
 
 namespace ponte {
 namespace {
@@ -21,12 +23,14 @@ const Case kCases[] = {{at::kFloat, 2e-6}, {at::kBFloat16, 4e-3}};
 
 // |a - b| / |b| over all elements.
 double distance(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.to(at::kDouble), y = b.to(at::kDouble);
+  const at::Tensor x = a.to(at::kCPU, at::kDouble), y = b.to(at::kCPU, at::kDouble);
   return ((x - y).norm() / (y.norm() + 1e-30)).item<double>();
 }
 #define EXPECT_CLOSE(a, b, c) EXPECT_LT(distance(a, b), (c).tolerance) << #a << " " << at::toString((c).type)
 
-at::Tensor random(at::IntArrayRef shape, at::ScalarType type) { return at::randn(shape).to(type); }
+at::Tensor random(at::IntArrayRef shape, at::ScalarType type) { return on_test_device(at::randn(shape)).to(type); }
+at::Tensor zeros(at::IntArrayRef shape, at::ScalarType type = at::kFloat) { return at::zeros(shape, at::TensorOptions(test_device()).dtype(type)); }
+at::Tensor ones(at::IntArrayRef shape, at::ScalarType type = at::kFloat) { return zeros(shape, type).fill_(1); }
 at::Tensor wide(const at::Tensor& t) { return t.defined() ? t.to(at::kDouble) : t; }
 
 TEST(Kernels, Gemm) {
@@ -36,7 +40,7 @@ TEST(Kernels, Gemm) {
       const at::Tensor x = random({S, I}, c.type), w = random({O, I}, c.type), dy = random({S, O}, c.type);
       EXPECT_CLOSE(times_transposed(x, w), at::mm(wide(x), wide(w).t()), c);
       EXPECT_CLOSE(times(dy, w), at::mm(wide(dy), wide(w)), c);
-      at::Tensor gradient = at::ones({O, I});
+      at::Tensor gradient = ones({O, I});
       add_transposed_product(gradient, dy, x);
       EXPECT_CLOSE(gradient, at::mm(wide(dy).t(), wide(x)) + 1, c);
     }
@@ -51,7 +55,7 @@ TEST(Kernels, RmsNorm) {
         const NormOptions options{1e-6, offset};
         const auto got = rms_norm(x, w, options), wanted = rms_norm_reference(wide(x), wide(w), options);
         EXPECT_CLOSE(got.y_SH, wanted.y_SH, c);
-        at::Tensor dw = at::ones({H}), dw_wanted = at::ones({H}, at::kDouble);
+        at::Tensor dw = ones({H}), dw_wanted = ones({H}, at::kDouble);
         const at::Tensor dx = rms_norm_backward(dy, x, w, got.rstd_S, options, dw);
         EXPECT_CLOSE(dx, rms_norm_backward_reference(wide(dy), wide(x), wide(w), wanted.rstd_S, options, dw_wanted), c);
         EXPECT_CLOSE(dw, dw_wanted, c);
@@ -87,7 +91,7 @@ TEST(Kernels, SwiGlu) {
 QkvInputs qkv_inputs(int64_t B, int64_t T, HeadLayout layout, int64_t rotary, bool norm, at::ScalarType type) {
   QkvInputs in{layout, B, T, {}, {}, 1e-6, 0, {}, {}};
   if (norm) in.query_norm_D = random({layout.head_dim}, type), in.key_norm_D = random({layout.head_dim}, type);
-  const at::Tensor angle = at::randn({B * T, rotary / 2});
+  const at::Tensor angle = random({B * T, rotary / 2}, at::kFloat);
   in.cos_SR = at::cos(angle);
   in.sin_SR = at::sin(angle);
   return in;
@@ -95,6 +99,12 @@ QkvInputs qkv_inputs(int64_t B, int64_t T, HeadLayout layout, int64_t rotary, bo
 
 QkvInputs widened(const QkvInputs& in) {
   return {in.layout, in.B, in.T, wide(in.query_norm_D), wide(in.key_norm_D), in.epsilon, in.offset, wide(in.cos_SR), wide(in.sin_SR)};
+}
+
+// The definitions' own tests differentiate on the host.
+QkvInputs on_host(QkvInputs in) {
+  for (at::Tensor* t : {&in.query_norm_D, &in.key_norm_D, &in.cos_SR, &in.sin_SR}) *t = t->to(at::kCPU);
+  return in;
 }
 
 TEST(Kernels, SplitQkv) {
@@ -111,7 +121,7 @@ TEST(Kernels, SplitQkv) {
         EXPECT_CLOSE(got.k_BGTD, wanted.k_BGTD, c);
         EXPECT_CLOSE(got.v_BGTD, wanted.v_BGTD, c);
         const at::Tensor dq = random(got.q_BNTD.sizes(), c.type), dk = random(got.k_BGTD.sizes(), c.type), dv = random(got.v_BGTD.sizes(), c.type);
-        at::Tensor dqw = at::zeros({24}), dkw = at::zeros({24}), dqw64 = wide(dqw).clone(), dkw64 = wide(dkw).clone();
+        at::Tensor dqw = zeros({24}), dkw = zeros({24}), dqw64 = wide(dqw).clone(), dkw64 = wide(dkw).clone();
         at::Tensor dqkv = at::zeros_like(qkv);
         split_qkv_backward(qkv, in, dq, dk, dv, got.rstd, dqkv, dqw, dkw);
         EXPECT_CLOSE(dqkv, split_qkv_backward_reference(wide(qkv), in64, wide(dq), wide(dk), wide(dv), wanted.rstd, dqw64, dkw64), c);
@@ -124,7 +134,7 @@ TEST(Kernels, SplitQkv) {
 TEST(Kernels, SplitQkvDefinitionAgreesWithAutograd) {
   at::manual_seed(6);
   for (const OutputGate gate : {OutputGate::none, OutputGate::per_head}) {
-    QkvInputs in = widened(qkv_inputs(2, 5, {2, 3, 8, gate}, 6, true, at::kDouble));
+    QkvInputs in = on_host(widened(qkv_inputs(2, 5, {2, 3, 8, gate}, 6, true, at::kDouble)));
     in.query_norm_D.requires_grad_();
     in.key_norm_D.requires_grad_();
     const at::Tensor qkv = at::randn({10, 2 * in.layout.group_heads() * 8}, at::kDouble).requires_grad_();
@@ -194,9 +204,9 @@ TEST(Kernels, CrossEntropy) {
     const auto got = softmax_statistics(logits), wanted = softmax_statistics_reference(logits64);
     EXPECT_CLOSE(got.largest_S, wanted.largest_S, c);
     EXPECT_CLOSE(got.sum_S, wanted.sum_S, c);
-    at::Tensor labels = at::randint(-1, 204, {21});
+    at::Tensor labels = on_test_device(at::randint(-1, 204, {21}));
     labels[0] = 0;
-    at::Tensor weight = at::rand({21});
+    at::Tensor weight = on_test_device(at::rand({21}));
     weight[3] = 0;
     const at::Tensor log_sum = wanted.largest_S + at::log(wanted.sum_S);
     at::Tensor d = logits.clone(), d64 = logits64.clone();
@@ -210,11 +220,12 @@ TEST(Kernels, CrossEntropy) {
 TEST(Kernels, Embedding) {
   at::manual_seed(10);
   for (const Case& c : kCases) {
-    const at::Tensor table = random({11, 130}, c.type), ids = at::tensor(at::ArrayRef<int64_t>({0, 10, 3, -2, 3, 11, 3})), dy = random({7, 130}, c.type);
+    const at::Tensor table = random({11, 130}, c.type), dy = random({7, 130}, c.type);
+    const at::Tensor ids = on_test_device(at::tensor(at::ArrayRef<int64_t>({0, 10, 3, -2, 3, 11, 3})));
     const at::Tensor rows = gather_rows(table, ids);
     EXPECT_TRUE(at::equal(rows[1], table[10]));
     EXPECT_EQ(rows[3].abs().sum().item<float>() + rows[5].abs().sum().item<float>(), 0);
-    at::Tensor gradient = at::zeros({11, 130});
+    at::Tensor gradient = zeros({11, 130});
     add_rows(gradient, ids, dy);
     EXPECT_CLOSE(gradient[3], wide(dy[2]) + wide(dy[4]) + wide(dy[6]), c);
     EXPECT_EQ(gradient[1].abs().sum().item<float>(), 0);

@@ -180,7 +180,7 @@ TEST(Router, BalancingLossesCountOverTheirGroup) {
 
 TEST(Permute, SortsByExpertThenToken) {
   const Permutation p = permutation_of(ids({{2, 0}, {-1, 2}, {0, 3}}), 4);
-  EXPECT_EQ(p.first, (std::vector<int64_t>{0, 2, 2, 4, 5}));
+  EXPECT_EQ(p.rows.first, (std::vector<int64_t>{0, 2, 2, 4, 5}));
   EXPECT_TRUE(at::equal(p.token_P, at::tensor(std::vector<int64_t>{0, 2, 0, 1, 2})));
   EXPECT_TRUE(at::equal(p.pair_P, at::tensor(std::vector<int64_t>{1, 4, 0, 3, 5})));
   EXPECT_TRUE(at::equal(p.row_SK, ids({{2, 0}, {-1, 3}, {1, 4}})));
@@ -192,7 +192,7 @@ TEST(Kernels, RowsMoveAndWeigh) {
     const int64_t E = 5, F = 19, H = 23;
     const at::Tensor experts = at::randint(-1, E, {37, 3}, at::kLong);
     const Permutation p = permutation_of(experts, E);
-    const int64_t P = p.first.back();
+    const int64_t P = p.rows.first.back();
     const at::Tensor x = at::randn({37, H}).to(type), rows = at::randn({P, H}).to(type);
     EXPECT_TRUE(at::equal(gather_tokens(x, p.token_P), x.index_select(0, p.token_P)));
     EXPECT_LT(distance(sum_rows(rows, p.row_SK), sum_rows_reference(rows.to(at::kDouble), p.row_SK)), tolerance);
@@ -210,10 +210,10 @@ TEST(Kernels, RowsMoveAndWeigh) {
 
     std::vector<at::Tensor> w, gradients;
     for (int64_t e = 0; e < E; ++e) w.push_back(at::randn({2 * F, H}).to(type)), gradients.push_back(at::ones({2 * F, H}));
-    const at::Tensor product = grouped_times_transposed(rows, w, p.first), back = grouped_times(gate_up, w, p.first);
-    grouped_add_transposed_product(gradients, gate_up, rows, p.first);
+    const at::Tensor product = grouped_times_transposed(rows, w, p.rows), back = grouped_times(gate_up, w, p.rows);
+    grouped_add_transposed_product(gradients, gate_up, rows, p.rows);
     for (int64_t e = 0; e < E; ++e) {
-      const int64_t at = p.first[e], n = p.first[e + 1] - at;
+      const int64_t at = p.rows.first[e], n = p.rows.first[e + 1] - at;
       const at::Tensor a = rows.narrow(0, at, n).to(at::kDouble), b = gate_up.narrow(0, at, n).to(at::kDouble), m = w[e].to(at::kDouble);
       EXPECT_LT(distance(product.narrow(0, at, n), a.mm(m.t())), tolerance);
       EXPECT_LT(distance(back.narrow(0, at, n), b.mm(m)), tolerance);

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "optim/adam_kernel.h"
+#include "optim/fused_adam.h"
 
 namespace ponte {
 namespace {
@@ -118,6 +119,48 @@ TEST(AdamW, ThreadsDoNotChangeABit) {
     EXPECT_TRUE(at::equal(results[0][i], results[1][i]));
     EXPECT_TRUE(at::equal(results[0][i], results[2][i]));
   }
+}
+
+// What a card runs, on ATen's processor kernels.
+TEST(FusedAdam, EqualsTheKernelOfAProcessor) {
+  for (const auto& [type, tolerance] : {std::pair{at::kFloat, 1e-6}, std::pair{at::kDouble, 1e-7}}) {
+    at::manual_seed(8);
+    FusedTensors fused, plain;
+    for (const int64_t n : {1000, 1, 37})
+      for (auto* list : {&fused.params, &fused.gradients, &fused.exp_avgs, &fused.exp_avg_sqs}) list->push_back(at::rand({n}, type) + 0.1);
+    const auto copies = [](const std::vector<at::Tensor>& list) {
+      std::vector<at::Tensor> out;
+      for (const at::Tensor& t : list) out.push_back(t.clone());
+      return out;
+    };
+    plain = {copies(fused.params), copies(fused.gradients), copies(fused.exp_avgs), copies(fused.exp_avg_sqs)};
+    const int64_t steps = 3;
+    const AdamScalars scalars{.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .bias_correction1 = 1 - std::pow(0.9, 3),
+                              .bias_correction2 = 1 - std::pow(0.95, 3), .gradient_scale = 0.25};
+    fused_adam_update(fused, scalars, steps);
+    for (size_t i = 0; i < plain.params.size(); ++i) {
+      const auto update = [&]<class Real>(Real) {
+        const auto all = [](const at::Tensor& t) { return std::span(t.data_ptr<Real>(), static_cast<size_t>(t.numel())); };
+        adam_update(all(plain.params[i]), all(plain.gradients[i]), all(plain.exp_avgs[i]), all(plain.exp_avg_sqs[i]), scalars);
+      };
+      if (type == at::kDouble) update(double{});
+      else update(float{});
+      EXPECT_LT(relative(fused.params[i], plain.params[i]), tolerance);
+      EXPECT_LT(relative(fused.exp_avgs[i], plain.exp_avgs[i]), tolerance);
+      EXPECT_LT(relative(fused.exp_avg_sqs[i], plain.exp_avg_sqs[i]), tolerance);
+    }
+  }
+}
+
+TEST(FusedAdam, MeasuresAsTheHostDoes) {
+  const float huge = std::numeric_limits<float>::max();
+  const std::vector<at::Tensor> tensors = {at::tensor({3.0f, 0.0f, 4.0f}), at::tensor({0.0f}), at::tensor({huge, huge}),
+                                           at::tensor({std::numeric_limits<float>::quiet_NaN()})};
+  const Measured found = measure_on_device(tensors, CountZeros::yes);
+  EXPECT_EQ(found.norms[0], 5);
+  EXPECT_EQ(found.zeros, (std::vector<int64_t>{1, 1, 0, 0}));
+  EXPECT_TRUE(std::isfinite(found.norms[2]));
+  EXPECT_FALSE(std::isfinite(found.norms[3]));
 }
 
 TEST(AdamW, MeasuresNormZerosAndNonFinite) {
