@@ -122,6 +122,8 @@ std::shared_ptr<Group>& Groups::operator[](GroupKind kind) {
   switch (kind) {
     case GroupKind::tensor: return tensor;
     case GroupKind::context: return context;
+    case GroupKind::context_inner: return context_inner;
+    case GroupKind::context_outer: return context_outer;
     case GroupKind::data: return data;
     case GroupKind::data_context: return data_context;
     case GroupKind::tensor_context: return tensor_context;

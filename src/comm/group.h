@@ -97,7 +97,7 @@ class Group {
 
 // The groups one rank belongs to; layout/mesh.h says what each is for.
 struct Groups {
-  std::shared_ptr<Group> tensor, context, data, data_context, tensor_context, pipeline, embedding, model;
+  std::shared_ptr<Group> tensor, context, context_inner, context_outer, data, data_context, tensor_context, pipeline, embedding, model;
   std::shared_ptr<Group> expert, expert_tensor, expert_tensor_expert, expert_data, world;
   std::shared_ptr<Group> data_context_shares, data_context_copies, expert_data_shares, expert_data_copies;
   std::shared_ptr<Group>& operator[](GroupKind kind);

@@ -22,7 +22,7 @@ constexpr BridgeSection kSections[] = {
      "model_type hf_architecture layer_types max_position_embeddings original_max_position_embeddings rope_high_freq_factor rope_low_freq_factor "
      "rope_scaling_type yarn_attention_factor yarn_beta_fast yarn_beta_slow yarn_mscale yarn_mscale_all_dim yarn_truncate position_embedding_type "
      "activation_func moe_layer_freq moe_router_topk linear_conv_kernel_dim linear_key_head_dim linear_value_head_dim linear_num_key_heads "
-     "linear_num_value_heads linear_attention_freq params_dtype window_size expert_tensor_parallel_size"},
+     "linear_num_value_heads linear_attention_freq params_dtype window_size expert_tensor_parallel_size num_layers_per_virtual_pipeline_stage"},
     {"optimizer", "megatron.core.optimizer.optimizer_config.OptimizerConfig", "muon_nesterov"},
     {"rng", "megatron.bridge.training.config.RNGConfig", ""},
     {"scheduler", "megatron.bridge.training.config.SchedulerConfig", ""},

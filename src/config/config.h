@@ -276,6 +276,8 @@ int64_t data_parallel_size(const ModelConfig& model, int64_t world_size);
 // What replicas divide among themselves: ddp.data_parallel_sharding_strategy where ddp.use_megatron_fsdp makes it count, else optim or no_shard by
 // ddp.use_distributed_optimizer.
 std::string sharding_strategy(const Config& config);
+// Decoder layers, and the embedding and the loss where a pipeline's split counts them as layers.
+int64_t layers_of_pipeline(const ModelConfig& model);
 // Micro-batches each replica runs per step.
 int64_t num_microbatches(const Config& config, int64_t world_size);
 

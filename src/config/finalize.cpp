@@ -41,6 +41,13 @@ void derive_lengths(Config& c, int64_t world_size) {
   if (c.validation.eval_micro_batch_size == 0) c.validation.eval_micro_batch_size = c.train.micro_batch_size;
 }
 
+// As Megatron's --num-layers-per-virtual-pipeline-stage. What it contradicts stays, for validate() to say so.
+void derive_chunks(ModelConfig& m) {
+  if (m.num_layers_per_virtual_pipeline_stage <= 0 || m.pipeline_model_parallel_size <= 0 || m.virtual_pipeline_model_parallel_size > 0) return;
+  const int64_t chunks = layers_of_pipeline(m) / m.pipeline_model_parallel_size / m.num_layers_per_virtual_pipeline_stage;
+  m.virtual_pipeline_model_parallel_size = chunks > 1 ? chunks : 0;
+}
+
 void derive_schedule(Config& c) {
   SchedulerConfig& s = c.scheduler;
   const bool by_samples = c.train.train_samples > 0;
@@ -66,6 +73,7 @@ void finalize(Config& config, int64_t world_size) {
   agree(config.ddp.overlap_param_gather, config.optimizer.overlap_param_gather);
   agree(config.ddp.use_megatron_fsdp, config.dist.use_megatron_fsdp);
   agree(config.logger.log_num_zeros_in_grad, config.optimizer.log_num_zeros_in_grad);
+  derive_chunks(config.model);
   derive_lengths(config, world_size);
   derive_schedule(config);
 }
@@ -88,6 +96,10 @@ SchedulerSteps scheduler_steps(const Config& config) {
   // Megatron wants the warm-up to be shorter than the decay.
   out.warmup = std::min(out.warmup, static_cast<double>(std::max<int64_t>(out.decay - 1, 0)));
   return out;
+}
+
+int64_t layers_of_pipeline(const ModelConfig& m) {
+  return m.num_layers + m.account_for_embedding_in_pipeline_split + m.account_for_loss_in_pipeline_split;
 }
 
 int64_t data_parallel_size(const ModelConfig& m, int64_t world_size) {

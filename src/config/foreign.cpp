@@ -71,7 +71,7 @@ constexpr ForeignNames kAnyValue[] = {
      "fine_grained_offloading_max_inflight_offloads flash_attention_version flash_decode fp4_param fp4_quantizer_factory fp4_recipe "
      "fp8_amax_compute_algo fp8_amax_history_len fp8_interval fp8_margin fp8_output_proj fp8_param fp8_quantizer_factory fp8_recipe "
      "fp8_wgrad fused_residual_rmsnorm fused_single_qkv_rope grad_sync_func gradient_accumulation_fusion gtp_remat_opt_in_modules "
-     "gtp_weight_remat_size hetereogenous_dist_checkpoint hf_model_id hf_model_revision hierarchical_context_parallel_sizes "
+     "gtp_weight_remat_size hetereogenous_dist_checkpoint hf_model_id hf_model_revision "
      "high_priority_a2a_comm_stream inference_cuda_graph_scope inference_disable_triton_nvls_kernels inference_fuse_tp_communication "
      "inference_grouped_gemm_backend inference_moe_disable_fused_quant_kernels inference_moe_token_dispatcher_type "
      "inference_rng_tracker inference_sampling_seed init_method init_model_with_meta_device kitchen_attention_backend "

@@ -105,6 +105,8 @@ void list_run(Listing<ModelConfig>& row) {
   row("tensor_model_parallel_size", &M::tensor_model_parallel_size, "ranks that share each layer");
   row("pipeline_model_parallel_size", &M::pipeline_model_parallel_size, "groups of layers on different ranks");
   row("virtual_pipeline_model_parallel_size", &M::virtual_pipeline_model_parallel_size, none_is_null, "model chunks per pipeline rank");
+  row("num_layers_per_virtual_pipeline_stage", &M::num_layers_per_virtual_pipeline_stage, none_is_null,
+      "layers per model chunk: another way to say virtual_pipeline_model_parallel_size");
   row("context_parallel_size", &M::context_parallel_size, "ranks that share each sequence");
   row("expert_model_parallel_size", &M::expert_model_parallel_size, "ranks that share the experts of a layer");
   row("expert_tensor_parallel_size", &M::expert_tensor_parallel_size, none_is_null, "ranks that share each expert; null: tensor_model_parallel_size");
@@ -115,6 +117,8 @@ void list_run(Listing<ModelConfig>& row) {
   row("account_for_loss_in_pipeline_split", &M::account_for_loss_in_pipeline_split, "count the loss as a layer when splitting");
   row("pipeline_model_parallel_layout", &M::pipeline_model_parallel_layout, none_is_null, "explicit stages, e.g. \"Et*4|(tttt|)*14tmL\"");
   row("cp_comm_type", &M::cp_comm_type, none_is_null, {"p2p", "a2a", "all_gather", "a2a+p2p"}, "how context-parallel ranks exchange keys and values");
+  row("hierarchical_context_parallel_sizes", &M::hierarchical_context_parallel_sizes, none_is_null,
+      "cp_comm_type a2a+p2p: how many neighbours trade tokens for heads, and how many such runs pass keys and values around");
 }
 
 }  // namespace

@@ -105,7 +105,8 @@ struct ModelConfig {
   // Parallel sizes.
   int64_t tensor_model_parallel_size = 1;
   int64_t pipeline_model_parallel_size = 1;
-  int64_t virtual_pipeline_model_parallel_size = 0;  // 0: none
+  int64_t virtual_pipeline_model_parallel_size = 0;   // 0: none
+  int64_t num_layers_per_virtual_pipeline_stage = 0;  // 0: not said; else finalize() makes the size above of it
   int64_t context_parallel_size = 1;
   int64_t expert_model_parallel_size = 1;
   int64_t expert_tensor_parallel_size = 0;  // 0: as tensor_model_parallel_size
@@ -114,6 +115,7 @@ struct ModelConfig {
   bool account_for_embedding_in_pipeline_split = false, account_for_loss_in_pipeline_split = false;
   std::string pipeline_model_parallel_layout;
   std::string cp_comm_type = "p2p";
+  std::vector<int64_t> hierarchical_context_parallel_sizes;  // of "a2a+p2p": neighbours that trade tokens for heads; ranks of a ring of them
 
   // As read from HF and not understood otherwise: kept so that export writes the same config.json. A JSON object's text, or empty.
   std::string hf_config_json;

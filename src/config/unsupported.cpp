@@ -65,17 +65,15 @@ constexpr Part kParts[] = {
 
 // Keys that steer speed or display only, and steer nothing in this version.
 constexpr std::string_view kIdle[] = {
-    "model.attention_softmax_in_fp32", "model.cross_entropy_loss_fusion", "model.sequence_parallel", "model.cp_comm_type", "model.moe_grouped_gemm",
-    "model.moe_token_dispatcher_type", "model.moe_pad_expert_input_to_capacity",
+    "model.attention_softmax_in_fp32", "model.cross_entropy_loss_fusion", "model.moe_grouped_gemm", "model.moe_pad_expert_input_to_capacity",
     "train.check_weight_hash_across_dp_replicas_interval", "train.check_optimizer_step_success", "train.decrease_batch_size_if_needed",
-    "ddp.align_param_gather", "ddp.average_in_collective", "ddp.check_for_large_grads",
-    "dist.distributed_backend",
-    "dist.distributed_timeout_minutes", "dist.use_tp_pp_dp_mapping", "dist.use_gloo_process_groups", "dataset.mmap_bin_files",
+    "ddp.align_param_gather", "ddp.average_in_collective", "ddp.check_for_large_grads", "dist.distributed_backend",
+    "dist.use_gloo_process_groups", "dataset.mmap_bin_files",
     "dataset.data_sharding", "tokenizer.make_vocab_size_divisible_by", "checkpoint.fully_parallel_save",
     "checkpoint.fully_parallel_load", "checkpoint.dist_ckpt_strictness", "logger.tensorboard_queue_size",
     "logger.log_progress", "logger.log_timers_to_tensorboard", "logger.log_memory_to_tensorboard",
     "logger.log_l2_norm_grad_to_tensorboard", "logger.timing_log_level",
-    "mixed_precision.grad_reduce_in_fp32", "comm_overlap.tp_comm_overlap", "comm_overlap.overlap_p2p_comm", "comm_overlap.batch_p2p_comm",
+    "comm_overlap.tp_comm_overlap", "comm_overlap.overlap_p2p_comm", "comm_overlap.batch_p2p_comm",
     "comm_overlap.overlap_grad_reduce", "comm_overlap.overlap_param_gather", "comm_overlap.overlap_moe_expert_parallel_comm",
     "rng.data_parallel_random_init",
 };

@@ -1,4 +1,4 @@
-// Every check between keys, in one list. A check returns what is wrong with its numbers, or "".
+// Every check between keys, in one list, and therefore long. A check returns what is wrong with its numbers, or "".
 #include <algorithm>
 #include <array>
 
@@ -142,8 +142,7 @@ std::string ranks_hold_experts(const Case& c) {
 std::string layers_divide_into_stages(const Case& c) {
   const ModelConfig& m = c.config.model;
   if (m.pipeline_model_parallel_size <= 1 || !m.pipeline_model_parallel_layout.empty()) return "";
-  int64_t layers = m.num_layers + m.account_for_embedding_in_pipeline_split + m.account_for_loss_in_pipeline_split;
-  int64_t stages = m.pipeline_model_parallel_size;
+  int64_t layers = layers_of_pipeline(m), stages = m.pipeline_model_parallel_size;
   for (int64_t given : {m.num_layers_in_first_pipeline_stage, m.num_layers_in_last_pipeline_stage})
     if (given > 0) layers -= given, stages -= 1;
   const int64_t chunks = std::max<int64_t>(m.virtual_pipeline_model_parallel_size, 1);
@@ -154,6 +153,43 @@ std::string chunks_have_ranks(const Case& c) {
   const int64_t chunks = m.virtual_pipeline_model_parallel_size;
   return chunks > 1 && m.pipeline_model_parallel_size == 1
              ? format("model.virtual_pipeline_model_parallel_size {} wants model.pipeline_model_parallel_size > 1", chunks) : "";
+}
+// As Megatron asserts of --num-layers-per-virtual-pipeline-stage; finalize() has made the number of chunks of it.
+std::string chunks_have_their_layers(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t each = m.num_layers_per_virtual_pipeline_stage, ranks = m.pipeline_model_parallel_size;
+  if (each == 0) return "";
+  constexpr const char* name = "model.num_layers_per_virtual_pipeline_stage";
+  if (std::string wrong = at_least(name, each, 1); !wrong.empty() || ranks < 1) return wrong;
+  if (!m.pipeline_model_parallel_layout.empty()) return format("{} is given besides model.pipeline_model_parallel_layout", name);
+  if (m.num_layers_in_first_pipeline_stage > 0 || m.num_layers_in_last_pipeline_stage > 0)
+    return format("{} wants stages of equal length; with num_layers_in_first/last_pipeline_stage give model.virtual_pipeline_model_parallel_size", name);
+  const int64_t layers = layers_of_pipeline(m), chunks = std::max<int64_t>(m.virtual_pipeline_model_parallel_size, 1);
+  if (layers % ranks != 0) return "";  // said by layers_divide_into_stages
+  if (layers / ranks % each != 0) return divides("pipeline: layers of a stage", layers / ranks, name, each);
+  return layers / ranks / each == chunks ? "" : format("{} {} makes {} chunks of the {} layers of a stage, model.virtual_pipeline_model_parallel_size is {}",
+                                                       name, each, layers / ranks / each, layers / ranks, chunks);
+}
+std::string context_levels_make_the_axis(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const std::vector<int64_t>& levels = m.hierarchical_context_parallel_sizes;
+  const bool asked = m.cp_comm_type == "a2a+p2p" && m.context_parallel_size > 1;
+  if (!asked && levels.empty()) return "";
+  int64_t rest = m.context_parallel_size;  // what the levels leave
+  for (const int64_t level : levels) rest = level > 0 && rest % level == 0 ? rest / level : 0;
+  if (rest == 1 && (levels.size() == 2 || !asked)) return "";
+  return format("model.hierarchical_context_parallel_sizes wants two sizes (neighbours that trade heads, ranks of a ring) whose product is "
+                "context_parallel_size {}, not {}", m.context_parallel_size, levels);
+}
+std::string context_ranks_share_heads(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  const int64_t tensor = m.tensor_model_parallel_size;
+  if (m.context_parallel_size <= 1 || tensor < 1 || (m.cp_comm_type != "a2a" && m.cp_comm_type != "a2a+p2p")) return "";
+  const bool levels = m.cp_comm_type == "a2a+p2p";
+  if (levels && m.hierarchical_context_parallel_sizes.empty()) return "";  // said by context_levels_make_the_axis
+  const int64_t ranks = levels ? m.hierarchical_context_parallel_sizes[0] : m.context_parallel_size, groups = std::max<int64_t>(m.num_query_groups / tensor, 1);
+  return ranks < 1 || groups % ranks == 0 ? "" : format("model.cp_comm_type={}: the {} query groups of a rank do not divide over {} context-parallel ranks; "
+                                                        "p2p and all_gather do not need that", m.cp_comm_type, groups, ranks);
 }
 std::string interleaving_has_its_micro_batches(const Case& c) {
   const ModelConfig& m = c.config.model;
@@ -359,6 +395,9 @@ constexpr std::string (*kChecks[])(const Case&) = {
     ranks_hold_experts,
     layers_divide_into_stages,
     chunks_have_ranks,
+    chunks_have_their_layers,
+    context_levels_make_the_axis,
+    context_ranks_share_heads,
     interleaving_has_its_micro_batches,
     sequence_parallel_wants_tensor_parallel,
     sequence_divides_over_ranks,

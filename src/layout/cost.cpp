@@ -81,6 +81,11 @@ double matrix_seconds(double flops, int64_t element, double efficiency, const Ma
   return flops / ((element == 2 ? machine.gpu.matrix_tflops : machine.gpu.wide_tflops) * 1e12 * efficiency);
 }
 
+// Keys and values that go around beside the attention of those that have come.
+static bool is_ring(const VolumeEntry& entry) {
+  return entry.movement == Movement::transfer && (entry.group == GroupKind::context || entry.group == GroupKind::context_outer);
+}
+
 double volume_seconds(const Volume& volume, const CostContext& context, double core_seconds) {
   const double shown = 1 - context.machine.efficiency.overlap;
   double sum = 0;
@@ -88,7 +93,7 @@ double volume_seconds(const Volume& volume, const CostContext& context, double c
     const double alone = seconds(entry.movement, entry.bytes, context.spans[static_cast<size_t>(entry.group)], context.machine);
     if (entry.group == GroupKind::tensor && context.overlaps.tensor) sum += shown * alone;
     else if (entry.group == GroupKind::expert && context.overlaps.expert) sum += shown * alone;
-    else if (entry.group == GroupKind::context && entry.movement == Movement::transfer) sum += std::max(shown * alone, alone - core_seconds);
+    else if (is_ring(entry)) sum += std::max(shown * alone, alone - core_seconds);
     else sum += alone;
   }
   return sum;

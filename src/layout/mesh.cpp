@@ -18,6 +18,7 @@ struct KindFacts {
 const KindFacts& facts(GroupKind kind) {
   static const KindFacts table[kGroupKinds] = {
       {"tensor", {"tp"}, false},          {"context", {"cp"}, false},
+      {"context-inner", {"cp"}, false},   {"context-outer", {"cp"}, false},
       {"data", {"dp"}, false},            {"data-context", {"dp", "cp"}, false},
       {"tensor-context", {"tp", "cp"}, false}, {"pipeline", {"pp"}, false},
       {"embedding", {"pp"}, false},       {"model", {"tp", "pp"}, false},
@@ -39,6 +40,13 @@ MeshSizes mesh_sizes(const ModelConfig& c, int64_t world_size, bool pipeline_bef
   MeshSizes out;
   out.tensor = c.tensor_model_parallel_size;
   out.context = c.context_parallel_size;
+  if (c.cp_comm_type == "a2a+p2p" && out.context > 1) {
+    const std::vector<int64_t>& levels = c.hierarchical_context_parallel_sizes;
+    require(levels.size() == 2 && levels[0] > 0 && out.context % levels[0] == 0 && out.context / levels[0] == levels[1],
+            "model.cp_comm_type=a2a+p2p wants model.hierarchical_context_parallel_sizes: two sizes whose product is context_parallel_size {}, not {}",
+            out.context, levels);
+    out.context_inner = levels[0];
+  }
   out.pipeline = c.pipeline_model_parallel_size;
   out.expert = c.expert_model_parallel_size;
   out.expert_tensor = c.num_moe_experts == 0 ? 1 : c.expert_tensor_parallel_size ? c.expert_tensor_parallel_size : out.tensor;
@@ -78,6 +86,8 @@ Mesh::Mesh(const MeshSizes& sizes) : sizes_(sizes) {
   const int64_t stage = s.tensor * s.context * s.data, experts = s.expert_tensor * s.expert;
   require(stage % experts == 0, "mesh: expert tensor {} x expert {} = {} ranks do not divide the {} ranks of a pipeline stage", s.expert_tensor, s.expert,
           experts, stage);
+  require(s.context_inner > 0 && s.context % s.context_inner == 0, "mesh: runs of {} do not divide the {} ranks of the context axis", s.context_inner,
+          s.context);
   size_ = stage * s.pipeline;
   expert_data_ = stage / experts;
   dense_ = axes(s.order, s.tensor, s.context, 1, s.data, s.pipeline);
@@ -109,15 +119,15 @@ Coordinates Mesh::coordinates(int64_t rank) const {
 
 namespace {
 
-// Groups of replicas cut into stretches of neighbours, or into those in the same place of each stretch (megatron/core/parallel_state.py,
-// num_distributed_optimizer_instances).
-std::vector<std::vector<int64_t>> cut(const std::vector<std::vector<int64_t>>& replicas, int64_t instances, bool copies) {
+// Groups cut into `count` stretches of neighbours, or into those in the same place of each stretch (megatron/core/parallel_state.py,
+// num_distributed_optimizer_instances and hierarchical_context_parallel_sizes).
+std::vector<std::vector<int64_t>> cut(const std::vector<std::vector<int64_t>>& groups, int64_t count, bool same_place) {
   std::vector<std::vector<int64_t>> out;
-  for (const std::vector<int64_t>& ranks : replicas) {
-    const int64_t size = static_cast<int64_t>(ranks.size()) / instances, groups = copies ? size : instances, members = copies ? instances : size;
-    for (int64_t g = 0; g < groups; ++g) {
-      std::vector<int64_t>& group = out.emplace_back();
-      for (int64_t m = 0; m < members; ++m) group.push_back(ranks[static_cast<size_t>(copies ? m * size + g : g * size + m)]);
+  for (const std::vector<int64_t>& ranks : groups) {
+    const int64_t length = static_cast<int64_t>(ranks.size()) / count, parts = same_place ? length : count, members = same_place ? count : length;
+    for (int64_t p = 0; p < parts; ++p) {
+      std::vector<int64_t>& part = out.emplace_back();
+      for (int64_t m = 0; m < members; ++m) part.push_back(ranks[static_cast<size_t>(same_place ? m * length + p : p * length + m)]);
     }
   }
   return out;
@@ -126,6 +136,8 @@ std::vector<std::vector<int64_t>> cut(const std::vector<std::vector<int64_t>>& r
 }  // namespace
 
 std::vector<std::vector<int64_t>> Mesh::groups(GroupKind kind) const {
+  if (kind == GroupKind::context_inner || kind == GroupKind::context_outer)
+    return cut(groups(GroupKind::context), sizes_.context / sizes_.context_inner, kind == GroupKind::context_outer);
   if (kind == GroupKind::data_context_shares || kind == GroupKind::data_context_copies)
     return cut(groups(GroupKind::data_context), sizes_.optimizer_instances, kind == GroupKind::data_context_copies);
   if (kind == GroupKind::expert_data_shares || kind == GroupKind::expert_data_copies)

@@ -14,6 +14,7 @@ struct MeshSizes {
   int64_t tensor = 1, context = 1, data = 1, pipeline = 1;
   int64_t expert = 1, expert_tensor = 1;
   int64_t optimizer_instances = 1;  // groups of replicas that each hold a whole optimizer state (num_distributed_optimizer_instances)
+  int64_t context_inner = 1;  // of the context axis: neighbours that are its lower level (hierarchical context parallelism)
   // Axes from the one whose ranks are neighbours to the one whose ranks are farthest apart.
   std::string order = "tp-cp-ep-dp-pp";
 };
@@ -24,6 +25,8 @@ MeshSizes mesh_sizes(const ModelConfig& config, int64_t world_size, bool pipelin
 enum class GroupKind {
   tensor,               // tp
   context,              // cp
+  context_inner,        // runs of neighbours on cp (Megatron's first hierarchical level)
+  context_outer,        // on cp, those with the same place in their run (the second)
   data,                 // dp: replicas that see other samples
   data_context,         // dp-cp: who sums gradients of dense parameters
   tensor_context,       // tp-cp: who shares a micro-batch

@@ -128,7 +128,10 @@ class Search {
     m.tensor_model_parallel_size = l.tensor;
     m.pipeline_model_parallel_size = l.pipeline;
     m.virtual_pipeline_model_parallel_size = l.chunks > 1 ? l.chunks : 0;
+    m.num_layers_per_virtual_pipeline_stage = 0;
     m.context_parallel_size = l.context;
+    std::vector<int64_t>& levels = m.hierarchical_context_parallel_sizes;
+    if (levels.size() == 2 && levels[0] > 0 && l.context % levels[0] == 0) levels[1] = l.context / levels[0];
     m.expert_model_parallel_size = l.expert;
     m.expert_tensor_parallel_size = m.num_moe_experts > 0 ? l.expert_tensor : 0;
     m.sequence_parallel = l.tensor > 1;

@@ -67,8 +67,15 @@ void add_context(LayerVolume& out, const LocalLayer& layer, const VolumeSizes& s
     out.forward.add(GroupKind::context, Movement::all_gather, keys_values * static_cast<double>(ranks));
     out.backward.add(GroupKind::context, Movement::all_gather, keys_values * static_cast<double>(ranks));
     out.backward.add(GroupKind::context, Movement::reduce_scatter, keys_values * static_cast<double>(ranks));
-  } else {
+  } else if (sizes.context_type == "a2a") {
     add_head_exchange(out, layer, sizes, GroupKind::context, others / static_cast<double>(ranks));
+  } else {  // in two levels: a ring passes as many bytes on for fewer heads of more tokens
+    const double inner = static_cast<double>(sizes.mesh.context_inner), outer = static_cast<double>(ranks) / inner;
+    add_head_exchange(out, layer, sizes, GroupKind::context_inner, (inner - 1) / inner);
+    if (outer > 1) {
+      out.forward.add(GroupKind::context_outer, Movement::transfer, keys_values * (outer - 1));
+      out.backward.add(GroupKind::context_outer, Movement::transfer, keys_values * (2 * outer - 1));
+    }
   }
 }
 

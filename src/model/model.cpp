@@ -83,7 +83,7 @@ Model::State::State(const ModelConfig& c, const Groups& g, const ModelOptions& o
   check_supported(c, *g.tensor);
   const TensorRegion region{g.tensor, residual_of(c)};
   const NormOptions norm{c.layernorm_epsilon, c.layernorm_zero_centered_gamma ? 1.0 : 0.0};
-  const LayerSeams seams{region, {g.expert, g.expert_tensor, g.expert_tensor_expert}, attention_core(c.cp_comm_type, g.context)};
+  const LayerSeams seams{region, {g.expert, g.expert_tensor, g.expert_tensor_expert}, attention_core(c.cp_comm_type, g)};
   if (stage.embedding || stage.prediction_layers > 0) embedding = {&parameters->get("embedding.word_embeddings.weight"), region};
   for (int64_t i = stage.first_layer; i < stage.first_layer + stage.layers; ++i)
     decoder.layers.push_back(make_decoder_layer(c, i, format("decoder.layers.{}.", i), *parameters, seams));

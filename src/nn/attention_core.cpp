@@ -141,58 +141,73 @@ class GatheredAttention final : public SpreadAttention {
   }
   at::Tensor gathered(const at::Tensor& x_BGTD, const TokenView& tokens) const {
     const at::Tensor all_SBGD = group_->all_gather(x_BGTD.permute({2, 0, 1, 3}).contiguous());
-    return all_SBGD.index_select(0, ascending(tokens).to(x_BGTD.device(), /*non_blocking=*/true)).permute({1, 2, 0, 3}).contiguous();
+    return all_SBGD.index_select(0, ascending(tokens).to(x_BGTD.device())).permute({1, 2, 0, 3}).contiguous();
   }
   at::Tensor scattered(const at::Tensor& dx_BGSD, const TokenView& tokens) const {
-    const at::Tensor dx_SBGD = dx_BGSD.permute({2, 0, 1, 3}).index_select(0, by_rank(tokens).to(dx_BGSD.device(), /*non_blocking=*/true)).contiguous();
+    const at::Tensor dx_SBGD = dx_BGSD.permute({2, 0, 1, 3}).index_select(0, by_rank(tokens).to(dx_BGSD.device())).contiguous();
     return group_->reduce_scatter_sum(dx_SBGD).permute({1, 2, 0, 3}).contiguous();
   }
 };
 
+// Tokens for heads among neighbours on the context axis, and attention of those heads by another core: the local one where the neighbours are all ranks, else
+// a ring of those with the same heads (Fang and Zhao 2024, USP). Neighbours together hold what one of fewer context ranks would hold, and
+// each its chunks of it.
 class ExchangedAttention final : public SpreadAttention {
  public:
-  using SpreadAttention::SpreadAttention;
+  ExchangedAttention(std::shared_ptr<Group> context, std::shared_ptr<Group> neighbours, std::shared_ptr<const AttentionCore> core)
+      : SpreadAttention(std::move(context)), neighbours_(std::move(neighbours)), core_(std::move(core)) {}
 
   AttentionResult forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const TokenView& tokens, double scale) const override {
-    const AttentionResult whole = attention(to_heads(q, tokens), to_heads(k, tokens), to_heads(v, tokens), ranges(tokens), scale);
-    const at::Tensor out = to_tokens(whole.out_BTND.transpose(1, 2), tokens).transpose(1, 2).contiguous();
-    return {out, to_tokens(whole.log_sum_BNT.unsqueeze(-1), tokens).squeeze(-1).contiguous()};
+    const Exchange x = exchange(tokens);
+    const AttentionResult together = core_->forward(to_heads(q, x), to_heads(k, x), to_heads(v, x), x.tokens, scale);
+    const at::Tensor out = to_tokens(together.out_BTND.transpose(1, 2), x).transpose(1, 2).contiguous();
+    return {out, to_tokens(together.log_sum_BNT.unsqueeze(-1), x).squeeze(-1).contiguous()};
   }
   AttentionGradients backward(const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionResult& result,
                               const TokenView& tokens, double scale) const override {
-    const AttentionResult whole = {to_heads(result.out_BTND.transpose(1, 2), tokens).transpose(1, 2).contiguous(),
-                                   to_heads(result.log_sum_BNT.unsqueeze(-1), tokens).squeeze(-1).contiguous()};
-    const AttentionGradients d = attention_backward(to_heads(dout.transpose(1, 2), tokens).transpose(1, 2).contiguous(), to_heads(q, tokens),
-                                                    to_heads(k, tokens), to_heads(v, tokens), whole, ranges(tokens), scale);
-    return {to_tokens(d.dq_BNTD, tokens), to_tokens(d.dk_BGSD, tokens), to_tokens(d.dv_BGSD, tokens)};
+    const Exchange x = exchange(tokens);
+    const AttentionResult together = {to_heads(result.out_BTND.transpose(1, 2), x).transpose(1, 2).contiguous(),
+                                      to_heads(result.log_sum_BNT.unsqueeze(-1), x).squeeze(-1).contiguous()};
+    const AttentionGradients d = core_->backward(to_heads(dout.transpose(1, 2), x).transpose(1, 2).contiguous(), to_heads(q, x), to_heads(k, x),
+                                                 to_heads(v, x), together, x.tokens, scale);
+    return {to_tokens(d.dq_BNTD, x), to_tokens(d.dk_BGSD, x), to_tokens(d.dv_BGSD, x)};
   }
 
  private:
-  KeyRanges ranges(const TokenView& tokens) const {
-    // Every rank's documents, in the order of the row.
-    at::Tensor starts;
-    if (tokens.document_starts_BT.defined()) {
-      const at::Tensor all_SB = group_->all_gather(tokens.document_starts_BT.to(at::kCPU).t().contiguous());
-      starts = all_SB.index_select(0, ascending(tokens)).t().contiguous();
+  // S: the neighbours' tokens.
+  struct Exchange {
+    int64_t own = 0;                    // tokens of a row on this rank
+    TokenView tokens;                   // of all neighbours, ascending
+    at::Tensor ascending_S, by_rank_S;  // out of rank-after-rank order, and back
+  };
+  Exchange exchange(const TokenView& tokens) const {
+    const int64_t S = tokens.T * neighbours_->size();
+    Exchange out{.own = tokens.T, .tokens = {tokens.B, S, {}, tokens.window}, .ascending_S = {}, .by_rank_S = places(context_order(S, neighbours_->size()))};
+    out.ascending_S = out.by_rank_S.argsort();
+    if (tokens.document_starts_BT.defined()) {  // every neighbour's documents
+      const at::Tensor all_SB = neighbours_->all_gather(tokens.document_starts_BT.to(at::kCPU).t().contiguous());
+      out.tokens.document_starts_BT = all_SB.index_select(0, out.ascending_S).t().contiguous();
     }
-    return causal_ranges(tokens.B, row_tokens(tokens), 0, tokens.window, starts);
+    return out;
   }
-  // [B, heads, this rank's tokens, D] <-> [B, this rank's heads, all tokens, D].
-  at::Tensor to_heads(const at::Tensor& x_BNTD, const TokenView& tokens) const {
-    const int64_t N = x_BNTD.size(1), ranks = group_->size();
+  // [B, heads, this rank's tokens, D] <-> [B, this rank's heads, the neighbours' tokens, D].
+  at::Tensor to_heads(const at::Tensor& x_BNTD, const Exchange& exchange) const {
+    const int64_t N = x_BNTD.size(1), ranks = neighbours_->size();
     require(N % ranks == 0,
             "model.cp_comm_type=a2a: {} heads of a rank do not divide over {} context-parallel ranks; p2p and all_gather do not need that", N, ranks);
     const std::vector<int64_t> rows(static_cast<size_t>(ranks), N / ranks);
-    const at::Tensor x = group_->all_to_all(x_BNTD.transpose(0, 1).contiguous(), rows, rows).unflatten(0, {ranks, N / ranks});  // [rank, heads, B, T, D]
-    return x.permute({2, 1, 0, 3, 4}).flatten(2, 3).index_select(2, ascending(tokens).to(x.device(), /*non_blocking=*/true)).contiguous();
+    const at::Tensor x = neighbours_->all_to_all(x_BNTD.transpose(0, 1).contiguous(), rows, rows).unflatten(0, {ranks, N / ranks});  // [rank, heads, B, T, D]
+    return x.permute({2, 1, 0, 3, 4}).flatten(2, 3).index_select(2, exchange.ascending_S.to(x.device(), /*non_blocking=*/true)).contiguous();
   }
-  at::Tensor to_tokens(const at::Tensor& x_BNSD, const TokenView& tokens) const {
-    const int64_t n = x_BNSD.size(1), ranks = group_->size();
+  at::Tensor to_tokens(const at::Tensor& x_BNSD, const Exchange& exchange) const {
+    const int64_t n = x_BNSD.size(1), ranks = neighbours_->size();
     const std::vector<int64_t> rows(static_cast<size_t>(ranks), n);
-    const at::Tensor order = by_rank(tokens).to(x_BNSD.device(), /*non_blocking=*/true);
-    const at::Tensor x = x_BNSD.index_select(2, order).unflatten(2, {ranks, tokens.T});  // [B, heads, rank, T, D]
-    return group_->all_to_all(x.permute({2, 1, 0, 3, 4}).flatten(0, 1).contiguous(), rows, rows).transpose(0, 1).contiguous();
+    const at::Tensor order = exchange.by_rank_S.to(x_BNSD.device(), /*non_blocking=*/true);
+    const at::Tensor x = x_BNSD.index_select(2, order).unflatten(2, {ranks, exchange.own});  // [B, heads, rank, T, D]
+    return neighbours_->all_to_all(x.permute({2, 1, 0, 3, 4}).flatten(0, 1).contiguous(), rows, rows).transpose(0, 1).contiguous();
   }
+  std::shared_ptr<Group> neighbours_;
+  std::shared_ptr<const AttentionCore> core_;
 };
 
 }  // namespace
@@ -202,12 +217,18 @@ std::shared_ptr<const AttentionCore> local_attention() {
   return core;
 }
 
-std::shared_ptr<const AttentionCore> attention_core(const std::string& type, const std::shared_ptr<Group>& context) {
+std::shared_ptr<const AttentionCore> attention_core(const std::string& type, const Groups& groups) {
+  const std::shared_ptr<Group>& context = groups.context;
   if (context->size() == 1) return local_attention();
   if (type == "p2p" || type.empty()) return std::make_shared<const RingAttention>(context);
   if (type == "all_gather") return std::make_shared<const GatheredAttention>(context);
-  if (type == "a2a") return std::make_shared<const ExchangedAttention>(context);
-  fail("model.cp_comm_type: '{}' is not supported; supported: p2p, all_gather, a2a", type);
+  if (type == "a2a") return std::make_shared<const ExchangedAttention>(context, context, local_attention());
+  if (type == "a2a+p2p") {
+    const std::shared_ptr<Group>& ring = groups.context_outer;
+    return std::make_shared<const ExchangedAttention>(context, groups.context_inner,
+                                                      ring->size() == 1 ? local_attention() : std::make_shared<const RingAttention>(ring));
+  }
+  fail("model.cp_comm_type: '{}' is not supported; supported: p2p, all_gather, a2a, a2a+p2p", type);
 }
 
 }  // namespace ponte

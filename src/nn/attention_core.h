@@ -31,8 +31,9 @@ class AttentionCore {
 // Rows are whole on this rank.
 std::shared_ptr<const AttentionCore> local_attention();
 // Rows spread as layout/context_split.h says. type: "p2p" passes keys and values around a ring and merges what each block gives (Liu et al. 2023, Ring
-// Attention); "all_gather" brings all keys and values here; "a2a" trades tokens for heads (Jacobs et al. 2023, DeepSpeed-Ulysses). A group of one: local.
-// UserError for any other type.
-std::shared_ptr<const AttentionCore> attention_core(const std::string& type, const std::shared_ptr<Group>& context);
+// Attention); "all_gather" brings all keys and values here; "a2a" trades tokens for heads (Jacobs et al. 2023, DeepSpeed-Ulysses); "a2a+p2p" trades them
+// among neighbours (groups.context_inner) and passes keys and values around a ring of those with the same heads (groups.context_outer). A group of one:
+// local. UserError for any other type.
+std::shared_ptr<const AttentionCore> attention_core(const std::string& type, const Groups& groups);
 
 }  // namespace ponte

@@ -32,6 +32,7 @@ const std::vector<Axis>& axes() {
       {"cp3", "context", [](Layout& l) { l.mesh.context = 3; }},
       {"cp gathering", "context", [](Layout& l) { l.mesh.context = 2, l.config.cp_comm_type = "all_gather"; }},
       {"cp exchanging", "context", [](Layout& l) { l.mesh.context = 2, l.config.cp_comm_type = "a2a"; }},
+      {"cp in levels", "context", [](Layout& l) { l.mesh.context = 4, l.mesh.context_inner = 2, l.config.cp_comm_type = "a2a+p2p"; }},
       {"dp", "data", [](Layout& l) { l.mesh.data *= 2; }},
       {"distributed optimizer", "data", [](Layout& l) { l.mesh.data *= 2, l.replicas.sharding = Sharding::optimizer; }},
       {"sharded gradients", "data", [](Layout& l) { l.mesh.data *= 2, l.replicas.sharding = Sharding::gradients; }, false, false},
@@ -72,6 +73,12 @@ const char* name_of(Kind kind) {
 }
 bool has_experts(Kind kind) { return kind == Kind::experts || kind == Kind::hybrid; }
 
+// Pairs of many ranks are run for some kinds alone; heads that do not divide are not run at all.
+bool is_worth_a_row(Kind kind, const std::string& one, const std::string& other) {
+  if (one == "tp8" || other == "tp8") return kind == Kind::dense_tied && other != "cp exchanging" && other != "cp in levels";
+  return (one != "cp in levels" && other != "cp in levels") || kind == Kind::dense_untied || kind == Kind::experts;
+}
+
 std::vector<Row> axes_and_pairs() {
   std::vector<Row> out;
   const auto add = [&](Kind kind, const std::vector<const Axis*>& chosen, Update update = Update::sgd) {
@@ -92,8 +99,7 @@ std::vector<Row> axes_and_pairs() {
       add(kind, {&axes()[i]});
       add(kind, {&axes()[i]}, Update::adamw);
       for (size_t j = i + 1; j < axes().size(); ++j)
-        if (axes()[i].family != axes()[j].family && axes()[i].paired && axes()[j].paired &&
-            !(axes()[i].name == "tp8" && (kind != Kind::dense_tied || axes()[j].name == "cp exchanging")))
+        if (axes()[i].family != axes()[j].family && axes()[i].paired && axes()[j].paired && is_worth_a_row(kind, axes()[i].name, axes()[j].name))
           add(kind, {&axes()[i], &axes()[j]});
     }
   return out;
@@ -161,6 +167,7 @@ std::vector<Row> specials() {
   const auto recompute = [](ModelConfig& c) { c.recompute_granularity = "full", c.recompute_method = "uniform"; };
   const auto gathering = [](ModelConfig& c) { c.cp_comm_type = "all_gather"; };
   const auto exchanging = [](ModelConfig& c) { c.cp_comm_type = "a2a"; };
+  const auto levels = [](ModelConfig& c) { c.cp_comm_type = "a2a+p2p"; };
   const auto bare = [](ModelConfig& c) { c.vocab_size = 48; };
   const Data plain{.uneven = false, .packed = false}, padded{.padded = true}, single{.micro_batches = 1}, six{.micro_batches = 6}, eight{.micro_batches = 8};
   const DataParallel::Settings optimizer{.sharding = Sharding::optimizer}, gradients{.sharding = Sharding::gradients}, whole{.sharding = Sharding::parameters};
@@ -191,6 +198,10 @@ std::vector<Row> specials() {
       {"window in a ring", dense_untied, window, {.context = 3}, {}},
       {"window, gathering", dense_untied, window, {.context = 2}, gathering},
       {"window, exchanging", dense_untied, window, {.context = 2}, exchanging},
+      {"window, in levels", dense_untied, window, {.context = 6, .context_inner = 2}, levels},
+      {"all neighbours", dense_untied, {}, {.context = 4, .context_inner = 4}, levels},
+      {"no neighbours", dense_untied, {}, {.context = 3, .context_inner = 1}, levels},
+      {"plain rows in levels", dense_untied, {}, {.context = 6, .context_inner = 2}, levels, plain},
       {"hybrid by chunks, plain rows", hybrid, {}, {.context = 4}, {}, plain},
       {"hybrid by heads, plain rows", hybrid, {}, {.context = 4}, exchanging, plain},
       {"hybrid by chunks, recompute", hybrid, {}, {.tensor = 2, .context = 2}, recompute},
@@ -274,7 +285,9 @@ TEST(Equality, RefusesWithItsReason) {
   const std::vector<Refusal> list = {
       {"heads of a rank do not divide over 2 context-parallel ranks", Kind::dense_untied, {.tensor = 8, .context = 2},
        [](ModelConfig& c) { c.cp_comm_type = "a2a"; }},
-      {"'a2a+p2p' is not supported", Kind::dense_untied, {.context = 2}, [](ModelConfig& c) { c.cp_comm_type = "a2a+p2p"; }},
+      {"heads of a rank do not divide over 3 context-parallel ranks", Kind::dense_untied, {.context = 6, .context_inner = 3},
+       [](ModelConfig& c) { c.cp_comm_type = "a2a+p2p"; }},
+      {"runs of 4 do not divide the 6 ranks", Kind::dense_untied, {.context = 6, .context_inner = 4}, [](ModelConfig& c) { c.cp_comm_type = "a2a+p2p"; }},
       {"key heads of a rank's gated delta net do not divide over 3", Kind::hybrid, {.context = 3}, [](ModelConfig& c) { c.cp_comm_type = "a2a"; }},
       {"do not divide into 2 x 5 chunks", Kind::dense_untied, {.context = 5}, {}},
       {"4 layers do not divide over 3 stages", Kind::dense_untied, {.pipeline = 3}, {}},

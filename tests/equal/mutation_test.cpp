@@ -138,6 +138,10 @@ std::vector<Mutation> mutations() {
   both("chunk_states_left_out", "chunk_states_scaled", Kind::hybrid, cp("p2p"), K::context, all_gather);
   both("chunk_states_gradient_left_out", "chunk_states_gradient_scaled", Kind::hybrid, cp("p2p"), K::context, reduce_scatter);
   both("delta_heads_left_out", "delta_heads_scaled", Kind::hybrid, cp("a2a"), K::context, all_to_all);
+  const auto levels = [](Layout& l) { l.mesh.context = 4, l.mesh.context_inner = 2, l.config.cp_comm_type = "a2a+p2p"; };
+  both("neighbours_all_to_all_left_out", "neighbours_all_to_all_scaled", Kind::dense_untied, levels, K::context_inner, all_to_all);
+  both("ring_of_neighbours_left_out", "ring_of_neighbours_scaled", Kind::dense_untied, levels, K::context_outer, transfer);
+  out.push_back({"neighbours_documents_left_out", Kind::dense_untied, levels, broken(K::context_inner, all_gather, left_out)});
   both("balancing_counts_left_out", "balancing_counts_scaled", Kind::experts, cp("p2p"), K::context, all_reduce);
   both("balancing_counts_of_sequence_shards_left_out", "balancing_counts_of_sequence_shards_scaled", Kind::experts, sp, K::tensor_context, all_reduce);
   both("expert_all_to_all_left_out", "expert_all_to_all_scaled", Kind::experts, ep, K::expert, all_to_all);

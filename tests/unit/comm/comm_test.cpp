@@ -98,7 +98,7 @@ TEST(ThreadGroup, TrafficIsCounted) {
 }
 
 TEST(ThreadGroup, RanksOfAMeshMeetInTheirGroups) {
-  const Mesh mesh({.tensor = 2, .context = 2, .data = 2, .pipeline = 2, .expert = 4, .expert_tensor = 1});
+  const Mesh mesh({.tensor = 2, .context = 4, .data = 2, .pipeline = 2, .expert = 8, .expert_tensor = 1, .context_inner = 2});
   run_ranks(mesh, [&](Groups groups) {
     for (int64_t k = 0; k < kGroupKinds; ++k) {
       const auto kind = static_cast<GroupKind>(k);

@@ -67,6 +67,22 @@ TEST(Finalize, AccumulationDecidesTheBatch) {
 }
 
 // As Bridge's _calculate_scheduler_steps.
+TEST(Finalize, LayersOfAChunkDecideTheChunks) {
+  const auto chunks = [](const std::vector<std::string>& changes, int64_t each) {
+    std::vector<std::string> all = {"model.num_layers=24", "model.pipeline_model_parallel_size=4", "train.train_iters=10", "train.global_batch_size=8",
+                                    "model.num_layers_per_virtual_pipeline_stage=" + std::to_string(each)};
+    all.insert(all.end(), changes.begin(), changes.end());
+    Config c = config_with(all);
+    finalize(c, 4);
+    finalize(c, 4);  // idempotent
+    return c.model.virtual_pipeline_model_parallel_size;
+  };
+  EXPECT_EQ(chunks({}, 2), 3);
+  EXPECT_EQ(chunks({}, 6), 0);
+  EXPECT_EQ(chunks({"model.num_layers=22", "model.account_for_embedding_in_pipeline_split=true", "model.account_for_loss_in_pipeline_split=true"}, 2), 3);
+  EXPECT_EQ(chunks({"model.virtual_pipeline_model_parallel_size=2"}, 2), 2);  // validate() says that they differ
+}
+
 TEST(Finalize, SchedulerStepsCountSamples) {
   Config c = config_with({"train.train_iters=100", "train.global_batch_size=32", "scheduler.lr_warmup_iters=500"});
   finalize(c);

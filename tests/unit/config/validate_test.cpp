@@ -33,6 +33,8 @@ TEST(Validate, AcceptsAWholeConfiguration) {
   EXPECT_EQ(refusal({}, 1), "");
   EXPECT_EQ(refusal({}, 8), "");
   EXPECT_EQ(refusal({"model.tensor_model_parallel_size=8"}, 8), "");  // more ranks than key/value heads
+  EXPECT_EQ(refusal({"model.pipeline_model_parallel_size=2", "model.num_layers_per_virtual_pipeline_stage=1"}, 8), "");
+  EXPECT_EQ(refusal({"model.context_parallel_size=4", "model.cp_comm_type=a2a+p2p", "model.hierarchical_context_parallel_sizes=[2, 2]"}, 8), "");
   EXPECT_EQ(refusal({"model.pipeline_model_parallel_size=2", "model.num_layers=3", "model.account_for_embedding_in_pipeline_split=true"}, 8), "");
 }
 
@@ -66,6 +68,23 @@ TEST(Validate, NamesEveryContradiction) {
       {{"model.pipeline_model_parallel_size=2"}, 3, "3 ranks do not divide"},
       {{"model.expert_model_parallel_size=2"}, 8, "the model has no experts"},
       {{"model.pipeline_model_parallel_size=8"}, 8, "layers (embedding and loss counted where asked) 4 is not a multiple of stages x chunks 8"},
+      {{"model.pipeline_model_parallel_size=2", "model.num_layers_per_virtual_pipeline_stage=3"}, 2,
+       "layers of a stage 2 is not a multiple of model.num_layers_per_virtual_pipeline_stage 3"},
+      {{"model.pipeline_model_parallel_size=2", "model.num_layers_per_virtual_pipeline_stage=2", "model.virtual_pipeline_model_parallel_size=2"}, 2,
+       "stage 2 makes 1 chunks of the 2 layers of a stage, model.virtual_pipeline_model_parallel_size is 2"},
+      {{"model.pipeline_model_parallel_size=2", "model.num_layers_per_virtual_pipeline_stage=1", "model.pipeline_model_parallel_layout='Et|t|t|tL'"}, 2,
+       "given besides model.pipeline_model_parallel_layout"},
+      {{"model.pipeline_model_parallel_size=2", "model.num_layers_per_virtual_pipeline_stage=1", "model.num_layers_in_first_pipeline_stage=2"}, 2,
+       "wants stages of equal length"},
+      {{"model.pipeline_model_parallel_size=2", "model.num_layers_per_virtual_pipeline_stage=-1"}, 2, "model.num_layers_per_virtual_pipeline_stage is -1"},
+      {{"model.num_layers_per_virtual_pipeline_stage=2"}, 1, "wants model.pipeline_model_parallel_size > 1"},
+      {{"model.context_parallel_size=4", "model.cp_comm_type=a2a+p2p"}, 4, "whose product is context_parallel_size 4, not []"},
+      {{"model.context_parallel_size=4", "model.cp_comm_type=a2a+p2p", "model.hierarchical_context_parallel_sizes=[2, 4]"}, 4, "4, not [2, 4]"},
+      {{"model.context_parallel_size=4", "model.cp_comm_type=a2a+p2p", "model.hierarchical_context_parallel_sizes=[1, 2, 2]"}, 4, "4, not [1, 2, 2]"},
+      {{"model.context_parallel_size=2", "model.hierarchical_context_parallel_sizes=[2, 2]"}, 2, "2, not [2, 2]"},
+      {{"model.context_parallel_size=2", "model.num_query_groups=1", "model.cp_comm_type=a2a"}, 2, "1 query groups of a rank do not divide over 2"},
+      {{"model.context_parallel_size=4", "model.num_query_groups=2", "model.cp_comm_type=a2a+p2p", "model.hierarchical_context_parallel_sizes=[4, 1]"}, 4,
+       "model.cp_comm_type=a2a+p2p: the 2 query groups"},
       {{"model.virtual_pipeline_model_parallel_size=2"}, 1, "wants model.pipeline_model_parallel_size > 1"},
       {{"model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2", "train.global_batch_size=3",
         "validation.eval_global_batch_size=3"}, 2, "interleaved pipeline stages 3 is not a multiple of model.pipeline_model_parallel_size 2"},

@@ -17,7 +17,7 @@ TEST(Mesh, GroupsAreMegatrons) {
   for (const Json& one : cases) {
     const auto s = one["sizes"].get<std::vector<int64_t>>();
     const Mesh mesh({.tensor = s[0], .context = s[1], .data = s[4], .pipeline = s[5], .expert = s[2], .expert_tensor = s[3],
-                     .order = one["order"].get<std::string>()});
+                     .context_inner = s[6], .order = one["order"].get<std::string>()});
     for (int64_t k = 0; k < kGroupKinds; ++k) {
       const auto kind = static_cast<GroupKind>(k);
       if (!one["groups"].contains(name_of(kind))) continue;  // of optimizer instances: the next test's
@@ -61,6 +61,8 @@ TEST(Mesh, WhatDoesNotFitIsRefused) {
                               {.data = 2, .expert = 3},
                               {.data = 3, .optimizer_instances = 2},
                               {.data = 4, .expert = 2, .optimizer_instances = 4},
+                              {.context = 4, .context_inner = 3},
+                              {.context_inner = 0},
                               {.tensor = 2, .order = "cp-ep-dp-pp"},
                               {.order = "tp-tp"},
                               {.order = "tp-xp"},
@@ -71,6 +73,17 @@ TEST(Mesh, WhatDoesNotFitIsRefused) {
   EXPECT_THROW(mesh_sizes(config, 3), UserError);
   EXPECT_EQ(mesh_sizes(config, 6).data, 3);
   EXPECT_EQ(mesh_sizes(config, 6).expert_tensor, 1);
+  config.context_parallel_size = 4;
+  config.cp_comm_type = "a2a+p2p";
+  EXPECT_THROW(mesh_sizes(config, 8), UserError);
+  config.hierarchical_context_parallel_sizes = {2, 4};
+  EXPECT_THROW(mesh_sizes(config, 8), UserError);
+  config.hierarchical_context_parallel_sizes = {1, 4};
+  EXPECT_EQ(mesh_sizes(config, 8).context_inner, 1);
+  config.hierarchical_context_parallel_sizes = {2, 2};
+  EXPECT_EQ(mesh_sizes(config, 8).context_inner, 2);
+  config.context_parallel_size = 1;  // nothing to divide
+  EXPECT_EQ(mesh_sizes(config, 6).context_inner, 1);
   config.num_moe_experts = 4;
   EXPECT_EQ(mesh_sizes(config, 6).expert_tensor, 2);
 }

@@ -171,6 +171,8 @@ std::vector<MeshCase> mesh_cases() {
           {"cp2 all-gather", with(dense(), [](ModelConfig& c) { c.cp_comm_type = "all_gather"; }), {.context = 2}},
           {"hybrid cp2 by chunks", hybrid(), {.context = 2}},
           {"hybrid cp2 by heads", with(hybrid(), [](ModelConfig& c) { c.cp_comm_type = "a2a"; }), {.context = 2}},
+          {"cp4 in levels", with(dense(), [](ModelConfig& c) { c.cp_comm_type = "a2a+p2p", c.hierarchical_context_parallel_sizes = {2, 2}; }),
+           {.context = 4, .context_inner = 2}},
           {"cp2 all-to-all", with(dense(), [](ModelConfig& c) { c.cp_comm_type = "a2a"; }), {.context = 2}}};
 }
 

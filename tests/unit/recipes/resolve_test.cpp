@@ -107,8 +107,8 @@ TEST_F(Resolve, KeysThatChangeNothingAreNamedWhenGiven) {
   RunRequest request;
   request.recipe = "qwen3_600m_pretrain_config";  // sets ddp.overlap_grad_reduce itself: no remark
   EXPECT_TRUE(resolve_run(request).without_effect.empty());
-  request.overrides = {"ddp.bucket_size=1000", "logger.timing_log_level=0"};
-  EXPECT_EQ(resolve_run(request).without_effect, std::vector<std::string>{"ddp.bucket_size=1000 (command line)"});
+  request.overrides = {"logger.tensorboard_queue_size=7", "logger.timing_log_level=0"};
+  EXPECT_EQ(resolve_run(request).without_effect, std::vector<std::string>{"logger.tensorboard_queue_size=7 (command line)"});
   for (std::string_view key : idle_keys()) EXPECT_NO_THROW(config_value(Config(), key)) << key;
 }
 
