@@ -23,7 +23,8 @@ LAYOUTS = [("one rank", 1, []), ("data 2", 2, []), ("data 4", 4, []), ("data 4, 
            ("context 4", 4, ["cp=4"]), ("expert 2", 2, ["ep=2"]), ("expert 4", 4, ["ep=4"])]
 MODEL = ["model.num_layers=6", "model.hidden_size=512", "model.ffn_hidden_size=1536", "model.num_attention_heads=8", "model.num_query_groups=4",
          "model.kv_channels=64", "model.vocab_size=32000", "model.seq_length=128", "train.micro_batch_size=1", "train.global_batch_size=4", "train.train_iters=3",
-         "validation.eval_interval=0", "mixed_precision=bf16_mixed", "checkpoint.save=null", "checkpoint.load=null"]
+         "validation.eval_interval=0", "mixed_precision=bf16_mixed", "checkpoint.save=null", "checkpoint.load=null",
+         "logger.tensorboard_dir=null"]
 
 
 def free_port():
