@@ -133,7 +133,7 @@ def backend(log):
 
 
 def peer(bench, name, what, *more):
-    text = bench.run([sys.executable, ROOT / "bench/gpu_all/peer.py", what, "--device", bench.device, *(["--tiny"] if bench.dry else []), *more], name)
+    text = bench.run([sys.executable, ROOT / "bench/gpu_all/peer.py", what, *more, "--device", bench.device, *(["--tiny"] if bench.dry else [])], name)
     bench.add(name, **(json.loads(text.splitlines()[-1]) if text else {"unavailable": bench.note}))
 
 
