@@ -151,7 +151,6 @@ def attention_from(starts, length):
     return ~mask
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", CASES)
 def test_samples_equal_megatron_core(name, ponte, corpora):
     paths, split, seq_length, samples, fields = CASES[name]

@@ -322,7 +322,6 @@ def test_unknown_revision_and_repository(fetch):
     assert "not have the form" in fetch("/no/such/folder", code=1).err
 
 
-@pytest.mark.fast
 def test_transient_errors_are_tried_again_but_not_forever(fetch, hub):
     hub.errors = 1
     fetch("org/name", "--tokenizer-only")

@@ -33,7 +33,6 @@ def reference(folder, tokens, labels, mask, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.fast
 def test_logits_loss_and_gradients(variant, tiny, tmp_path):
     kind, changes = VARIANTS[variant]
     folder, _ = tiny(kind, **changes)

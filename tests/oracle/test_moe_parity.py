@@ -69,7 +69,6 @@ def reference(folder, tokens, labels, mask, dtype=torch.float32, own_loss=False)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.fast
 def test_logits_loss_and_gradients(variant, tiny, tmp_path):
     kind, changes = VARIANTS[variant]
     folder, _ = tiny(kind, **changes)
@@ -110,7 +109,6 @@ def test_recompute_changes_no_bit(how, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["qwen3-moe", "odd sizes", "dense layers among them", "qwen2-moe", "olmoe", "olmoe, odd sizes"])
-@pytest.mark.fast
 def test_cached_greedy_tokens(variant, tiny, tmp_path):
     kind, changes = VARIANTS[variant]
     folder, _ = tiny(kind, **changes)

@@ -95,7 +95,6 @@ def assert_gradients_near(found, wanted, bound, bound_of_sums):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.fast
 def test_logits_loss_and_gradients(variant, tiny, tmp_path):
     folder, _ = tiny("qwen3_next", **VARIANTS[variant])
     data = batch(transformers.AutoConfig.from_pretrained(folder).vocab_size, length=100)
@@ -149,7 +148,6 @@ def test_recompute_changes_no_bit(how, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["qwen3-next", "odd sizes", "a list of layer types", "short convolution", "four value heads for each key head"])
-@pytest.mark.fast
 def test_cached_greedy_tokens(variant, tiny, tmp_path):
     folder, _ = tiny("qwen3_next", **VARIANTS[variant])
     data = batch(8191, rows=4, length=70)

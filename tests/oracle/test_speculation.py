@@ -81,7 +81,6 @@ def guesses_kept(model, heads, ids, prompt_length, guesses):
 
 
 @pytest.mark.parametrize("depths,guesses", [(1, 1), (1, 3), (2, 1), (2, 2), (2, 4)])
-@pytest.mark.fast
 def test_the_same_tokens_and_as_many_guesses(depths, guesses, ponte, guessing):
     folder, model, heads = guessing(depths)
     tokenizer = tokenizer_of(folder)

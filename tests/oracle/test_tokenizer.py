@@ -112,7 +112,6 @@ def check(folder, oracle, texts, config=None, add_special=True):
             assert g.decode() == oracle.decode(ids, skip_special_tokens=skip), ids[:40]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", PATTERNS)
 def test_patterns(tmp_path, prose, name):
     oracle = byte_level(prose[:20], [split(PATTERNS[name], "removed" if name == "words" else "isolated", name == "words")])
