@@ -1,6 +1,7 @@
 # ponte_folder(NAME [DEPENDS folder...] [LINK library...] [TORCH]): the static library ponte_NAME from every .cpp of src/NAME.
 # ponte_torch_executable(NAME): an executable of the torch half, with the shared precompiled header.
 # ponte_test(NAME SOURCES file... LINK folder...): one GoogleTest executable, registered with ctest test by test.
+# ponte_tsan_test(NAME SOURCES file... LINK folder...): one of the torch half under ThreadSanitizer, built on demand (.ci/run).
 function(ponte_folder name)
   cmake_parse_arguments(F "TORCH" "" "DEPENDS;LINK;EXCLUDE" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp)
@@ -56,4 +57,20 @@ function(ponte_test name)
   if(T_LABELS)
     set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}")
   endif()
+endfunction()
+
+# Only these files are instrumented, so they hold what is under test as well: LibTorch cannot be, and the mutexes they share with it are seen all the same.
+function(ponte_tsan_test name)
+  cmake_parse_arguments(T "" "" "SOURCES;LINK" ${ARGN})
+  if(NOT PONTE_TORCH OR PONTE_SANITIZE)
+    return()
+  endif()
+  add_executable(${name} EXCLUDE_FROM_ALL ${T_SOURCES})
+  target_compile_options(${name} PRIVATE -fsanitize=thread -O1 -g)
+  target_link_options(${name} PRIVATE -fsanitize=thread)
+  foreach(d ${T_LINK})
+    target_link_libraries(${name} PRIVATE ponte_${d})
+  endforeach()
+  target_link_libraries(${name} PRIVATE ponte_torch GTest::gtest GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 endfunction()

@@ -8,6 +8,7 @@
 #include "comm/thread_group.h"
 #include "equal/counting_allocator.h"
 #include "families/rule.h"
+#include "models.h"
 #include "optim/adamw.h"
 #include "parallel/data_parallel.h"
 #include "parallel/pipeline.h"
@@ -16,19 +17,7 @@ namespace ponte {
 namespace {
 
 ModelConfig config() {
-  ModelConfig c;
-  c.model_type = "qwen3";
-  c.hf_architecture = "Qwen3ForCausalLM";
-  c.num_layers = 6;
-  c.hidden_size = 96;
-  c.ffn_hidden_size = 250;
-  c.num_attention_heads = 4;
-  c.num_query_groups = 2;
-  c.kv_channels = 24;
-  c.vocab_size = 301;
-  c.max_position_embeddings = 64;
-  c.qk_layernorm = true;
-  return c;
+  return models::qwen3({.layers = 6, .hidden = 96, .ffn = 250, .heads = 4, .groups = 2, .head_dim = 24, .vocabulary = 301, .positions = 64});
 }
 
 struct Case {

@@ -66,7 +66,6 @@ TEST(Finalize, AccumulationDecidesTheBatch) {
   EXPECT_EQ(c.train.global_batch_size, 3 * 2 * 4);
 }
 
-// As Bridge's _calculate_scheduler_steps.
 TEST(Finalize, LayersOfAChunkDecideTheChunks) {
   const auto chunks = [](const std::vector<std::string>& changes, int64_t each) {
     std::vector<std::string> all = {"model.num_layers=24", "model.pipeline_model_parallel_size=4", "train.train_iters=10", "train.global_batch_size=8",
@@ -83,6 +82,7 @@ TEST(Finalize, LayersOfAChunkDecideTheChunks) {
   EXPECT_EQ(chunks({"model.virtual_pipeline_model_parallel_size=2"}, 2), 2);  // validate() says that they differ
 }
 
+// As Bridge's _calculate_scheduler_steps.
 TEST(Finalize, SchedulerStepsCountSamples) {
   Config c = config_with({"train.train_iters=100", "train.global_batch_size=32", "scheduler.lr_warmup_iters=500"});
   finalize(c);
