@@ -179,10 +179,11 @@ void apply_key(ConfigDraft& draft, const std::string& section, const std::string
   const ForeignAnswer answer = foreign_key(section, key, value);
   if (answer.kind == Foreign::unknown && value.kind == YamlValue::Kind::map) fail_nested(section, key, place.at(value));
   if (answer.kind == Foreign::unknown) fail_unknown(name, place.at(value));
-  require(answer.kind != Foreign::wrong_value, "{}: {} can only be {} here, not {}", place.at(value), name, answer.wanted, describe(value));
+  require(answer.kind != Foreign::wrong_value, "{}: {} can only be {} here, not {}{}{}", place.at(value), name, answer.wanted, describe(value),
+          answer.reason.empty() ? "" : ": ", answer.reason);
   bool flag = true;
   if (!value.is_null() && !(read_boolean(value, flag) && !flag))
-    draft.without_effect.push_back(format("{}={} ({})", name, describe(value), place.at(value)));
+    draft.without_effect.push_back(format("{}={} ({}{}{})", name, describe(value), place.at(value), answer.reason.empty() ? "" : "; ", answer.reason));
 }
 
 // The last part of a Python class path.

@@ -237,6 +237,18 @@ constexpr ForeignValue kOnlyValues[] = {
     {"validation.validation_set_names", "null"},
 };
 
+// What a user may expect to have done something.
+constexpr std::pair<std::string_view, std::string_view> kReasons[] = {
+    {"logger.wandb_exp_name", "runs are followed through logger.jsonl and logger.tensorboard_dir"},
+    {"logger.wandb_project", "runs are followed through logger.jsonl and logger.tensorboard_dir"},
+    {"model.freeze_language_model", "every weight of a language model is trained"},
+    {"model.freeze_vision_model", "models here have no vision tower"},
+    {"model.freeze_vision_projection", "models here have no vision tower"},
+    {"model.gradient_accumulation_fusion", "gradients are always added up in place, in fp32"},
+    {"model.init_model_with_meta_device", "parameters never get more memory than this rank keeps of them"},
+    {"model.pipeline_dtype", "activations travel between stages in the type they have"},
+};
+
 constexpr std::string_view kSections[] = {"ft",
                                           "straggler",
                                           "nvrx_straggler",
@@ -278,17 +290,21 @@ const std::vector<std::pair<std::string_view, std::string_view>>& key_aliases() 
 }
 
 ForeignAnswer foreign_key(std::string_view section, std::string_view key, const YamlValue& value) {
-  if (foreign_section(section)) return {Foreign::without_effect, ""};
-  for (const ForeignNames& names : kAnyValue)
-    if (names.section == section && contains(names.keys, key, ' ')) return {Foreign::without_effect, ""};
   const std::string name = std::string(section) + "." + std::string(key);
+  const auto* found = std::ranges::find(kReasons, name, &std::pair<std::string_view, std::string_view>::first);
+  const std::string_view reason = found == std::end(kReasons) ? "" : found->second;
+  if (foreign_section(section)) return {Foreign::without_effect, "", reason};
+  for (const ForeignNames& names : kAnyValue)
+    if (names.section == section && contains(names.keys, key, ' ')) return {Foreign::without_effect, "", reason};
   for (const ForeignValue& entry : kOnlyValues) {
     if (entry.name != name) continue;
-    if (contains(entry.accepted, describe(value), '|')) return {Foreign::without_effect, ""};
-    return {Foreign::wrong_value, join(split(entry.accepted, '|'), " or ")};
+    if (contains(entry.accepted, describe(value), '|')) return {Foreign::without_effect, "", reason};
+    return {Foreign::wrong_value, join(split(entry.accepted, '|'), " or "), reason};
   }
   return {};
 }
+
+std::span<const std::pair<std::string_view, std::string_view>> foreign_reasons() { return kReasons; }
 
 bool foreign_section(std::string_view section) { return std::find(std::begin(kSections), std::end(kSections), section) != std::end(kSections); }
 

@@ -49,7 +49,9 @@ std::string configuration_reference() {
     out += name.substr(group.size() + 1);
     section = group;
   }
-  return out + "\n";
+  out += "\n\n| of these | why not |\n|---|---|\n";
+  for (const auto& [name, reason] : foreign_reasons()) out += "| " + std::string(name) + " | " + std::string(reason) + " |\n";
+  return out;
 }
 
 }  // namespace ponte

@@ -150,7 +150,7 @@ TEST(Document, AcceptsTheOverridesOfTheVisionGuide) {
   EXPECT_EQ(draft.config.mixed_precision.name, "");
   // Only what was given and has no effect is listed; values that switch nothing on are not.
   EXPECT_EQ(draft.without_effect.size(), 4u);
-  EXPECT_EQ(draft.without_effect[2], "logger.wandb_project=p (command line)");
+  EXPECT_EQ(draft.without_effect[2], "logger.wandb_project=p (command line; runs are followed through logger.jsonl and logger.tensorboard_dir)");
 }
 
 TEST(Document, PrintedConfigurationReadsBack) {
