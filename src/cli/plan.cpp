@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -16,6 +17,7 @@ struct PlanFlags {
   int64_t gpus = 0, per_node = 0, top = 10;
   double memory_gb = 0;
   std::string gpu = "h100", network;
+  std::optional<int64_t> dry_run;
   bool search = false, json = false, all = false;
 };
 
@@ -51,6 +53,14 @@ void leave_out_files(Config& c) {
   if (!c.peft.scheme.empty() && c.checkpoint.pretrained_checkpoint.empty()) c.checkpoint.pretrained_checkpoint = "-";
 }
 
+[[noreturn]] void run_rank_in_torch_half(const PlanFlags& flags, const std::vector<std::string>& of_the_run) {
+  require(*flags.dry_run >= 0 && *flags.dry_run < flags.gpus, "--dry-run {}: there are {} ranks, the first is 0", *flags.dry_run, flags.gpus);
+  require(!flags.json, "--dry-run has no --json");
+  Arguments arguments = {"--gpus", std::to_string(flags.gpus), "--rank", std::to_string(*flags.dry_run)};
+  arguments.insert(arguments.end(), of_the_run.begin(), of_the_run.end());
+  run_in_torch_half("plan-rank", arguments);
+}
+
 }  // namespace
 
 int run_plan(const Arguments& arguments) {
@@ -65,6 +75,8 @@ int run_plan(const Arguments& arguments) {
   app.add_option("--top", flags.top, "layouts to show")->capture_default_str()->check(CLI::Range(int64_t{1}, int64_t{1000}));
   app.add_flag("--all", flags.all, "with --search: every rejected layout and its reason");
   app.add_flag("--json", flags.json, "as JSON");
+  app.add_option("--dry-run", flags.dry_run, "run this rank's training step without memory and without the other ranks, and set it beside the plan")
+      ->type_name("RANK");
   app.allow_extras();
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
 
@@ -88,6 +100,7 @@ int run_plan(const Arguments& arguments) {
   }
   validate(run.config, flags.gpus);
   for (const std::string& part : unsupported_parts(run.config, flags.gpus)) log_warning("this version cannot train it; it lacks {}", part);
+  if (flags.dry_run) run_rank_in_torch_half(flags, app.remaining());
   const Plan plan = Planner(layers, machine).plan(run.config, flags.gpus);
   print(flags.json ? dump_json(plan_json(plan, machine, title)) : plan_screen(plan, machine, title));
   return 0;

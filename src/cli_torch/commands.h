@@ -8,5 +8,6 @@ int run_train(const Arguments& arguments);
 int run_generate(const Arguments& arguments);
 int run_chat(const Arguments& arguments);
 int run_verify_forward(const Arguments& arguments);
+int run_plan_rank(const Arguments& arguments);
 
 }  // namespace ponte

@@ -10,6 +10,7 @@ constexpr ponte::Command kCommands[] = {
     {"generate", "text from a Hugging Face or Megatron model", ponte::run_generate},
     {"chat", "talk with a model", ponte::run_chat},
     {"verify-forward", "logits of both sides of a conversion, compared", ponte::run_verify_forward, false},
+    {"plan-rank", "one rank's training step without memory, beside its plan", ponte::run_plan_rank, false},
 };
 
 }  // namespace

@@ -86,4 +86,8 @@ void for_each_staged(int64_t n, const at::Device& device, const std::function<vo
   });
 }
 
+at::Tensor in_host_memory(const at::Tensor& tensor) {
+  return tensor.is_meta() ? at::zeros(tensor.sizes(), tensor.options().device(at::kCPU)) : tensor.to(at::kCPU);
+}
+
 }  // namespace ponte

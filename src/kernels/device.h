@@ -37,4 +37,7 @@ class StagingBuffer {
 // buffer each, so that reading one tensor and copying another go on together.
 void for_each_staged(int64_t n, const at::Device& device, const std::function<void(int64_t, StagingBuffer&)>& body);
 
+// The tensor in host memory: itself when it lies there. This waits for the device. A meta tensor has no values to wait for: zeros.
+at::Tensor in_host_memory(const at::Tensor& tensor);
+
 }  // namespace ponte

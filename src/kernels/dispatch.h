@@ -12,6 +12,9 @@ inline bool has_vector_path(const at::Tensor& t) {
   return t.device().is_cpu() && (t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16);
 }
 
+// A CUDA card's kernels; on the meta device their shapes (kernels/meta_shapes.h), so that what is run there is a card's program.
+inline bool has_card_path(const at::Tensor& t) { return t.is_cuda() || t.is_meta(); }
+
 // body(T{}) with T float or Bf16, as the tensor is.
 template <class Body>
 decltype(auto) with_vector_type(const at::Tensor& t, Body body) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/errors.h"
+#include "kernels/dispatch.h"
 
 namespace ponte {
 namespace {
@@ -63,10 +64,10 @@ std::string_view name(FusedAttention kernel) {
 
 FusedAttention fused_attention_for(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const KeyRanges& ranges, double scale) {
   const bool half = q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf;
-  if (!q.is_cuda() || !half || !ranges.causal || q.size(3) > 256 || q.size(3) % 8 != 0 || k.stride(-1) != 1) return FusedAttention::none;
+  if (!has_card_path(q) || !half || !ranges.causal || q.size(3) > 256 || q.size(3) % 8 != 0 || k.stride(-1) != 1) return FusedAttention::none;
   const bool plain = !ranges.window && !ranges.document_starts_BT.defined() && q.size(2) == k.size(2) && q.size(2) > 1;
   constexpr bool kGrouped = true;
-  if (plain && at::_fused_sdp_choice(q, k, v, {}, kDropout, kCausal, scale, kGrouped) == kCudnnChoice) return FusedAttention::cudnn;
+  if (plain && q.is_cuda() && at::_fused_sdp_choice(q, k, v, {}, kDropout, kCausal, scale, kGrouped) == kCudnnChoice) return FusedAttention::cudnn;
   return FusedAttention::flash;
 }
 

@@ -79,7 +79,7 @@ at::Tensor times(const at::Tensor& dy_SO, const at::Tensor& w_OI) {
 void add_transposed_product(at::Tensor& gradient_OI, const at::Tensor& dy_SO, const at::Tensor& x_SI) {
   if (gradient_OI.scalar_type() == dy_SO.scalar_type()) return product_into(gradient_OI, dy_SO.t(), x_SI, 1);
   if (gradient_OI.scalar_type() == at::kFloat && own_product_runs(gradient_OI, dy_SO.t(), x_SI)) return own_product_into(gradient_OI, dy_SO.t(), x_SI, true);
-  if (dy_SO.is_cuda() && gradient_OI.scalar_type() == at::kFloat) {  // cuBLAS adds the fp32 sums themselves
+  if (has_card_path(dy_SO) && gradient_OI.scalar_type() == at::kFloat) {  // cuBLAS adds the fp32 sums themselves
     at::addmm_out(gradient_OI, gradient_OI, dy_SO.t(), x_SI, at::kFloat);
     return;
   }

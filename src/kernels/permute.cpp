@@ -23,9 +23,12 @@ Permutation permutation_on_device(const at::Tensor& experts_SK, int64_t E) {
   return out;
 }
 
-Permutation known_to_host(Permutation permutation) {
+Permutation known_to_host(Permutation permutation, int64_t expected) {
   if (!permutation.rows.ends_E.defined()) return permutation;
-  const at::Tensor ends = permutation.rows.ends_E.to(at::kCPU);
+  at::Tensor ends = permutation.rows.ends_E;
+  const int64_t E = ends.size(0);
+  if (ends.is_meta()) ends = at::arange(1, E + 1, at::kLong).mul(expected).div(E, "floor").to(at::kInt);
+  else ends = ends.to(at::kCPU);
   std::vector<int64_t>& first = permutation.rows.first = {0};
   first.insert(first.end(), ends.const_data_ptr<int32_t>(), ends.const_data_ptr<int32_t>() + ends.numel());
   permutation.token_P = permutation.token_P.narrow(0, 0, first.back());

@@ -21,8 +21,9 @@ struct Permutation {
 Permutation permutation_of(const at::Tensor& experts_SK, int64_t E);
 // The same without leaving a device or waiting for it: only the device knows the experts' rows, and pairs that go nowhere have rows too, behind all others.
 Permutation permutation_on_device(const at::Tensor& experts_SK, int64_t E);
-// The host knows the experts' rows, and only pairs with an expert have rows; waits for a device.
-Permutation known_to_host(Permutation permutation);
+// The host knows the experts' rows, and only pairs with an expert have rows; waits for a device. The meta device, which has no values, is taken to have
+// `expected` such pairs, as many of each expert.
+Permutation known_to_host(Permutation permutation, int64_t expected);
 
 // y_PH[p] = x_SH[token_P[p]].
 at::Tensor gather_tokens(const at::Tensor& x_SH, const at::Tensor& token_P);

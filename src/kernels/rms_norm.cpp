@@ -23,7 +23,7 @@ namespace {
 
 // ATen's fused kernels of CUDA: one pass, fp32 inside. They know no offset, and adding it in a half type would round the weight.
 bool fused_path(const at::Tensor& x_SH, const at::Tensor& weight_H, const NormOptions& options) {
-  return x_SH.is_cuda() && x_SH.scalar_type() != at::kDouble && x_SH.scalar_type() == weight_H.scalar_type() && options.offset == 0;
+  return has_card_path(x_SH) && x_SH.scalar_type() != at::kDouble && x_SH.scalar_type() == weight_H.scalar_type() && options.offset == 0;
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "base/format.h"
+#include "kernels/device.h"
 #include "model/state.h"
 #include "nn/recompute.h"
 
@@ -91,7 +92,7 @@ std::span<const PredictionLoss> Model::prediction_losses() const {
 void Model::State::read_prediction_sums() {
   for (size_t k = 0; k < unread_prediction_sums.size(); ++k) {
     if (!unread_prediction_sums[k].defined()) continue;
-    prediction_losses[k].sum += unread_prediction_sums[k].item<double>();  // waits for the device
+    prediction_losses[k].sum += in_host_memory(unread_prediction_sums[k]).item<double>();
     unread_prediction_sums[k] = at::Tensor();
   }
 }

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "base/errors.h"
+#include "kernels/device.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
 #include "nn/parameters.h"
@@ -105,8 +106,8 @@ double real_tokens(const RoutingReport& report, int64_t S) {
 // Choices beyond an expert's capacity are unsent: the last ones, or those with the smallest weights.
 void drop_over_capacity(Routing& routing, const RouterOptions& o, double tokens) {
   const auto capacity = static_cast<size_t>(std::ceil(tokens * static_cast<double>(o.choices) / static_cast<double>(o.experts) * *o.capacity_factor));
-  at::Tensor experts = routing.experts_SK.to(at::kCPU).clone().contiguous();
-  const at::Tensor weights = routing.weights_SK.detach().to(at::kCPU, at::kDouble).contiguous();
+  at::Tensor experts = in_host_memory(routing.experts_SK).clone().contiguous();
+  const at::Tensor weights = in_host_memory(routing.weights_SK.detach().to(at::kDouble)).contiguous();
   int64_t* expert = experts.mutable_data_ptr<int64_t>();
   const double* weight = weights.const_data_ptr<double>();
   std::vector<std::vector<int64_t>> pairs(static_cast<size_t>(o.experts));
@@ -244,7 +245,7 @@ void read_losses(std::vector<ExpertLoad>& loads) {
   for (const ExpertLoad& load : loads)
     if (load.unread_2.defined()) unread.push_back(load.unread_2);
   if (unread.empty()) return;
-  const at::Tensor values = at::stack(unread).to(at::kCPU).contiguous();  // waits for the device, once for all layers
+  const at::Tensor values = in_host_memory(at::stack(unread)).contiguous();  // once for all layers
   const double* value = values.const_data_ptr<double>();
   for (ExpertLoad& load : loads) {
     if (!load.unread_2.defined()) continue;

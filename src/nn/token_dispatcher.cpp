@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "base/errors.h"
+#include "layout/placement.h"
 
 namespace ponte {
 
@@ -71,11 +72,18 @@ struct OwnTokens {
   bool replicated() const { return tensor.group->size() > 1 && tensor.residual == Residual::replicated; }
   at::Tensor entered(const at::Tensor& x) const { return replicated() ? tensor.enter(x) : x; }
   at::Tensor left(const at::Tensor& y) const { return replicated() ? tensor.leave(y) : y; }
+  // The stretch of S tokens.
+  Rows stretch(int64_t S) const {
+    if (!replicated()) return {0, S};
+    const int64_t ranks = tensor.group->size(), rank = tensor.group->rank();
+    return {S * rank / ranks, S * (rank + 1) / ranks};
+  }
+  int64_t pairs(const at::Tensor& experts_SK) const { return stretch(experts_SK.size(0)).count() * experts_SK.size(1); }
   at::Tensor experts(const at::Tensor& experts_SK) const {
     if (!replicated()) return experts_SK;
-    const int64_t S = experts_SK.size(0), ranks = tensor.group->size(), begin = S * tensor.group->rank() / ranks, end = S * (tensor.group->rank() + 1) / ranks;
+    const Rows own = stretch(experts_SK.size(0));
     at::Tensor out = at::full_like(experts_SK, -1);
-    out.narrow(0, begin, end - begin).copy_(experts_SK.narrow(0, begin, end - begin));
+    out.narrow(0, own.begin, own.count()).copy_(experts_SK.narrow(0, own.begin, own.count()));
     return out;
   }
 };
@@ -91,7 +99,8 @@ class AllToAllDispatcher : public TokenDispatcher {
 
   DispatchedTokens dispatch(const at::Tensor& x_SH, const Routing& routing, int64_t experts) const override {
     auto route = std::make_shared<Route>();
-    Permutation permutation = known_to_host(permutation_of(own_.experts(routing.experts_SK), experts));  // what travels is told in numbers
+    // What travels is told in numbers.
+    Permutation permutation = known_to_host(permutation_of(own_.experts(routing.experts_SK), experts), own_.pairs(routing.experts_SK));
     DispatchedTokens out = permuted(own_.entered(x_SH), own_.entered(routing.weights_SK), std::move(permutation), *route);
     route->tokens = x_SH.size(0);
     const at::Tensor counts_TRE = received_counts(out.rows.first, experts, *route);
@@ -170,8 +179,9 @@ class AllGatherDispatcher : public TokenDispatcher {
     experts_SK = experts_SK.masked_fill(at::logical_or(experts_SK < 0, experts_SK >= local), -1);
     const at::Tensor x = all_gather_rows(own_.entered(x_SH), all, route->shared);
     const at::Tensor weights = all_gather_rows(own_.entered(routing.weights_SK), all, route->shared);
+    const int64_t expected = own_.pairs(routing.experts_SK) * all->size() * local / experts;
     // Most pairs are other ranks': rows for them all would cost more than the host's waiting for their number.
-    DispatchedTokens out = permuted(x, weights, known_to_host(permutation_of(experts_SK, local)), *route);
+    DispatchedTokens out = permuted(x, weights, known_to_host(permutation_of(experts_SK, local), expected), *route);
     out.route = std::move(route);
     return out;
   }

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/device.h"
+
 namespace ponte {
 
 void fused_adam_update(const FusedTensors& t, const AdamScalars& s, int64_t steps) {
@@ -17,7 +19,7 @@ void fused_adam_update(const FusedTensors& t, const AdamScalars& s, int64_t step
 Measured measure_on_device(const std::vector<at::Tensor>& tensors, CountZeros zeros) {
   Measured out;
   if (tensors.empty()) return out;
-  const auto to_host = [](const at::Tensor& t) { return t.to(at::kCPU, at::kDouble).contiguous(); };
+  const auto to_host = [](const at::Tensor& t) { return in_host_memory(t.to(at::kDouble)).contiguous(); };
   std::vector<at::Tensor> norms = at::_foreach_norm(tensors, 2, at::kDouble);  // squares of large fp32 values are beyond fp32
   const at::Tensor all = to_host(at::stack(norms));
   out.norms.assign(all.const_data_ptr<double>(), all.const_data_ptr<double>() + all.numel());

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/errors.h"
+#include "kernels/device.h"
 #include "layout/pipeline_schedule.h"
 
 namespace ponte {
@@ -93,7 +94,7 @@ class Runner {
       else backward(action);
     }
     for (auto& [peer, channel] : channels_) channel.finish();
-    return loss_.defined() ? loss_.item<double>() : 0.0;
+    return loss_.defined() ? in_host_memory(loss_).item<double>() : 0.0;
   }
 
  private:

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "base/errors.h"
+#include "kernels/device.h"
 
 namespace ponte {
 
@@ -55,7 +56,7 @@ void RankModel::reduce_reports() {
       table[used.back()].narrow(0, E, 3).copy_(at::tensor({loads[i].tokens, loads[i].balancing, loads[i].z}, at::kDouble));
     }
     if (!used.empty())  // waits for a device, once for all layers
-      table.narrow(1, 0, E).index_copy_(0, at::tensor(used, at::kLong), at::stack(counts).to(at::kCPU, at::kDouble));
+      table.narrow(1, 0, E).index_copy_(0, at::tensor(used, at::kLong), in_host_memory(at::stack(counts)).to(at::kDouble));
     const auto losses = chunk->prediction_losses();
     for (size_t k = 0; k < losses.size(); ++k)
       table[layers + static_cast<int64_t>(k)].narrow(0, 0, 2).copy_(at::tensor({losses[k].sum, losses[k].tokens}, at::kDouble));

@@ -41,6 +41,8 @@ struct Run {
 // rank before any training collective, and is then an AgreedError.
 Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks = Ranks::single(), const at::Device& device = at::kCPU);
 
+// Model, replicas and optimizer of run.config over run.ranks, all values zero.
+void build_model(Run& run, const at::Device& device);
 Schedule schedule_of(const Config& config);
 // Samples Megatron asks of the train, validation and test splits.
 std::array<int64_t, 3> requested_samples(const Config& config);

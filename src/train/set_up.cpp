@@ -149,6 +149,8 @@ DataParallel::Settings replica_settings(const Config& c, int64_t replicas) {
           .bucket_elements = c.ddp.bucket_size > 0 ? c.ddp.bucket_size : std::max(kLeast, kPerReplica * replicas)};
 }
 
+}  // namespace
+
 void build_model(Run& run, const at::Device& device) {
   const Config& c = run.config;
   MeshSizes sizes = mesh_sizes(c.model, run.ranks->size(), c.dist.use_tp_pp_dp_mapping);
@@ -167,6 +169,8 @@ void build_model(Run& run, const at::Device& device) {
   run.optimizer = std::make_unique<AdamW>(parts, AdamSettings{.beta1 = o.adam_beta1, .beta2 = o.adam_beta2, .eps = o.adam_eps,
                                                               .apply_wd_to_qk_layernorm = o.apply_wd_to_qk_layernorm});
 }
+
+namespace {
 
 // On a card: which, and which of ATen's kernels attention gets for the configured shape.
 void say_device(const Run& run) {

@@ -105,3 +105,12 @@ def test_search_keeps_what_was_said(ponte):
 ])
 def test_errors(ponte, words, message):
     assert message in ponte("plan", *words, code=1).err
+
+
+def test_a_ranks_program_at_full_scale(ponte):
+    settings = ["--recipe", "qwen3_235b_a22b_pretrain_config", "--gpus", 512, *LAYOUT, "model.context_parallel_size=1", "model.expert_model_parallel_size=32",
+                "train.global_batch_size=1024", "model.account_for_embedding_in_pipeline_split=true", "model.account_for_loss_in_pipeline_split=true"]
+    out = ponte("plan", *settings, "--dry-run", 450).out
+    assert out.startswith("rank 450 of 512: tensor 0, context 0, data 1, pipeline 7;") and "layers 83-93, loss" in out
+    assert "what is held and sent is what the plan says" in out and "DIFFERENT" not in out
+    assert "there are 512 ranks" in ponte("plan", *settings, "--dry-run", 512, code=1).err

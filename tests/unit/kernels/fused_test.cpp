@@ -206,7 +206,7 @@ TEST(Permute, OnADeviceRowsAreTheSameWithThoseOfNobodyBehind) {
   EXPECT_TRUE(at::equal(device.row_SK, host.row_SK));
   EXPECT_TRUE(at::equal(device.pair_P.narrow(0, 0, P), host.pair_P));
   EXPECT_TRUE(at::equal(device.token_P.narrow(0, 0, P), host.token_P));
-  const Permutation known = known_to_host(device);
+  const Permutation known = known_to_host(device, 0);
   EXPECT_EQ(known.rows.first, host.rows.first);
   EXPECT_TRUE(at::equal(known.pair_P, host.pair_P));
   EXPECT_TRUE(at::equal(known.token_P, host.token_P));

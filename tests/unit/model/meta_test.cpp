@@ -2,8 +2,8 @@
 // an element or waits for a device fails here. The batch lies in host memory, as on a card.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <torch/library.h>
 
+#include "kernels/meta_shapes.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
 #include "models.h"
@@ -11,43 +11,6 @@
 
 namespace ponte {
 namespace {
-
-// Operators whose shapes LibTorch knows in Python alone.
-at::Tensor grouped_shape(const at::Tensor& a, const at::Tensor& b, const std::optional<at::Tensor>& ends, const std::optional<at::Tensor>&,
-                         std::optional<at::ScalarType>) {
-  if (b.dim() == 3) return at::empty({a.size(0), b.size(2)}, a.options());
-  return at::empty({ends->size(0), a.size(0), b.size(1)}, a.options());
-}
-void no_update(at::TensorList, at::TensorList, at::TensorList, at::TensorList, at::TensorList, at::TensorList, double, double, double, double, double, bool,
-               bool, const std::optional<at::Tensor>&, const std::optional<at::Tensor>&) {}
-
-// Shapes by running the operator on zeros in host memory.
-void on_zeros(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
-  const size_t first = stack->size() - op.schema().arguments().size();
-  std::vector<std::pair<at::Tensor, at::Tensor>> copies;  // meta, host
-  for (size_t i = first; i < stack->size(); ++i) {
-    c10::IValue& value = (*stack)[i];
-    if (!value.isTensor() || !value.toTensor().defined() || !value.toTensor().is_meta()) continue;
-    copies.push_back({value.toTensor(), at::zeros(value.toTensor().sizes(), value.toTensor().options().device(at::kCPU))});
-    value = copies.back().second;
-  }
-  op.callBoxed(stack);
-  for (c10::IValue& value : *stack) {
-    if (!value.isTensor()) continue;
-    const at::Tensor host = value.toTensor();
-    value = at::empty(host.sizes(), host.options().device(at::kMeta));
-    for (auto& [meta, copy] : copies)
-      if (copy.is_same(host)) value = meta.resize_(host.sizes());
-  }
-}
-
-TORCH_LIBRARY_IMPL(aten, Meta, m) {
-  m.impl("_grouped_mm", grouped_shape);
-  m.impl("_fused_adamw_", no_update);
-  for (const char* name : {"logical_or.out", "abs.out", "logical_and.out", "logical_not.out", "index_select", "where.self", "searchsorted.Tensor",
-                           "floor_divide", "linalg_solve_triangular", "flip"})
-    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&on_zeros>());
-}
 
 ModelConfig dense() { return models::qwen3({.layers = 2, .hidden = 32, .ffn = 48, .heads = 4, .groups = 2, .head_dim = 16, .vocabulary = 97}); }
 
@@ -96,6 +59,7 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.name << " " << at::to
 class OnMeta : public testing::TestWithParam<Case> {};
 
 TEST_P(OnMeta, TrainsWithoutAnElementInHostMemory) {
+  register_meta_shapes();
   const Case& c = GetParam();
   Model model(c.config(), single_groups(), {.device = at::kMeta, .dtype = c.type});
   model.initialize(1);
@@ -122,6 +86,7 @@ TEST_P(OnMeta, TrainsWithoutAnElementInHostMemory) {
 }
 
 TEST_P(OnMeta, GeneratesWithoutAnElementInHostMemory) {
+  register_meta_shapes();
   const Case& c = GetParam();
   Model model(c.config(), single_groups(), {.device = at::kMeta, .dtype = c.type});
   KvCache cache(model, 2, 4);
