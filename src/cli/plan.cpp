@@ -1,8 +1,8 @@
 // `ponte plan`: a run's memory, work, communication and time on GPUs that need not be there, and the layouts that would suit them.
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "base/errors.h"
 #include "base/log.h"
@@ -16,8 +16,7 @@ namespace {
 struct PlanFlags {
   int64_t gpus = 0, per_node = 0, top = 10;
   double memory_gb = 0;
-  std::string gpu = "h100", network;
-  std::optional<int64_t> dry_run;
+  std::string gpu = "h100", network, dry_run;
   bool search = false, json = false, all = false;
 };
 
@@ -53,10 +52,29 @@ void leave_out_files(Config& c) {
   if (!c.peft.scheme.empty() && c.checkpoint.pretrained_checkpoint.empty()) c.checkpoint.pretrained_checkpoint = "-";
 }
 
-[[noreturn]] void run_rank_in_torch_half(const PlanFlags& flags, const std::vector<std::string>& of_the_run) {
-  require(*flags.dry_run >= 0 && *flags.dry_run < flags.gpus, "--dry-run {}: there are {} ranks, the first is 0", *flags.dry_run, flags.gpus);
+// "450", "0,1,64", "stages": rank 0 and those at its place of the other stages, "all".
+std::vector<int64_t> ranks_of(const std::string& words, const Config& config, int64_t gpus) {
+  std::vector<int64_t> out;
+  if (words == "stages") return Mesh(mesh_sizes(config.model, gpus, config.dist.use_tp_pp_dp_mapping)).group(GroupKind::pipeline, 0);
+  for (int64_t rank = 0; words == "all" && rank < gpus; ++rank) out.push_back(rank);
+  if (!out.empty()) return out;
+  for (const std::string& word : split(words, ',')) {
+    int64_t rank = -1;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), rank);
+    require(error == std::errc() && end == word.data() + word.size(), "--dry-run {}: expected a rank, some of them (0,64,128), stages or all", words);
+    require(rank >= 0 && rank < gpus, "--dry-run {}: there are {} ranks, the first is 0", words, gpus);
+    out.push_back(rank);
+  }
+  return out;
+}
+
+[[noreturn]] void run_ranks_in_torch_half(const PlanFlags& flags, const Config& config, const std::vector<std::string>& of_the_run) {
   require(!flags.json, "--dry-run has no --json");
-  Arguments arguments = {"--gpus", std::to_string(flags.gpus), "--rank", std::to_string(*flags.dry_run)};
+  const std::vector<std::string> missing = unsupported_parts(config, flags.gpus);
+  require(missing.empty(), "--dry-run: this version cannot train it; it lacks:\n  {}", join(missing, "\n  "));
+  std::string ranks;
+  for (const int64_t rank : ranks_of(flags.dry_run, config, flags.gpus)) ranks += (ranks.empty() ? "" : ",") + std::to_string(rank);
+  Arguments arguments = {"--gpus", std::to_string(flags.gpus), "--ranks", ranks};
   arguments.insert(arguments.end(), of_the_run.begin(), of_the_run.end());
   run_in_torch_half("plan-rank", arguments);
 }
@@ -75,8 +93,10 @@ int run_plan(const Arguments& arguments) {
   app.add_option("--top", flags.top, "layouts to show")->capture_default_str()->check(CLI::Range(int64_t{1}, int64_t{1000}));
   app.add_flag("--all", flags.all, "with --search: every rejected layout and its reason");
   app.add_flag("--json", flags.json, "as JSON");
-  app.add_option("--dry-run", flags.dry_run, "run this rank's training step without memory and without the other ranks, and set it beside the plan")
-      ->type_name("RANK");
+  constexpr const char* kDryRun =
+      "run training steps on tensors without memory and without the other ranks, beside the plan: of a rank, of some (0,64), of one of "
+      "each stage (stages), or all";
+  app.add_option("--dry-run", flags.dry_run, kDryRun)->type_name("RANKS");
   app.allow_extras();
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
 
@@ -99,8 +119,8 @@ int run_plan(const Arguments& arguments) {
     return 0;
   }
   validate(run.config, flags.gpus);
+  if (!flags.dry_run.empty()) run_ranks_in_torch_half(flags, run.config, app.remaining());
   for (const std::string& part : unsupported_parts(run.config, flags.gpus)) log_warning("this version cannot train it; it lacks {}", part);
-  if (flags.dry_run) run_rank_in_torch_half(flags, app.remaining());
   const Plan plan = Planner(layers, machine).plan(run.config, flags.gpus);
   print(flags.json ? dump_json(plan_json(plan, machine, title)) : plan_screen(plan, machine, title));
   return 0;

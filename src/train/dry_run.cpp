@@ -1,13 +1,16 @@
 #include "train/dry_run.h"
 
 #include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <set>
 
-#include "comm/lone_ranks.h"
+#include "base/errors.h"
+#include "kernels/meta_memory.h"
 #include "kernels/meta_shapes.h"
 #include "layout/plan.h"
+#include "train/run.h"
 #include "train/train_step.h"
 
 namespace ponte {
@@ -65,7 +68,8 @@ std::vector<DryRunRow> held_rows(const Run& run, const MemoryPlan& plan, DryRun&
   const std::string strategy = sharding_strategy(run.config);
   const bool shares_values = strategy == "optim_grads_params", shares_gradients = shares_values || strategy == "optim_grads";
   const auto row = [&](const char* name, double counted, int64_t planned, bool shared, double element_bytes) {
-    return DryRunRow{.name = name, .counted = counted, .planned = static_cast<double>(planned), .left_out = shared ? element_bytes * uneven_elements(run) : 0};
+    const double uneven = shared ? element_bytes * uneven_elements(run) : 0;
+    return DryRunRow{.name = name, .counted = counted, .planned = static_cast<double>(planned), .left_out = uneven};
   };
   return {row("weights", values.bytes(), plan.parameters, shares_values, 4), row("gradients", gradients.bytes(), plan.gradients, shares_gradients, 4),
           row("optimizer", static_cast<double>(run.optimizer->state_bytes()), plan.optimizer, strategy != "no_shard", 12)};
@@ -75,7 +79,7 @@ constexpr std::pair<Collective, const char*> kCollectiveNames[] = {{Collective::
                                                                    {Collective::reduce_scatter, "reduce-scatter"}, {Collective::all_to_all, "all-to-all"},
                                                                    {Collective::broadcast, "broadcast"}, {Collective::transfer, "send"}};
 
-// What a plan does not list, at most: sums of losses and valid tokens; what routers tell each other of their choices, twice where they are computed again,
+// What a plan does not list, at most: sums of losses, valid tokens and norms; what routers tell each other of their choices, twice where they are computed again,
 // and report at the end of a step, or of each micro-batch where losses are over the step; rows that cannot be cut.
 double left_out(const Run& run, const DryRun& dry, const Group* group, Collective collective, double at_end) {
   constexpr double kSums = 256;
@@ -90,6 +94,7 @@ double left_out(const Run& run, const DryRun& dry, const Group* group, Collectiv
     const double reports = over_step ? micro_batches * static_cast<double>(dry.chunks.size()) + 1 : 1;
     out += kSums + 2 * layers * micro_batches * (2 * E + 2) * 4 + reports * static_cast<double>(c.num_layers + c.mtp_num_layers) * (E + 3) * 8;
   }
+  if (collective == Collective::all_gather && group == g.world.get()) out += 8 * static_cast<double>(group->size());  // whether all have built their model
   if (collective == Collective::all_gather && group == g.data.get() && over_step)
     out += (2 * layers * E + 1) * micro_batches * 8 * static_cast<double>(group->size());
   if (!shared) return out;
@@ -137,25 +142,50 @@ std::vector<DryRunRow> sent_rows(const Run& run, const Volume& volume, const Dry
 
 bool DryRun::agrees() const {
   const auto good = [](const DryRunRow& row) { return row.agrees(); };
-  return std::all_of(held.begin(), held.end(), good) && std::all_of(sent.begin(), sent.end(), good);
+  return std::all_of(held.begin(), held.end(), good) && std::all_of(sent.begin(), sent.end(), good) && peak.agrees();
 }
+
+namespace {
+
+// Errors of LibTorch and of ours name what does not fit; this adds whose it is and where.
+void step_of(Run& run, const LoneRank& ranks, const DryRun& out) {
+  const auto place = [&] {
+    const Coordinates& p = out.place;
+    return format("rank {} of {} (tensor {}, context {}, data {}, pipeline {}), {}", out.rank, out.ranks, p.tensor, p.context, p.data, p.pipeline,
+                  ranks.whereabouts());
+  };
+  try {
+    build_model(run, at::kMeta);
+    MetaMemory::counted().restart();
+    train_step(run, micro_batches_of(run.config, out.micro_batches));
+  } catch (const c10::Error& error) {
+    fail("{}: {}", place(), error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    fail("{}: {}", place(), error.what());
+  }
+}
+
+}  // namespace
 
 DryRun dry_run(const Config& config, int64_t ranks, int64_t rank) {
   register_meta_shapes();
+  const int64_t before = MetaMemory::counted().live();
+  const auto lone = std::make_shared<LoneRank>(rank, ranks);
   Run run;
   run.config = shortened(config, ranks);
-  run.ranks = lone_rank(rank, ranks);
+  run.ranks = lone;
   run.schedule = schedule_of(run.config);
   run.loss_scaler = LossScaler::constant(1);
-  build_model(run, at::kMeta);
-  DryRun out{.rank = rank, .ranks = ranks};
+  DryRun out{.rank = rank, .ranks = ranks, .calls = lone};
   out.place = Mesh(mesh_sizes(run.config.model, ranks, run.config.dist.use_tp_pp_dp_mapping)).coordinates(rank);
   out.micro_batches = num_microbatches(run.config, ranks);
+  step_of(run, *lone, out);
   for (const Model* chunk : run.model->chunks()) out.chunks.push_back(chunk->stage());
-  train_step(run, micro_batches_of(run.config, out.micro_batches));
   const StagePlan plan = plan_of(run.config, ranks, out.place.pipeline);
   out.held = held_rows(run, plan.memory, out);
   out.sent = sent_rows(run, plan.volume, out);
+  out.peak = {.name = "at the fullest moment", .counted = static_cast<double>(MetaMemory::counted().peak() - before),
+              .planned = static_cast<double>(plan.memory.total() - plan.memory.reserved), .left_out = static_cast<double>(plan.memory.reserved)};
   return out;
 }
 

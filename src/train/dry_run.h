@@ -2,9 +2,11 @@
 // built, micro-batches go forward and backward through this rank's stages as its schedule says, gradients are reduced, the optimizer steps. What does not
 // fit together at full scale shows here, and what the rank holds and hands to collectives is set beside the plan of the same run.
 #pragma once
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "comm/lone_ranks.h"
 #include "config/config.h"
 #include "layout/mesh.h"
 #include "layout/pipeline_stages.h"
@@ -13,11 +15,11 @@ namespace ponte {
 
 // Bytes of the program beside the plan's.
 struct DryRunRow {
-  std::string name;       // weights, gradients, optimizer; or a group: groups of the same ranks are one, under the first's name
-  std::string collective; // "" for what is held
+  std::string name;        // weights, gradients, optimizer; or a group: groups of the same ranks are one, under the first's name
+  std::string collective;  // "" for what is held
   int64_t ranks = 1, calls = 0;
   double counted = 0, planned = 0;
-  double left_out = 0;    // numbers a plan does not list: counts of experts, sums of losses, a row of a parameter that cannot be cut
+  double left_out = 0;     // numbers a plan does not list: counts of experts, sums of losses, a row of a parameter that cannot be cut
   bool agrees() const { return counted - planned <= left_out && planned - counted <= left_out; }
 };
 
@@ -28,12 +30,14 @@ struct DryRun {
   int64_t parameters = 0, elements = 0;  // tensors, and of these
   int64_t micro_batches = 0;             // that were run
   std::vector<DryRunRow> held, sent;     // sent: of these micro-batches and the end of a step
+  DryRunRow peak;                        // all tensors of the device at the fullest moment of the step; left_out: what the plan reserves
+  std::shared_ptr<const LoneRank> calls;
 
   bool agrees() const;
 };
 
 // `config`: finalized and valid for `ranks`. Runs as many micro-batches as fill the pipeline twice, or the step's where that is fewer. Experts are used evenly.
-// UserError when there is no such rank; otherwise throws what the step throws.
+// UserError when there is no such rank, and when something does not fit: it says what, where the rank is in its step, and what it asked of others last.
 DryRun dry_run(const Config& config, int64_t ranks, int64_t rank);
 
 }  // namespace ponte

@@ -107,10 +107,14 @@ def test_errors(ponte, words, message):
     assert message in ponte("plan", *words, code=1).err
 
 
-def test_a_ranks_program_at_full_scale(ponte):
+def test_ranks_programs_at_full_scale(ponte):
     settings = ["--recipe", "qwen3_235b_a22b_pretrain_config", "--gpus", 512, *LAYOUT, "model.context_parallel_size=1", "model.expert_model_parallel_size=32",
                 "train.global_batch_size=1024", "model.account_for_embedding_in_pipeline_split=true", "model.account_for_loss_in_pipeline_split=true"]
     out = ponte("plan", *settings, "--dry-run", 450).out
     assert out.startswith("rank 450 of 512: tensor 0, context 0, data 1, pipeline 7;") and "layers 83-93, loss" in out
-    assert "what is held and sent is what the plan says" in out and "DIFFERENT" not in out
-    assert "there are 512 ranks" in ponte("plan", *settings, "--dry-run", 512, code=1).err
+    assert "what is held and sent is what the plan says" in out and "DIFFERENT" not in out and "TOO LITTLE" not in out
+    out = ponte("plan", *settings, "--dry-run", "stages").out
+    assert [line.split()[:2] for line in out.splitlines()[1:9]] == [[str(64 * stage), str(stage)] for stage in range(8)]
+    assert "calls of ranks that share a group fit one another\nevery shape fits" in out
+    for words, message in [("512", "there are 512 ranks"), ("0,x", "expected a rank"), ("-1", "there are 512 ranks")]:
+        assert message in ponte("plan", *settings, "--dry-run", words, code=1).err
