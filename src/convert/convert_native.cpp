@@ -5,6 +5,8 @@
 #include "base/errors.h"
 #include "convert/checkpoint_target.h"
 #include "convert/convert.h"
+#include "convert/exact_values.h"
+#include "convert/hf_files.h"
 #include "convert/native_config.h"
 #include "convert/native_writer.h"
 #include "convert/training_state.h"
@@ -64,9 +66,12 @@ void choose_contents(const NativeSource& source, const ConvertOptions& options, 
   if (to_fsdp && main && !from_fsdp) append_rounding_differences(source, out.states.front(), options.threads, out.dropped);
 }
 
-// State of a run that has no place in what is written.
-void append_unread(const TorchDistReader& reader, std::vector<std::string>& dropped) {
-  for (const std::string& name : reader.objects())
+// State of a run that has no place in what is written, or that lies in an order which is read for weights alone.
+void append_unread(const NativeSource& source, std::vector<std::string>& dropped) {
+  if (source.dialect().packing != Packing::megatron)
+    for (const TorchDistTensor& tensor : source.reader().tensors())
+      if (tensor.name.starts_with("optimizer.")) dropped.push_back(format("{}: an optimizer's state in mcore-bridge's order", tensor.name));
+  for (const std::string& name : source.reader().objects())
     if (name.starts_with("rerun_state")) dropped.push_back(format("{}: which step a run was repeating", name));
 }
 
@@ -103,8 +108,10 @@ Manifest write_iteration(const NativeSource& source, const fs::path& directory, 
   const Dialect dialect = torch_dist ? dialect_of(source.rules()) : Dialect{Container::fsdp_dtensor, LayerKeys::numbered};
   Manifest manifest = write_native_tensors(contents.list, extras, directory, {dialect, options.threads, "convert"});
   manifest.dropped = contents.dropped;
-  append_unread(source.reader(), manifest.dropped);
+  append_unread(source, manifest.dropped);
   copy_files(source.iteration_directory(), directory, options);
+  if (options.hf_model && !fs::exists(directory / kKeptFolder / "config.json")) keep_hf_files(*options.hf_model, directory);
+  keep_exact_values(source, options.torch_dtype, directory);
   if (torch_dist) {
     save_torch_file(directory / "common.pt", common_state_of(source.config(), state));
     write_file_atomically(directory / "metadata.json", metadata_json());

@@ -1,6 +1,7 @@
 #include "convert/dialect.h"
 
 #include "base/errors.h"
+#include "convert/packing.h"
 
 namespace ponte {
 namespace {
@@ -46,7 +47,8 @@ StoredSegment stored_segment(const Rule& rule, size_t index, Dialect dialect) {
   const Segment& segment = rule.segments[index];
   if (dialect.container == Container::fsdp_dtensor) return fsdp_segment(rule, segment, dialect);
   StoredSegment out;
-  const std::string leaf = disk_leaf(rule.leaf);
+  PackedSegment packed = packed_segment(rule, index, dialect.packing);
+  const std::string leaf = disk_leaf(packed.leaf);
   if (is_stacked(rule.stack, rule.layer, dialect)) {
     out.key = rule.stack + "." + leaf;
     out.shape.push_back(rule.layer_count);
@@ -57,6 +59,12 @@ StoredSegment stored_segment(const Rule& rule, size_t index, Dialect dialect) {
   if (rule.expert >= 0) {
     out.shape.push_back(rule.expert_count);
     out.prefix.push_back(rule.expert);
+  }
+  if (!packed.runs.empty()) {
+    out.runs = std::move(packed.runs);
+    out.shape.push_back(packed.rows);
+    out.shape.insert(out.shape.end(), segment.shape.begin() + 1, segment.shape.end());
+    return out;
   }
   const bool apart = rule.segment_keys == SegmentKeys::separate;
   if (apart) out.key += segment_suffix(segment, dialect);

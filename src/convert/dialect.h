@@ -9,17 +9,29 @@ enum class Container { torch_dist, fsdp_dtensor };
 // stacked: "decoder.layers.mlp.linear_fc2.weight" [L, ...], experts [L, E, ...]; numbered: "decoder.layers.3.mlp.linear_fc2.weight".
 enum class LayerKeys { stacked, numbered };
 
+// Order and names of what gated delta nets and gated attention have (convert/packing.h). megatron: as everything that is written; the others are read.
+// by_head: one in_proj; by_head_in_two: in_proj_qkvz and in_proj_ba; huggingface_modules: a delta net as HF's module has it, each norm a module of its own.
+enum class Packing { megatron, by_head, by_head_in_two, huggingface_modules };
+
 struct Dialect {
   Container container = Container::torch_dist;
   LayerKeys layer_keys = LayerKeys::stacked;
+  Packing packing = Packing::megatron;
 };
 
-// Where a segment of a parameter lies: its element (c0, c1, ...) is element (prefix..., row + c0, c1, ...) of the stored tensor `key`.
+// `rows` rows of a segment from `native` on are the stored ones from `stored` on.
+struct RowRun {
+  int64_t native, rows, stored;
+};
+
+// Where a segment of a parameter lies: its element (c0, c1, ...) is element (prefix..., row + c0, c1, ...) of the stored tensor `key`; with runs, the one
+// that the run holding c0 says.
 struct StoredSegment {
   std::string key;
   Shape shape;   // of the stored tensor
   Shape prefix;  // layer, expert
   int64_t row = 0;
+  std::vector<RowRun> runs;  // empty: one run
 };
 
 StoredSegment stored_segment(const Rule& rule, size_t segment, Dialect dialect);

@@ -27,7 +27,7 @@ std::vector<std::byte> values_of(std::span<const SourceBuffer> buffers, const Ta
 
 }  // namespace
 
-void keep_exact_values(const HfSource& source, std::optional<DType> asked, const fs::path& iteration) {
+void keep_exact_values(const SegmentSource& source, std::optional<DType> asked, const fs::path& iteration) {
   std::vector<TensorSpec> specs;
   std::vector<std::vector<std::byte>> bytes;
   for (size_t r = 0; r < source.rules().rules.size(); ++r) {

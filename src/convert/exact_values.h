@@ -10,7 +10,7 @@
 namespace ponte {
 
 // Writes the file when `source` has such tensors, as stored in `asked`'s type.
-void keep_exact_values(const HfSource& source, std::optional<DType> asked, const fs::path& iteration_directory);
+void keep_exact_values(const SegmentSource& source, std::optional<DType> asked, const fs::path& iteration_directory);
 
 // The kept tensors of an iteration whose Megatron values are what shifting them gives; none when nothing was kept.
 class ExactValues {

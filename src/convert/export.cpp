@@ -92,7 +92,8 @@ ConversionReport export_checkpoint(const ExportOptions& options) {
   std::vector<SourceBuffer> buffers(source.buffers().begin(), source.buffers().end());
   const std::map<size_t, int64_t> exact_buffers = exact.append_to(buffers);
   const NativePieces pieces{source.rules(), buffers, [&](size_t rule, size_t segment) { return source.chunks(rule, segment); },
-                            [&](size_t rule) { return source.dtype(source.rules().rules[rule]); }, exact_buffers};
+                            [&](size_t rule) { return source.dtype(source.rules().rules[rule]); },
+                            [&](size_t rule) { return source.offset(rule) - native_offset(source.rules().rules[rule]); }, exact_buffers};
   Manifest manifest = write_hf_weights(pieces, staged.path(), {options.torch_dtype, options.max_shard_bytes, options.threads});
   manifest.architecture = source.config().hf_architecture;
   manifest.absent = absent_tensors(source, options.hf_model ? storage : released_tensors(from), manifest, from);

@@ -19,11 +19,11 @@ struct HfPlan {
 DType hf_dtype(const NativePieces& pieces, size_t r, std::optional<DType> asked) {
   const Rule& rule = pieces.table.rules[r];
   const DType stored = pieces.dtype(r), others = pieces.dtype(0);
-  if (asked || native_offset(rule) == 0 || stored == others) return stored_dtype(rule, stored, asked);
+  if (asked || pieces.shift(r) == 0 || stored == others) return stored_dtype(rule, stored, asked);
   for (size_t s = 0; s < rule.segments.size(); ++s)
     for (const SegmentChunk& chunk : pieces.chunks(r, s)) {
       const Window window = dense_window(chunk.window.begin, chunk.window.end);
-      Target target{rule.name(), others, window.elements(), {}, -native_offset(rule)};
+      Target target{rule.name(), others, window.elements(), {}, pieces.shift(r)};
       append_copies(chunk.window, window, chunk.buffer, target.copies);
       if (!inverts(pieces.buffers, target, stored)) return stored;
     }
@@ -41,7 +41,7 @@ HfPlan plan_hf(const NativePieces& pieces, std::optional<DType> asked) {
     for (const Source& hf : rule.sources) {
       const auto [it, fresh] = number.emplace(hf.name, plan.targets.size());
       if (fresh) {
-        plan.targets.push_back({hf.name, to, checked_numel(hf.shape, hf.name), {}, -native_offset(rule)});
+        plan.targets.push_back({hf.name, to, checked_numel(hf.shape, hf.name), {}, pieces.shift(r)});
         plan.specs.push_back({hf.name, to, hf.shape});
         if (from != to) plan.casts.push_back(format("{}: {} to {}", hf.name, torch_name(from), torch_name(to)));
       }

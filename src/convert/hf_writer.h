@@ -13,6 +13,7 @@ struct NativePieces {
   std::span<const SourceBuffer> buffers;
   std::function<std::span<const SegmentChunk>(size_t rule, size_t segment)> chunks;
   std::function<DType(size_t rule)> dtype;
+  std::function<float(size_t rule)> shift;  // what the elements still need added to be HF's
   // By rule: the buffer that is its HF tensor to the bit, where shifting back what is stored would not be; asked types overrule it.
   std::map<size_t, int64_t> exact = {};
 };

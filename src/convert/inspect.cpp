@@ -139,6 +139,7 @@ Json map_json(const fs::path& path) {
       const StoredSegment stored = stored_segment(rule, s, model.dialect);
       Json part = {{"name", segment.name},   {"shape", segment.shape}, {"key", stored.key},
                    {"index", stored.prefix}, {"row", stored.row},      {"boxes", Json::array()}};
+      for (const RowRun& run : stored.runs) part["runs"].push_back({{"row", run.native}, {"rows", run.rows}, {"stored", run.stored}});
       for (const Box& box : segment.boxes) {
         Json axes = Json::array();
         for (const BoxAxis& a : box.axes) axes.push_back({{"extent", a.extent}, {"hf_stride", a.hf_stride}, {"dim", a.native_dim}, {"step", a.native_step}});

@@ -268,7 +268,10 @@ ModelConfig native_model_config(const fs::path& directory, const TorchDistReader
   const std::optional<Value> common = reader.common_state();
   const Value* args = common ? common->find("args") : nullptr;
   require(args != nullptr, "{}: neither run_config.yaml nor Megatron-LM's arguments are in it, so its architecture is unknown; give --hf-model", directory);
-  return read_settings(argument_settings(*args, directory.string() + ": args"));
+  const Settings settings = argument_settings(*args, directory.string() + ": args");
+  require(settings.number("num_layers").has_value(), "{}: its writer's arguments hold no architecture (ms-swift's do not); give --hf-model{}", directory,
+          settings.text("model") ? format(" {}, the model they name", *settings.text("model")) : ", the model it was made from");
+  return read_settings(settings);
 }
 
 }  // namespace ponte

@@ -7,6 +7,7 @@
 #include "convert/accounting.h"
 #include "convert/hf_files.h"
 #include "convert/native_config.h"
+#include "convert/packing.h"
 #include "convert/segment_source.h"
 #include "families/registry.h"
 
@@ -24,30 +25,38 @@ bool is_training_state(std::string_view key) {
   return false;
 }
 
+// The part of one run of a segment that `chunk` holds, placed in the chunk's own buffer; empty when it holds none.
+std::optional<Window> run_in_chunk(const Segment& segment, const TorchDistChunk& chunk, const Shape& prefix, const RowRun& run) {
+  const size_t lead = prefix.size();
+  const Window whole = dense_window(Shape(chunk.sizes.size(), 0), chunk.sizes);  // strides of the chunk's own buffer
+  Window window;
+  for (size_t d = 0; d < lead; ++d) window.origin += (prefix[d] - chunk.offsets[d]) * whole.strides[d];
+  for (size_t d = 0; d < segment.shape.size(); ++d) {
+    const int64_t from = d == 0 ? run.native : 0, to = d == 0 ? run.native + run.rows : segment.shape[d];
+    const int64_t first = chunk.offsets[lead + d] - (d == 0 ? run.stored - run.native : 0);  // of the chunk, in segment coordinates
+    const int64_t begin = std::max(from, first), end = std::min(to, first + chunk.sizes[lead + d]);
+    if (begin >= end) return std::nullopt;
+    window.begin.push_back(begin);
+    window.end.push_back(end);
+    window.strides.push_back(whole.strides[lead + d]);
+    window.origin += (begin - first) * whole.strides[lead + d];
+  }
+  return window;
+}
+
 // The chunks of `tensor` that hold a part of `segment`; `open` maps a chunk and returns its buffer's number.
 std::vector<SegmentChunk> bind_segment(const Segment& segment, const TorchDistTensor& tensor, const StoredSegment& stored,
                                        const std::function<int64_t(const TorchDistChunk&)>& open) {
-  const size_t lead = stored.prefix.size();
+  const RowRun all{0, segment.shape.empty() ? 1 : segment.shape[0], stored.row};
+  const std::span<const RowRun> runs = stored.runs.empty() ? std::span(&all, 1) : std::span(stored.runs);
   std::vector<SegmentChunk> out;
   for (const TorchDistChunk& chunk : tensor.chunks) {
     bool elsewhere = false;
-    for (size_t d = 0; d < lead; ++d) elsewhere |= stored.prefix[d] < chunk.offsets[d] || stored.prefix[d] >= chunk.offsets[d] + chunk.sizes[d];
+    for (size_t d = 0; d < stored.prefix.size(); ++d)
+      elsewhere |= stored.prefix[d] < chunk.offsets[d] || stored.prefix[d] >= chunk.offsets[d] + chunk.sizes[d];
     if (elsewhere) continue;
-    const Window whole = dense_window(Shape(chunk.sizes.size(), 0), chunk.sizes);  // strides of the chunk's own buffer
-    Window window;
-    bool inside = true;
-    for (size_t d = 0; d < lead; ++d) window.origin += (stored.prefix[d] - chunk.offsets[d]) * whole.strides[d];
-    for (size_t d = 0; d < segment.shape.size(); ++d) {
-      const int64_t first = chunk.offsets[lead + d] - (d == 0 ? stored.row : 0);  // of the chunk, in segment coordinates
-      const int64_t begin = std::max<int64_t>(0, first), end = std::min(segment.shape[d], first + chunk.sizes[lead + d]);
-      inside &= begin < end;
-      window.begin.push_back(begin);
-      window.end.push_back(end);
-      window.strides.push_back(whole.strides[lead + d]);
-      window.origin += (begin - first) * whole.strides[lead + d];
-    }
-    if (!inside) continue;
-    out.push_back({open(chunk), std::move(window)});
+    for (const RowRun& run : runs)
+      if (std::optional<Window> window = run_in_chunk(segment, chunk, stored.prefix, run)) out.push_back({open(chunk), std::move(*window)});
   }
   return out;
 }
@@ -57,19 +66,6 @@ int64_t stored_prediction_depths(const TorchDistReader& reader) {
   int64_t depths = 0;
   for (; reader.find(format("mtp.layers.{}.eh_proj.weight", depths)) || reader.find(format("model.module.mtp.layers.{}.eh_proj.weight", depths)); ++depths) {}
   return depths;
-}
-
-// mcore-bridge keeps gated delta nets and gated attention in an order of its own: the nets' projections packed by key head (whole, or as in_proj_qkvz and
-// in_proj_ba), each query head beside its gate. Where names show it, say so rather than count what is missing.
-void refuse_other_layout(const TorchDistReader& reader, const fs::path& directory) {
-  for (const TorchDistTensor& tensor : reader.tensors())
-    for (std::string_view leaf : {".in_proj.weight", ".in_proj_qkvz.weight", ".in_proj_ba.weight"})
-      require(
-          !tensor.name.ends_with("self_attention" + std::string(leaf)),
-          "{}: '{}' is how mcore-bridge (ms-swift) stores gated delta nets: packed by key head, and the queries of gated attention interleaved with their "
-          "gates. Megatron keeps both in another order, so these weights would be taken for others. Export the model to Hugging Face with ms-swift and import "
-          "that",
-          directory, tensor.name);
 }
 
 }  // namespace
@@ -116,18 +112,19 @@ void NativeSource::choose_dialect() {
       layered = &rule;
       break;
     }
-  const Dialect candidates[] = {{Container::torch_dist, LayerKeys::stacked}, {Container::torch_dist, LayerKeys::numbered},
+  const Packing packing = packing_of(reader_, config_, directory_);
+  const Dialect candidates[] = {{Container::torch_dist, LayerKeys::stacked, packing}, {Container::torch_dist, LayerKeys::numbered, packing},
                                 {Container::fsdp_dtensor, LayerKeys::numbered}};
   for (const Dialect& dialect : candidates)
     if (reader_.find(stored_segment(*layered, 0, dialect).key)) {
       dialect_ = dialect;
       return;
     }
-  dialect_ = dialect_of(table_);  // nothing fits: the accounting will say what is missing
+  dialect_ = dialect_of(table_);
+  dialect_.packing = packing;  // nothing fits: the accounting will say what is missing
 }
 
 void NativeSource::bind() {
-  if (!config_.experimental_attention_variant.empty() && dialect_.container == Container::torch_dist) refuse_other_layout(reader_, directory_);
   Accounting accounting(directory_.string());
   std::set<std::string> used;
   std::map<const TorchDistChunk*, int64_t> numbers;
@@ -164,6 +161,9 @@ void NativeSource::bind() {
   accounting.settle();
 }
 
+// Other packings keep a delta net's output norm as HF does.
+float NativeSource::offset(size_t rule) const { return dialect_.packing == Packing::megatron ? 0 : native_offset(table_.rules[rule]); }
+
 void NativeSource::append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const {
   for (const SegmentChunk& chunk : chunks_[rule][segment]) append_copies(chunk.window, to, chunk.buffer, out);
 }
@@ -190,10 +190,13 @@ const FlatState* NativeSource::flat() const {
 }
 
 bool NativeSource::has_state(std::string_view prefix, const Rule& rule) const {
+  if (dialect_.packing != Packing::megatron) return false;
   return reader_.find(key_of_state(prefix, rule, 0)) != nullptr || (!state_kind(prefix).empty() && FlatState::present(reader_));
 }
 
 void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const Slice& slice, std::span<std::byte> out, DType out_dtype) const {
+  require(dialect_.packing == Packing::megatron,
+          "{}: mcore-bridge's (ms-swift's) order of gated delta nets and gated attention is read for weights, not for an optimizer's state", directory_);
   const Rule& rule = table_.rules[index_of(wanted)];
   std::vector<ChunkBytes> opened;
   std::vector<SourceBuffer> buffers;

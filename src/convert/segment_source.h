@@ -29,7 +29,7 @@ class SegmentSource : public WeightSource {
   std::span<const SourceBuffer> buffers() const { return buffers_; }
   // Copies from buffers() that fill `to`, a window of segment `segment` of rules().rules[rule].
   virtual void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const = 0;
-  // What append_feeds' elements still need added to be Megatron's: -1 for a zero-centred norm read from HF.
+  // What append_feeds' elements still need added to be Megatron's: -1 for a zero-centred norm stored as HF has it.
   virtual float offset(size_t rule) const { return 0; }
   // Number of `rule` in rules(); found by name, so that rules of another table of the same model serve too.
   size_t index_of(const Rule& rule) const;
@@ -85,6 +85,7 @@ class NativeSource : public SegmentSource {
   // empty: as the checkpoint remembers, else the usual way.
   NativeSource(const fs::path& root_or_iteration, const ModelConfig* config, const HfTensors& hf = {});
   void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const override;
+  float offset(size_t rule) const override;
   std::span<const SegmentChunk> chunks(size_t rule, size_t segment) const { return chunks_[rule][segment]; }
   bool has_state(std::string_view prefix, const Rule& rule) const override;
   void read_state(std::string_view prefix, const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const override;

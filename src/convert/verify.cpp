@@ -26,7 +26,8 @@ Comparison plan_comparison(const HfSource& hf, const NativeSource& native) {
       for (const SegmentChunk& chunk : native.chunks(r, s)) {
         const Window window = dense_window(chunk.window.begin, chunk.window.end);
         const size_t number = hf.index_of(rules[r]);
-        Target wanted{rules[r].name(), stored, window.elements(), {}, hf.offset(number)}, found{rules[r].name(), stored, window.elements(), {}};
+        Target wanted{rules[r].name(), stored, window.elements(), {}, hf.offset(number) - native.offset(r)};
+        Target found{rules[r].name(), stored, window.elements(), {}};
         hf.append_feeds(number, s, window, wanted.copies);
         append_copies(chunk.window, window, chunk.buffer, found.copies);
         out.from_hf.push_back(std::move(wanted));

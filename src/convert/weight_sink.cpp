@@ -167,7 +167,7 @@ void save_hf(const fs::path& directory, const ModelConfig& config, const RuleTab
   std::vector<SourceBuffer> buffers;
   for (const LiveBuffer& buffer : live) buffers.push_back(buffer.source);
   const NativePieces pieces{table, buffers, [&](size_t rule, size_t segment) { return std::span<const SegmentChunk>(chunks[rule][segment]); },
-                            [&](size_t rule) { return dtypes[rule]; }};
+                            [&](size_t rule) { return dtypes[rule]; }, [&](size_t rule) { return -native_offset(table.rules[rule]); }};
   HfWriteOptions options;
   options.max_shard_bytes = static_cast<uint64_t>(max_shard_bytes);
   options.label = "save safetensors";

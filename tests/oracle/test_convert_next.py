@@ -255,24 +255,3 @@ def test_anything_else_missing_is_an_error(ponte, golden, tmp_path):
     rewrite(tmp_path / "more", lambda tensors: tensors.update({"model.layers.0.linear_attn.extra.weight": torch.zeros(3)}))
     result = ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "hf", "--hf-model", tmp_path / "more", code=1)
     assert "model.layers.0.linear_attn.extra.weight" in result.err and not (tmp_path / "hf").exists()
-
-
-# --- another program's order of the same weights ---
-
-
-@pytest.mark.parametrize("names", [["in_proj_qkvz.weight", "in_proj_ba.weight"], ["in_proj.weight"]])
-def test_the_other_layout_is_refused_with_its_name(ponte, golden, tmp_path, names):
-    source = golden / "qwen3_next"
-    state = dcp_tensors(source / "mcore")
-    parts = ("query", "key", "value", "z", "beta", "alpha")
-    for layer in range(3):
-        at = f"decoder.layers.{layer}.self_attention."
-        split = [state.pop(f"{at}in_proj.weight.{part}") for part in parts]
-        pieces = [torch.cat(split[:4]), torch.cat(split[4:])] if len(names) == 2 else [torch.cat(split)]
-        state |= {at + name: piece for name, piece in zip(names, pieces)}
-    folder = tmp_path / "m/iter_0000000"
-    shutil.copytree(source / "mcore/iter_0000000", folder, ignore=shutil.ignore_patterns("*.distcp", ".metadata"))
-    dcp.save(state, storage_writer=dcp.FileSystemWriter(folder), no_dist=True)
-    (tmp_path / "m/latest_checkpointed_iteration.txt").write_text("0")
-    result = ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "hf", code=1)
-    assert "mcore-bridge" in result.err and "by key head" in result.err and not (tmp_path / "hf").exists()
