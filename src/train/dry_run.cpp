@@ -79,7 +79,7 @@ constexpr std::pair<Collective, const char*> kCollectiveNames[] = {{Collective::
                                                                    {Collective::reduce_scatter, "reduce-scatter"}, {Collective::all_to_all, "all-to-all"},
                                                                    {Collective::broadcast, "broadcast"}, {Collective::transfer, "send"}};
 
-// What a plan does not list, at most: sums of losses, valid tokens and norms; what routers tell each other of their choices, twice where they are computed again,
+// What a plan does not list, at most: sums of losses, valid tokens and norms; what routers tell each other of choices, twice where they are computed again,
 // and report at the end of a step, or of each micro-batch where losses are over the step; rows that cannot be cut.
 double left_out(const Run& run, const DryRun& dry, const Group* group, Collective collective, double at_end) {
   constexpr double kSums = 256;
