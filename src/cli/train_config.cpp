@@ -1,9 +1,7 @@
 // `ponte train` up to the point where torch is needed, and the command spellings of ms-swift.
 #include "cli/train_config.h"
 
-#include <algorithm>
 #include <cstdio>
-#include <numeric>
 
 #include "base/environment.h"
 #include "base/log.h"
@@ -13,31 +11,24 @@
 namespace ponte {
 namespace {
 
-int64_t ranks_of_model(const ModelConfig& m) { return m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size; }
-
-// The fewest ranks on which the layers' layout and the experts' both fit: their least common multiple.
-int64_t fewest_ranks(const ModelConfig& m) {
-  const int64_t expert_tensor = m.expert_tensor_parallel_size ? m.expert_tensor_parallel_size : m.tensor_model_parallel_size;
-  const int64_t of_experts = m.num_moe_experts > 0 ? expert_tensor * m.expert_model_parallel_size * m.pipeline_model_parallel_size : 1;
-  return std::lcm(std::max<int64_t>(ranks_of_model(m), 1), std::max<int64_t>(of_experts, 1));
-}
-
 std::string layout_text(const ModelConfig& m) {
   std::string out = format("tensor {} x pipeline {} x context {}", m.tensor_model_parallel_size, m.pipeline_model_parallel_size, m.context_parallel_size);
   if (m.num_moe_experts > 0) out += format(", experts over {}", m.expert_model_parallel_size);
   return out;
 }
 
-// Prints what would run. Without a stated number of ranks the configuration is checked for the fewest it fits on.
+// Prints what would run. Without a stated number of ranks that is on the fewest it fits on.
 int dry_run(const TrainArguments& arguments) {
-  const ResolvedRun run = resolve_run(arguments.request);
+  const bool ranks_given = arguments.nproc_per_node > 0 || launch_environment().world_size > 1;
+  RunRequest request = arguments.request;
+  if (!ranks_given) request.world_size = kFewestRanks;
+  const ResolvedRun run = resolve_run(request);
   for (const std::string& flag : arguments.without_effect) log_warning("{} has no effect here", flag);
   const std::string text = effective_config(run);
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
   const ModelConfig& m = run.config.model;
-  const bool ranks_given = arguments.nproc_per_node > 0 || launch_environment().world_size > 1;
-  const int64_t ranks = ranks_given ? arguments.request.world_size : fewest_ranks(m);
+  const int64_t ranks = ranks_given ? request.world_size : fewest_ranks(m);
   if (!ranks_given && ranks > 1) log_info("needs {} ranks or a multiple ({})", ranks, layout_text(m));
   validate(run.config, ranks);
   for (const std::string& part : unsupported_parts(run.config, ranks)) log_warning("this version cannot run it; it lacks {}", part);

@@ -273,6 +273,8 @@ void validate(const Config& config, int64_t world_size);
 
 // world_size / (tensor x pipeline x context): how many replicas share the data. Throws UserError when it is not a whole number.
 int64_t data_parallel_size(const ModelConfig& model, int64_t world_size);
+// On which the layers' layout and the experts' both fit: their least common multiple.
+int64_t fewest_ranks(const ModelConfig& model);
 // What replicas divide among themselves: ddp.data_parallel_sharding_strategy where ddp.use_megatron_fsdp makes it count, else optim or no_shard by
 // ddp.use_distributed_optimizer.
 std::string sharding_strategy(const Config& config);

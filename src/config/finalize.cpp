@@ -1,6 +1,7 @@
 // What follows from other keys, as Bridge's ConfigContainer.validate derives it.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/errors.h"
 #include "config/config.h"
@@ -111,6 +112,13 @@ int64_t data_parallel_size(const ModelConfig& m, int64_t world_size) {
           "{} ranks do not divide into replicas of tensor {} x pipeline {} x context {} = {} ranks", world_size, tensor, pipeline, context,
           model_ranks);
   return world_size / model_ranks;
+}
+
+int64_t fewest_ranks(const ModelConfig& m) {
+  const int64_t of_layers = m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
+  const int64_t expert_tensor = m.expert_tensor_parallel_size ? m.expert_tensor_parallel_size : m.tensor_model_parallel_size;
+  const int64_t of_experts = m.num_moe_experts > 0 ? expert_tensor * m.expert_model_parallel_size * m.pipeline_model_parallel_size : 1;
+  return std::lcm(std::max<int64_t>(of_layers, 1), std::max<int64_t>(of_experts, 1));
 }
 
 int64_t num_microbatches(const Config& config, int64_t world_size) {

@@ -133,7 +133,7 @@ ResolvedRun resolve_run(const RunRequest& request) {
   agree_on_length(draft);
   take_vocabulary(draft);
   list_idle_keys(draft);
-  finalize_draft(draft, request.world_size);
+  finalize_draft(draft, request.world_size == kFewestRanks ? fewest_ranks(draft.config.model) : request.world_size);
   run.config = std::move(draft.config);
   run.origins = std::move(draft.origins);
   run.without_effect = std::move(draft.without_effect);

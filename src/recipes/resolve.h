@@ -17,8 +17,9 @@ struct RunRequest {
   std::string hf_model, revision;         // folder or hub id; architecture, tokenizer and weights
   std::vector<std::string> overrides;     // "section.key=value", the last one wins
   HubFiles hf_files = HubFiles::model;    // what of hf_model must be on this machine: `tokenizer` when nothing will be computed
-  int64_t world_size = 1;                 // ranks; batch sizes follow from it where they are not given
+  int64_t world_size = 1;                 // ranks, or kFewestRanks; batch sizes follow from it where they are not given
 };
+inline constexpr int64_t kFewestRanks = 0;  // as few as the layout fits on
 
 struct ResolvedRun {
   Config config;     // finalized, not yet validated (that wants the number of ranks)

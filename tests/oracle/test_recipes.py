@@ -70,6 +70,20 @@ def test_dry_run_needs_no_ranks(ponte):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("recipe, words, batch", [
+    ("qwen3_600m_pretrain_config", [], 4),
+    ("qwen3_600m_pretrain_config", ["--nproc-per-node", 8], 32),
+    ("qwen3_600m_pretrain_config", ["model.tensor_model_parallel_size=2"], 4),
+    ("qwen3_600m_pretrain_config", ["model.tensor_model_parallel_size=2", "--nproc-per-node", 8], 16),
+    ("qwen3_30b_a3b_pretrain_config", [], 64),
+])
+def test_a_replicas_micro_batches_decide_the_batch(ponte, recipe, words, batch):
+    """For the ranks asked for, or the fewest the layout fits on."""
+    shown = ponte("train", "--recipe", recipe, "--dry-run", "train.micro_batch_size=1", "train.accumulate_grad_batches=4", *words)
+    assert yaml.safe_load(shown.out)["train"]["global_batch_size"] == batch
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("arguments, wanted", [
     (["--recipe", "qwen3_8b_pretrain_confg"], "did you mean qwen3_8b_pretrain_config?"),
     (["--recipe", "qwen3_600m_pretrain_config", "train.train_itres=1"], "did you mean train.train_iters?"),
