@@ -146,7 +146,7 @@ Groups timed_groups(Groups groups, double& seconds) {
 
 void bench(const Request& request) {
   at::set_num_threads(1);
-  const std::unique_ptr<Ranks> ranks = Ranks::join(launch_environment(), std::chrono::seconds(120));
+  const std::unique_ptr<Ranks> ranks = Ranks::join(launch_environment(), {std::chrono::minutes(2), std::chrono::minutes(2)});
   const Config config = config_of(request, ranks->size());
   double communication = 0;
   const Groups groups = timed_groups(mesh_groups(*ranks, Mesh(mesh_sizes(config.model, ranks->size()))), communication);

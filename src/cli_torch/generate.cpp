@@ -18,7 +18,7 @@
 namespace ponte {
 namespace {
 
-constexpr std::chrono::minutes kTimeout(10);  // for ranks to meet, and for each collective
+constexpr Patience kPatience{std::chrono::minutes(10), std::chrono::minutes(10)};
 
 struct Flags {
   ModelChoice model;
@@ -224,7 +224,7 @@ int run_generate(const Arguments& arguments) {
   const LaunchEnvironment launch = launch_environment();
   const int64_t processes = flags.nproc_per_node > 0 ? flags.nproc_per_node : flags.model.layout.ranks();
   if (launch.world_size == 1 && processes > 1) return launch_command("generate", arguments, processes, 0);
-  return run_as_rank(launch, flags.model.device, kTimeout, nullptr,
+  return run_as_rank(launch, flags.model.device, kPatience, nullptr,
                      [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { generate_together(flags, device, *ranks); });
 }
 

@@ -7,7 +7,7 @@
 
 namespace ponte {
 
-int run_as_rank(const LaunchEnvironment& launch, const std::string& device, std::chrono::milliseconds timeout, std::exception_ptr problem,
+int run_as_rank(const LaunchEnvironment& launch, const std::string& device, Patience patience, std::exception_ptr problem,
                 const std::function<void(const std::shared_ptr<Ranks>& ranks, const at::Device& device)>& body) {
   at::Device chosen = at::kCPU;
   try {
@@ -15,7 +15,7 @@ int run_as_rank(const LaunchEnvironment& launch, const std::string& device, std:
   } catch (const UserError&) {
     if (!problem) problem = std::current_exception();
   }
-  const std::shared_ptr<Ranks> ranks = Ranks::join(launch, timeout, chosen);
+  const std::shared_ptr<Ranks> ranks = Ranks::join(launch, patience, chosen);
   try {
     agree(ranks->world(), [&] {
       if (problem) std::rethrow_exception(problem);

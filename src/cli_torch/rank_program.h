@@ -1,6 +1,5 @@
 // What commands that run on several ranks share: meeting, ending with one message, and starting ranks on this machine.
 #pragma once
-#include <chrono>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -12,7 +11,7 @@ namespace ponte {
 
 // Runs `body` as the rank the launcher made of this process, on the device that `device` names (kernels/device.h). An error that all ranks have is said by
 // rank 0; the others are told of one that only this rank has. `problem`: what was wrong before the ranks met. Returns the exit status.
-int run_as_rank(const LaunchEnvironment& launch, const std::string& device, std::chrono::milliseconds timeout, std::exception_ptr problem,
+int run_as_rank(const LaunchEnvironment& launch, const std::string& device, Patience patience, std::exception_ptr problem,
                 const std::function<void(const std::shared_ptr<Ranks>& ranks, const at::Device& device)>& body);
 // Starts `processes` ranks of `ponte-torch COMMAND ARGUMENTS` here and watches them to their end. Returns the exit status.
 int launch_command(std::string_view command, const Arguments& arguments, int64_t processes, int64_t max_restarts);

@@ -12,10 +12,11 @@
 namespace ponte {
 namespace {
 
-std::chrono::milliseconds timeout_of(const DistConfig& c) {
-  const int64_t seconds = c.distributed_timeout_seconds_after_init > 0 ? c.distributed_timeout_seconds_after_init : 60 * c.distributed_timeout_minutes;
-  require(seconds > 0, "dist.distributed_timeout_minutes is {}: expected at least 1", c.distributed_timeout_minutes);
-  return std::chrono::seconds(seconds);
+Patience patience_of(const DistConfig& c) {
+  require(c.distributed_timeout_minutes > 0, "dist.distributed_timeout_minutes is {}: expected at least 1", c.distributed_timeout_minutes);
+  const std::chrono::minutes usual(c.distributed_timeout_minutes);
+  if (c.distributed_timeout_seconds_after_init > 0) return {usual, std::chrono::seconds(c.distributed_timeout_seconds_after_init)};
+  return {usual, usual};
 }
 
 void warn_of_idle_keys(const std::vector<std::string>& keys) {
@@ -43,7 +44,7 @@ int train_as_rank(const TrainArguments& parsed, const LaunchEnvironment& launch)
     problem = std::current_exception();
   }
   const auto body = [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { train_together(parsed, launch, std::move(*resolved), ranks, device); };
-  return run_as_rank(launch, parsed.device, timeout_of(resolved ? resolved->config.dist : DistConfig()), problem, body);
+  return run_as_rank(launch, parsed.device, patience_of(resolved ? resolved->config.dist : DistConfig()), problem, body);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "comm/ranks.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Logging.h>
 
 #include <algorithm>
 #include <cstring>
@@ -29,15 +30,19 @@ class SingleRank final : public Ranks {
   void failed(std::string_view) override {}
 };
 
+constexpr const char* kMisfit = "misfit";
+std::string text_of(const std::vector<uint8_t>& bytes) { return {bytes.begin(), bytes.end()}; }
+std::vector<uint8_t> bytes_of(const std::string& text) { return {text.begin(), text.end()}; }
+
 bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
 
 class Processes final : public Ranks {
  public:
-  Processes(const LaunchEnvironment& launch, Milliseconds timeout, const at::Device& device)
-      : rank_(launch.rank), size_(launch.world_size), device_(device), timeout_(timeout),
-        gloo_{timeout, launch.network_interface, is_loopback(launch.master_address)},
-        store_(open_store(launch, timeout)), life_(std::make_shared<Life>(store_->clone(), rank_, size_, timeout)) {
-    wait_for_all(timeout);
+  Processes(const LaunchEnvironment& launch, Patience patience, const at::Device& device)
+      : rank_(launch.rank), size_(launch.world_size), device_(device), timeout_(patience.in_a_collective),
+        gloo_{timeout_, launch.network_interface, is_loopback(launch.master_address)}, store_(open_store(launch, patience)),
+        life_(std::make_shared<Life>(store_->clone(), rank_, size_, timeout_)) {
+    wait_for_all(patience.to_meet);
     std::vector<int64_t> everyone;
     for (int64_t r = 0; r < size_; ++r) everyone.push_back(r);
     world_ = group("world", everyone);
@@ -70,35 +75,48 @@ class Processes final : public Ranks {
   }
 
  private:
-  static Store open_store(const LaunchEnvironment& launch, Milliseconds timeout) {
+  static Store open_store(const LaunchEnvironment& launch, Patience patience) {
     c10d::TCPStoreOptions options;
     options.port = static_cast<uint16_t>(launch.master_port);
     options.isServer = launch.rank == 0 && !launch.launcher_has_store;
     options.waitWorkers = false;
-    options.timeout = timeout;
+    options.timeout = patience.to_meet;
     try {
       const auto store = c10::make_intrusive<c10d::TCPStore>(launch.master_address, options);
+      store->setTimeout(patience.in_a_collective);
       return c10::make_intrusive<c10d::PrefixStore>(store_prefix(launch.restarts), store);
     } catch (const std::exception&) {
       if (options.isServer)
         fail("rank 0: port {} of {} (MASTER_PORT, MASTER_ADDR) cannot be served; another run on this machine?", launch.master_port, launch.master_address);
       fail("rank {}: no store of this run answers at {}:{} (MASTER_ADDR, MASTER_PORT) within {} s; it is served by {}", launch.rank, launch.master_address,
-           launch.master_port, static_cast<double>(timeout.count()) / 1000, launch.launcher_has_store ? "the launcher" : "rank 0");
+           launch.master_port, static_cast<double>(patience.to_meet.count()) / 1000, launch.launcher_has_store ? "the launcher" : "rank 0");
     }
   }
 
+  // One that was told of another number of ranks leaves word of it before it joins, so that all who wait for it read that.
   void wait_for_all(Milliseconds timeout) {
     std::vector<std::string> keys;
     for (int64_t r = 0; r < size_; ++r) keys.push_back(format("joined/{}", r));
-    store_->set(keys[static_cast<size_t>(rank_)], std::vector<uint8_t>{1});
     try {
-      store_->wait(keys, timeout);
-    } catch (const std::exception&) {
-      std::vector<int64_t> absent;
+      const std::vector<uint8_t> none, mine = bytes_of(std::to_string(size_)), told = store_->compareSet("ranks", none, mine);
+      if (told != mine) store_->set(kMisfit, bytes_of(format("rank {} was told of {} ranks, another of {}", rank_, size_, text_of(told))));
+      require(store_->add(keys[static_cast<size_t>(rank_)], 1) == 1, "two processes joined as rank {} of {}", rank_, size_);
+      if (told == mine) store_->wait(keys, timeout);
+      if (store_->check({kMisfit})) throw UserError(text_of(store_->get(kMisfit)));
+    } catch (const c10::Error&) {
+      fail("rank {}: {}", rank_, who_did_not_join(keys, timeout));
+    }
+  }
+
+  std::string who_did_not_join(const std::vector<std::string>& keys, Milliseconds timeout) {
+    std::vector<int64_t> absent;
+    try {
       for (int64_t r = 0; r < size_; ++r)
         if (!store_->check({keys[static_cast<size_t>(r)]})) absent.push_back(r);
-      fail("rank {}: ranks {} of {} did not join this run within {} s", rank_, absent, size_, static_cast<double>(timeout.count()) / 1000);
+    } catch (const c10::Error&) {
+      return "the store of this run closed while ranks were joining: the rank that holds it (rank 0, or the launcher) has ended";
     }
+    return format("ranks {} of {} did not join this run within {} s", absent, size_, static_cast<double>(timeout.count()) / 1000);
   }
 
   const int64_t rank_, size_;
@@ -114,8 +132,9 @@ class Processes final : public Ranks {
 
 std::string store_prefix(int64_t restarts) { return format("ponte/{}", restarts); }
 
-std::unique_ptr<Ranks> Ranks::join(const LaunchEnvironment& launch, Milliseconds timeout, const at::Device& device) {
-  return launch.world_size == 1 ? single() : std::make_unique<Processes>(launch, timeout, device);
+std::unique_ptr<Ranks> Ranks::join(const LaunchEnvironment& launch, Patience patience, const at::Device& device) {
+  if (!environment("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = c10::GLOG_ERROR;  // what c10d warns of with a stack trace is said here in words
+  return launch.world_size == 1 ? single() : std::make_unique<Processes>(launch, patience, device);
 }
 
 std::unique_ptr<Ranks> Ranks::single() { return std::make_unique<SingleRank>(); }

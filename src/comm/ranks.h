@@ -15,11 +15,16 @@
 
 namespace ponte {
 
+// How long ranks wait for each other.
+struct Patience {
+  std::chrono::milliseconds to_meet, in_a_collective;
+};
+
 class Ranks {
  public:
-  // Meets the others; UserError naming the ranks that did not come within `timeout`. The same time bounds every collective.
+  // Meets the others; UserError naming the ranks that did not come in time, or what does not fit: a rank that is there twice, another number of ranks.
   // Tensors of `device` travel over NCCL where that is a CUDA card, all others over Gloo.
-  static std::unique_ptr<Ranks> join(const LaunchEnvironment& launch, std::chrono::milliseconds timeout, const at::Device& device = at::kCPU);
+  static std::unique_ptr<Ranks> join(const LaunchEnvironment& launch, Patience patience, const at::Device& device = at::kCPU);
   static std::unique_ptr<Ranks> single();
   virtual ~Ranks() = default;
 

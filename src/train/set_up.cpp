@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
 #include "base/errors.h"
 #include "base/log.h"
 #include "checkpoint/load.h"
 #include "checkpoint/tensor_dtype.h"
+#include "config/field.h"
 #include "hub/hub.h"
 #include "kernels/fused_attention.h"
 #include "train/run.h"
@@ -17,8 +19,15 @@
 namespace ponte {
 namespace {
 
+Mesh mesh_of(const Config& c, int64_t ranks) {
+  MeshSizes sizes = mesh_sizes(c.model, ranks, c.dist.use_tp_pp_dp_mapping);
+  sizes.optimizer_instances = c.ddp.num_distributed_optimizer_instances;
+  return Mesh(sizes);
+}
+
 void check(const Config& config, int64_t world_size) {
   validate(config, world_size);
+  mesh_of(config, world_size);
   const std::vector<std::string> missing = unsupported_parts(config, world_size);
   require(missing.empty(), "this version cannot run this configuration; it lacks:\n  {}", join(missing, "\n  "));
   require(config.train.train_iters > 0, "train.train_iters is {}: expected the number of steps", config.train.train_iters);
@@ -153,9 +162,7 @@ DataParallel::Settings replica_settings(const Config& c, int64_t replicas) {
 
 void build_model(Run& run, const at::Device& device) {
   const Config& c = run.config;
-  MeshSizes sizes = mesh_sizes(c.model, run.ranks->size(), c.dist.use_tp_pp_dp_mapping);
-  sizes.optimizer_instances = c.ddp.num_distributed_optimizer_instances;
-  run.groups = mesh_groups(*run.ranks, Mesh(sizes));
+  run.groups = mesh_groups(*run.ranks, mesh_of(c, run.ranks->size()));
   const ModelOptions options{.device = device, .dtype = scalar_type_of(c.model.params_dtype), .parameters = Allocation::later};
   agree(run.ranks->world(), [&] { run.model = std::make_unique<RankModel>(c.model, run.groups, options); });
   run.replicas = std::make_unique<DataParallel>(run.model->chunks(), run.groups, replica_settings(c, run.groups.data_context->size()));
@@ -186,6 +193,27 @@ void say_device(const Run& run) {
   log_info("computing on {}, attention through {}", o.device.str(), kernel == FusedAttention::none ? "its definition" : name(kernel));
 }
 
+// Where things lie on a machine, and what rank 0 alone does with the log.
+bool may_differ(const Field& field) {
+  static const std::set<std::string> places{"dataset.data_path", "dataset.train_data_path", "dataset.valid_data_path", "dataset.test_data_path",
+                                            "dataset.path_to_cache", "tokenizer.tokenizer_model", "checkpoint.pretrained_checkpoint"};
+  return field.role == FieldRole::internal || field.section == "logger" || field.section == "profiling" || places.contains(field.name());
+}
+
+// A rank that goes by other settings would train something else.
+void check_same_configuration_everywhere(const Run& run) {
+  std::vector<std::string> mine;
+  for (const Field& field : config_fields())
+    if (!may_differ(field)) mine.push_back(field.name() + " = " + field.print(run.config));
+  const std::vector<std::string> first = split(gather_text(run.ranks->world(), run.speaks() ? join(mine, "\n") : "")[0], '\n');
+  agree(run.ranks->world(), [&] {
+    std::vector<std::string> wrong;
+    for (size_t i = 0; i < mine.size(); ++i)
+      if (i >= first.size() || mine[i] != first[i]) wrong.push_back(format("{}, on rank 0 {}", mine[i], i < first.size() ? first[i] : "no such key"));
+    require(wrong.empty() && first.size() == mine.size(), "its configuration is not rank 0's: {}", join(wrong, "; "));
+  });
+}
+
 // The same files may not be the same bytes on every machine.
 void check_same_data_everywhere(Run& run) {
   const DataRecord& d = run.state.data;
@@ -208,6 +236,7 @@ Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const 
     run.loss_scaler = loss_scaler_of(run.config);
     if (run.speaks()) run.save_lock = own_save_folder(run.config.checkpoint.save);
   });
+  check_same_configuration_everywhere(run);
   at::manual_seed(static_cast<uint64_t>(run.config.rng.seed));  // LibTorch starts its generator anywhere, and checkpoints keep its state
   run.ranks->phase("opening the data");
   agree(everyone, [&] {

@@ -197,6 +197,12 @@ def test_configuration_errors_are_said_once(training):
     assert result.err.count("error:") == 1 and "train.micro_batch_size" in result.err
 
 
+def test_axes_that_do_not_fit_are_said_once(sparse_trainings):
+    training, _ = sparse_trainings["experts"]
+    _, result = run(training, "pp2 ep2", "dist.use_tp_pp_dp_mapping=true", layouts=EXPERT_LAYOUTS, code=1)
+    assert result.err.count("error:") == 1 and "put pp last" in result.err
+
+
 def rank_of(process):
     try:
         words = pathlib.Path(f"/proc/{process}/environ").read_bytes().split(b"\0")

@@ -31,7 +31,7 @@ inline std::vector<int> run_processes(int64_t size, std::chrono::milliseconds ti
       launch.launcher_has_store = true;
       int status = 0;
       try {
-        body(*Ranks::join(launch, timeout));
+        body(*Ranks::join(launch, {timeout, timeout}));
       } catch (const std::exception& error) {
         ADD_FAILURE() << "rank " << r << ": " << error.what();
       }
