@@ -154,5 +154,26 @@ TEST(ProcessGroup, AnErrorOnOneRankIsEveryonesError) {
   EXPECT_EQ(run_processes(3, 60s, body), std::vector<int>(3, 0));
 }
 
+// Whoever comes after the one it does not fit with says so; exit status 2 here.
+TEST(ProcessGroup, ProcessesThatDoNotFitAreRefused) {
+  const auto joins = [](std::chrono::seconds to_meet, std::string_view words) {
+    return [=](const LaunchEnvironment& launch) {
+      try {
+        Ranks::join(launch, {to_meet, 60s})->world().barrier();
+      } catch (const UserError& error) {
+        const std::string said = error.what();
+        if (said.find(words) != std::string::npos) ::_exit(2);
+        EXPECT_NE(said.find("did not join this run within"), std::string::npos) << said;
+      }
+    };
+  };
+  std::vector<int> twice = fork_ranks({{0, 2}, {1, 2}, {1, 2}}, joins(60s, "two processes joined as rank 1 of 2"));
+  std::sort(twice.begin(), twice.end());
+  EXPECT_EQ(twice, (std::vector<int>{0, 0, 2}));
+  const std::vector<int> other = fork_ranks({{0, 2}, {1, 4}}, joins(2s, "was told of"));
+  EXPECT_GT(std::count(other.begin(), other.end(), 2), 0);
+  EXPECT_EQ(std::count(other.begin(), other.end(), 1), 0);
+}
+
 }  // namespace
 }  // namespace ponte

@@ -13,30 +13,29 @@
 
 namespace ponte {
 
-// `lost`: a rank that does not end by itself; killed when the others have ended.
-inline std::vector<int> run_processes(int64_t size, std::chrono::milliseconds timeout, const std::function<void(Ranks&)>& body, int64_t lost = -1) {
+// A rank, and of how many. `lost`: the process that does not end by itself; killed when the others have ended.
+using Told = std::pair<int64_t, int64_t>;
+inline std::vector<int> fork_ranks(const std::vector<Told>& told, const std::function<void(const LaunchEnvironment&)>& body, int64_t lost = -1) {
   c10d::TCPStoreOptions options;
   options.port = 0;
   options.isServer = true;
   options.waitWorkers = false;
   const auto store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
   std::vector<pid_t> children;
-  for (int64_t r = 0; r < size; ++r) {
+  for (const auto& [rank, size] : told) {
     const pid_t pid = ::fork();
     if (pid == 0) {
       LaunchEnvironment launch;
-      launch.rank = r;
+      launch.rank = rank;
       launch.world_size = size;
       launch.master_port = store->getPort();
       launch.launcher_has_store = true;
-      int status = 0;
       try {
-        body(*Ranks::join(launch, {timeout, timeout}));
+        body(launch);
       } catch (const std::exception& error) {
-        ADD_FAILURE() << "rank " << r << ": " << error.what();
+        ADD_FAILURE() << "rank " << rank << ": " << error.what();
       }
-      status = ::testing::Test::HasFailure() ? 1 : 0;
-      ::_exit(status);
+      ::_exit(::testing::Test::HasFailure() ? 1 : 0);
     }
     children.push_back(pid);
   }
@@ -53,6 +52,12 @@ inline std::vector<int> run_processes(int64_t size, std::chrono::milliseconds ti
     collect(static_cast<size_t>(lost));
   }
   return out;
+}
+
+inline std::vector<int> run_processes(int64_t size, std::chrono::milliseconds timeout, const std::function<void(Ranks&)>& body, int64_t lost = -1) {
+  std::vector<Told> told;
+  for (int64_t r = 0; r < size; ++r) told.push_back({r, size});
+  return fork_ranks(told, [&](const LaunchEnvironment& launch) { body(*Ranks::join(launch, {timeout, timeout})); }, lost);
 }
 
 }  // namespace ponte
