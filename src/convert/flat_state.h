@@ -1,6 +1,8 @@
 // Optimizer state as Megatron's distributed optimizer holds it (`dp_reshardable`): per bucket one flat tensor, in which the parameters lie one after
-// another, last of the model first. Nothing in the files names them; their order and alignment are Megatron's rules.
-// Source: megatron/core/distributed/param_and_grad_buffer.py, megatron/core/optimizer/distrib_optimizer.py (sharded_param_state_dp_zero).
+// another, last of the model first. Nothing in the files names them; their order and alignment are Megatron's rules. With expert parallelism two optimizers
+// are chained, of dense parameters and of experts, the latter with buckets for each expert-parallel rank.
+// Source: megatron/core/distributed/param_and_grad_buffer.py, megatron/core/optimizer/distrib_optimizer.py (sharded_param_state_dp_reshardable),
+// megatron/core/optimizer/optimizer.py (ChainedOptimizer).
 #pragma once
 #include <map>
 #include <string>
@@ -16,8 +18,8 @@ class FlatState {
  public:
   // Whether the checkpoint holds such state.
   static bool present(const TorchDistReader& reader);
-  // Lays the model's parameters over the buckets. UserError where they do not fill them exactly, or where the state is that of several model-parallel
-  // ranks or chained optimizers.
+  // Lays the model's parameters over the buckets. UserError where they do not fill them exactly, or where the state is that of several tensor- or
+  // pipeline-parallel ranks.
   FlatState(const TorchDistReader& reader, const RuleTable& table);
   // Where a parameter's elements lie: those from `begin` on are `elements` of the bytes from element `first` on.
   struct Piece {
@@ -30,12 +32,16 @@ class FlatState {
   std::vector<std::byte> read(std::string_view kind, const Rule& rule) const;
 
  private:
+  using Buckets = std::map<int64_t, std::string>;                      // number to key, up to the kind
+  using Optimizers = std::map<int64_t, std::map<int64_t, Buckets>>;  // by place in the chain and rank of the parameters' model-parallel group
   struct Place {
-    size_t bucket;
+    std::string bucket;
     int64_t begin, elements;
   };
+  Optimizers optimizers() const;
+  void lay_out(const Buckets& buckets, const std::vector<const Rule*>& order);
+
   const TorchDistReader& reader_;
-  std::vector<std::string> buckets_;  // keys up to the kind
   std::map<std::string, Place> places_;
 };
 

@@ -28,21 +28,25 @@ Value with_optimizer(const Value& common, Value optimizer, const std::string& wh
   return Value::dict_of(std::move(out));
 }
 
-Value flat_optimizer(const TorchDistReader& reader, const std::string& what) {
-  constexpr const char* kKey = "optimizer.distributed.dp_group_idx_0.optimizer/shard_0_1";
-  require(reader.has_object(kKey), "{}: no '{}': the optimizer's step count is missing", what, kKey);
-  const Value object = reader.object(kKey);
+// Parameter groups of an optimizer with flat buckets. prefix: "", or "chained_1." of one in a chain.
+Value flat_groups(const TorchDistReader& reader, const std::string& prefix, const std::string& what) {
+  const std::string key = prefix + "optimizer.distributed.dp_group_idx_0.optimizer/shard_0_1";
+  require(reader.has_object(key), "{}: no '{}': the optimizer's step count is missing", what, key);
+  const Value object = reader.object(key);
   const Value& state = object.kind() == Value::Kind::list && !object.items(what).empty() ? object.items(what)[0] : object;
-  return optimizer_state(state.at("param_groups", what), "dp_reshardable");
+  return state.at("param_groups", what);
 }
 
 // {0: {...}, 1: {...}}: optimizers of dense and expert parameters, chained. Their parameter groups in one list.
-Value joined_optimizers(const Value& chained, const std::string& what) {
+Value joined_optimizers(const TorchDistReader& reader, const Value& chained, const std::string& what) {
   Values groups;
   std::string sharding;
   for (const auto& [number, optimizer] : chained.entries(what)) {
-    for (const Value& group : optimizer.at("optimizer", what).at("param_groups", what).items(what)) groups.push_back(group);
     sharding = optimizer.at("param_state_sharding_type", what).as_text(what);
+    const bool flat = sharding == "dp_reshardable";
+    const Value own = flat ? flat_groups(reader, format("chained_{}.", number.as_integer(what)), what)
+                           : optimizer.at("optimizer", what).at("param_groups", what);
+    for (const Value& group : own.items(what)) groups.push_back(group);
   }
   return optimizer_state(Value::list(std::move(groups)), sharding);
 }
@@ -107,9 +111,9 @@ std::optional<Value> training_state(const TorchDistReader& reader) {
   if (!optimizer) return common;
   const Value* type = optimizer->find("param_state_sharding_type");
   const bool chained = !type && !optimizer->entries(what).empty() && optimizer->entries(what)[0].first.kind() == Value::Kind::integer;
-  if (chained) return with_optimizer(*common, joined_optimizers(*optimizer, what), what);
+  if (chained) return with_optimizer(*common, joined_optimizers(reader, *optimizer, what), what);
   if (!type || type->as_text(what) != "dp_reshardable") return common;
-  return with_optimizer(*common, flat_optimizer(reader, what), what);
+  return with_optimizer(*common, optimizer_state(flat_groups(reader, "", what), "dp_reshardable"), what);
 }
 
 namespace {

@@ -10,6 +10,7 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from conftest import BIN, interrupted
 from test_convert_golden import assert_same, hf_tensors, iteration, object_keys
+from test_foreign_optimizer import values_that_arrived
 from training import load_checkpoint
 
 pytestmark = pytest.mark.fast
@@ -82,18 +83,21 @@ def test_optimizer_state_of_megatron_fsdp(ponte, golden, tmp_path):
     assert_same(hf_tensors(tmp_path / "hf"), hf_tensors(golden / "trained/qwen3_fsdp_opt/hf"))
 
 
-@pytest.mark.parametrize("name", ["qwen3_opt_fully_reshardable", "qwen3_opt_dp_reshardable", "qwen3_moe_opt_ep2_fully_reshardable"])
+@pytest.mark.parametrize("name", ["qwen3_opt_fully_reshardable", "qwen3_opt_dp_reshardable", "qwen3_moe_opt_ep2_fully_reshardable",
+                                  "qwen3_moe_opt_ep2_dp_reshardable", "qwen3_next_opt_dp_reshardable"])
 def test_optimizer_state_of_torch_dist(ponte, golden, tmp_path, name):
     source = golden / "trained" / name / "mcore"
     convert(ponte, source, tmp_path / "fsdp", "fsdp_dtensor")
     convert(ponte, tmp_path / "fsdp", tmp_path / "back", "torch_dist")
     found, wanted = load_checkpoint(iteration(tmp_path / "back")), load_checkpoint(iteration(source))
-    reshardable = {k: v for k, v in wanted.items() if not k.startswith("optimizer.distributed")}
-    assert_same({k: v for k, v in found.items() if k in reshardable}, reshardable)
-    if "dp_reshardable" in name:  # the same run, saved both ways
+    reshardable = {k: v for k, v in wanted.items() if "optimizer.distributed" not in k}
+    rounded = {k: v.to(reshardable[k].dtype) for k, v in found.items() if k in reshardable}  # A_log and dt_bias, which Bridge rounds, have their fp32 values again
+    assert_same(rounded, reshardable)
+    assert values_that_arrived(found, source.parent) > 50
+    if name == "qwen3_opt_dp_reshardable":  # the same run, saved both ways
         wanted = load_checkpoint(iteration(golden / "trained/qwen3_opt_fully_reshardable/mcore"))
         assert_same(found, wanted)
-    assert object_keys(tmp_path / "back") >= object_keys(golden / "trained/qwen3_opt_fully_reshardable/mcore") - {"common_state/shard_0_1"} or "moe" in name
+    assert object_keys(tmp_path / "back") >= object_keys(golden / "trained/qwen3_opt_fully_reshardable/mcore") - {"common_state/shard_0_1"} or "qwen3_opt" not in name
     groups = torch.load(iteration(tmp_path / "back") / "common.pt", weights_only=False)["optimizer"]["optimizer"]["param_groups"]
     assert {g["step"] for g in groups} == {3.0}
 
