@@ -56,6 +56,33 @@ std::string event_head(int64_t step) {
   return event;
 }
 
+void append_double(std::string& out, uint32_t field, double value) {
+  append_key(out, field, kFixed64);
+  append_little_endian(out, value);
+}
+
+// HistogramProto { double min = 1, max = 2, num = 3, sum = 4, sum_squares = 5; repeated double bucket_limit = 6, bucket = 7; }
+std::string histogram_of(std::span<const double> weights) {
+  double total = 0, sum = 0, squares = 0;
+  std::string limits, buckets, out;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const auto number = static_cast<double>(i);
+    total += weights[i];
+    sum += number * weights[i];
+    squares += number * number * weights[i];
+    append_little_endian(limits, number + 0.5);
+    append_little_endian(buckets, weights[i]);
+  }
+  append_double(out, 1, -0.5);
+  append_double(out, 2, static_cast<double>(weights.size()) - 0.5);
+  append_double(out, 3, total);
+  append_double(out, 4, sum);
+  append_double(out, 5, squares);
+  append_message(out, 6, limits);
+  append_message(out, 7, buckets);
+  return out;
+}
+
 std::string host_name() {
   char name[256] = {};
   if (gethostname(name, sizeof name - 1) != 0 || name[0] == '\0') return "localhost";
@@ -105,6 +132,20 @@ void EventFile::add_scalars(int64_t step, std::span<const Scalar> scalars) {
     append_message(value, 1, scalar.tag);
     append_key(value, 2, kFixed32);
     append_little_endian(value, static_cast<float>(scalar.value));
+    append_message(summary, 1, value);
+  }
+  std::string event = event_head(step);
+  append_message(event, 5, summary);
+  write_record(event);
+}
+
+void EventFile::add_histograms(int64_t step, std::span<const NumberedWeights> histograms) {
+  if (histograms.empty()) return;
+  std::string summary;
+  for (const NumberedWeights& histogram : histograms) {
+    std::string value;  // Summary.Value { string tag = 1; HistogramProto histo = 5; }
+    append_message(value, 1, histogram.tag);
+    append_message(value, 5, histogram_of(histogram.weights));
     append_message(summary, 1, value);
   }
   std::string event = event_head(step);

@@ -15,6 +15,12 @@ struct Scalar {
   double value;          // stored as fp32, as the format has it
 };
 
+// How much of something each of `weights.size()` numbered things got: bucket i holds weights[i], from i - 0.5 to i + 0.5.
+struct NumberedWeights {
+  std::string_view tag;  // "moe/layer_3/expert_load"
+  std::span<const double> weights;
+};
+
 // CRC-32C (Castagnoli) of `bytes`, and TFRecord's masked form of it.
 uint32_t crc32c(std::string_view bytes);
 uint32_t masked_crc32c(std::string_view bytes);
@@ -28,6 +34,8 @@ class EventFile {
   ~EventFile();
   // All scalars of one step in one event; readers see it at once.
   void add_scalars(int64_t step, std::span<const Scalar> scalars);
+  // As histograms whose horizontal axis is the number; none: nothing is written.
+  void add_histograms(int64_t step, std::span<const NumberedWeights> histograms);
   const std::filesystem::path& path() const { return path_; }
 
  private:

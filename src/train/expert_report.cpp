@@ -30,6 +30,7 @@ ExpertSummary summarize_experts(const RankModel& model) {
     out.extremes.push_back({format("moe/layer_{}/busiest_expert", i), most});
     out.extremes.push_back({format("moe/layer_{}/idlest_expert", i), least});
     out.loads.push_back(shares);
+    out.load_tags.push_back(format("moe/layer_{}/expert_load", i));
     balancing += loads[i].balancing;
     z += loads[i].z;
     busiest = std::max(busiest, most);

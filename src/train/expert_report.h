@@ -13,6 +13,7 @@ struct ExpertSummary {
   std::vector<std::pair<std::string, double>> losses;  // mtp_1 loss and so on; load_balancing_loss, z_loss: those with a coefficient
   std::vector<std::pair<std::string, double>> extremes; // moe/layer_3/busiest_expert, .../idlest_expert
   std::vector<std::vector<double>> loads;              // per sparse layer each expert's share of an even load
+  std::vector<std::string> load_tags;                  // of these: moe/layer_3/expert_load
 };
 
 // Of the step whose reports were last reduced.

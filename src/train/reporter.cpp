@@ -151,6 +151,9 @@ void Reporter::write_events(const Run& run) {
   for (const auto& [tag, value] : experts.extremes) by_step.push_back({tag, value});
   events_->add_scalars(state.step, by_step);
   events_->add_scalars(state.consumed_train_samples, by_samples);
+  std::vector<NumberedWeights> loads;
+  for (size_t i = 0; i < experts.loads.size(); ++i) loads.push_back({experts.load_tags[i], experts.loads[i]});
+  events_->add_histograms(state.step, loads);
 }
 
 // Averages over the last throughput_window_size steps; none before there have been as many.

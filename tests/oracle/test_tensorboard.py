@@ -12,6 +12,20 @@ def curves(folder):
     return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
 
 
+def histograms(folder):
+    """For each tag and step the buckets as TensorBoard's plugin has them: left edge, right edge, count."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    accumulator = EventAccumulator(str(folder), size_guidance={"histograms": 0})
+    accumulator.Reload()
+    out = {}
+    for tag in accumulator.Tags()["histograms"]:
+        for event in accumulator.Histograms(tag):
+            found = event.histogram_value
+            edges = [found.min, *found.bucket_limit[:-1], found.max]
+            out.setdefault(tag, []).append((event.step, list(zip(edges[:-1], edges[1:], found.bucket))))
+    return out
+
+
 @pytest.fixture
 def training(ponte, tmp_path, tiny):
     folder, _ = tiny("qwen3")

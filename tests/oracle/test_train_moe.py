@@ -5,7 +5,7 @@ import transformers
 from parity import Probe, batch, load_transformers
 from test_convert_golden import hf_tensors
 from test_moe_parity import Settings, balancing_loss
-from test_tensorboard import curves
+from test_tensorboard import curves, histograms
 from test_train_reference import BATCH, SETTINGS, assert_same_course, assert_weights_near, reference, train_some_steps
 from training import Training, expect_bitwise_resume, load_checkpoint, series, write_corpus
 
@@ -50,6 +50,10 @@ def test_fifty_steps(ponte, tmp_path, tiny):
     for layer in range(2):
         for name, extreme in (("busiest", max), ("idlest", min)):
             assert [value for _, value in found[f"moe/layer_{layer}/{name}_expert"]] == pytest.approx([extreme(s["expert_load"][layer]) for s in steps])
+    drawn = histograms(tmp_path / "tensorboard")
+    assert drawn.keys() == {f"moe/layer_{layer}/expert_load" for layer in range(2)}
+    for layer in range(2):  # a bucket for each expert, in their order
+        assert drawn[f"moe/layer_{layer}/expert_load"] == [(s["iteration"], [(e - 0.5, e + 0.5, load) for e, load in enumerate(s["expert_load"][layer])]) for s in steps]
     said, norms = reference(model, samples, balanced(model, micro=2))
     assert_same_course(steps, [entropy for entropy, _ in said], norms)
     for step, (_, balance) in zip(steps, said):
