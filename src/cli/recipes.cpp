@@ -35,6 +35,13 @@ int list_recipes(const Arguments& arguments) {
   return 0;
 }
 
+// "2,946,349,472 (2.95 billion)"
+std::string counted(int64_t n) {
+  std::string digits = std::to_string(n);
+  for (int64_t at = std::ssize(digits) - 3; at > 0; at -= 3) digits.insert(static_cast<size_t>(at), ",");
+  return format("{} ({:.2f} billion)", digits, static_cast<double>(n) / 1e9);
+}
+
 int show_recipe(const Arguments& arguments) {
   CLI::App app("A recipe resolved, as YAML that --config-file reads, headed by the number of its parameters.", "ponte recipes show");
   RunRequest request;
@@ -46,10 +53,9 @@ int show_recipe(const Arguments& arguments) {
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
   const ResolvedRun run = resolve_run(request);
   const ParameterCount count = count_parameters(run.config.model);
-  const auto billions = [](int64_t n) { return format("{:.2f} billion", static_cast<double>(n) / 1e9); };
-  print(format("# {}: {} parameters", request.recipe, billions(count.total)));
-  if (count.active != count.total) print(format(", {} of them active for each token", billions(count.active)));
-  if (count.prediction) print(format("; {} more in multi-token prediction layers", billions(count.prediction)));
+  print(format("# {}: {} parameters", request.recipe, counted(count.total)));
+  if (count.active != count.total) print(format(", {} of them active for each token", counted(count.active)));
+  if (count.prediction) print(format("; {} more in multi-token prediction layers", counted(count.prediction)));
   print("\n");
   print(origins ? effective_config(run) : config_yaml(run.config));
   return 0;

@@ -38,7 +38,7 @@ std::string configuration_reference() {
   }
   out += "## Precision presets\n\n`mixed_precision=NAME` with NAME one of " + join(precision_preset_names(), ", ") +
          "; or `mixed_precision=null`.\n\n";
-  out += "## Other names for these keys\n\n| Megatron Bridge | here |\n|---|---|\n";
+  out += "## Other names for these keys\n\n| Megatron Bridge, NeMo | here |\n|---|---|\n";
   for (const auto& [theirs, ours] : key_aliases()) out += "| " + std::string(theirs) + " | " + std::string(ours) + " |\n";
   out += "| dataset.blend, dataset.blend_per_split | dataset.data_path; dataset.train_data_path, valid_data_path, test_data_path |\n";
   out += "\n## Keys of Megatron Bridge without effect\n\nAccepted, and named when a run starts; some only at the value that changes nothing.\n\n";

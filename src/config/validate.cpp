@@ -104,6 +104,11 @@ std::string recompute_is_whole(const Case& c) {
     return format("model.recompute_num_layers is {}, of {} layers", m.recompute_num_layers, m.num_layers);
   return "";
 }
+std::string padding_has_a_capacity(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  if (!m.moe_pad_expert_input_to_capacity || m.moe_expert_capacity_factor) return "";
+  return "model.moe_pad_expert_input_to_capacity wants model.moe_expert_capacity_factor, the capacity to pad to";
+}
 std::string recompute_modules_are_known(const Case& c) {
   static constexpr std::array<std::string_view, 8> known = {"core_attn",      "mlp",         "layernorm", "moe", "moe_act",
                                                             "shared_experts", "mla_up_proj", "gdn"};
@@ -389,6 +394,7 @@ constexpr std::string (*kChecks[])(const Case&) = {
     one_precision,
     precision_matches_dtype,
     recompute_is_whole,
+    padding_has_a_capacity,
     recompute_modules_are_known,
     heads_divide_over_tensor_ranks,
     ranks_make_replicas,

@@ -15,10 +15,11 @@ struct HfPlan {
   std::vector<std::string> casts;
 };
 
-// A norm kept in fp32 because of its offset goes back to the type of the other weights where that loses nothing.
+// A norm kept in fp32 because of its offset goes back to the type it had where that was kept, else to that of the other weights where nothing is lost.
 DType hf_dtype(const NativePieces& pieces, size_t r, std::optional<DType> asked) {
   const Rule& rule = pieces.table.rules[r];
   const DType stored = pieces.dtype(r), others = pieces.dtype(0);
+  if (const auto exact = pieces.exact.find(r); !asked && exact != pieces.exact.end()) return pieces.buffers[static_cast<size_t>(exact->second)].dtype;
   if (asked || pieces.shift(r) == 0 || stored == others) return stored_dtype(rule, stored, asked);
   for (size_t s = 0; s < rule.segments.size(); ++s)
     for (const SegmentChunk& chunk : pieces.chunks(r, s)) {

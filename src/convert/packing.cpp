@@ -81,8 +81,8 @@ Packing packing_of_attention(const TorchDistReader& reader, const fs::path& dire
   const std::optional<Value> common = reader.common_state();
   const Value* args = common ? common->find("args") : nullptr;
   require(args != nullptr,
-          "{}: gated attention whose order of rows nothing tells: Megatron keeps the gates of a group behind its queries, mcore-bridge (ms-swift) each beside its "
-          "query, under the same name. {}",
+          "{}: gated attention whose order of rows nothing tells: Megatron keeps the gates of a group behind its queries, mcore-bridge (ms-swift) each beside "
+          "its query, under the same name. {}",
           directory, kWayOut);
   const bool of_swift = args->find("tuner_type") || args->find("mcore_model") || args->find("bridge_backend");
   return of_swift && !laid_out_by_bridge(*args, directory.string() + ": args") ? Packing::by_head : Packing::megatron;
@@ -114,13 +114,13 @@ Packing packing_of(const TorchDistReader& reader, const ModelConfig& config, con
   };
   for (const TorchDistTensor& tensor : reader.tensors())
     require(!tensor.name.starts_with("language_model."),
-            "{}: '{}' is of a model with a vision tower, as mcore-bridge (ms-swift) stores it; only models of text alone are converted", directory, tensor.name);
+            "{}: '{}' is of a model with a vision tower, as mcore-bridge (ms-swift) stores it; only models of text are converted", directory, tensor.name);
   if (some(".self_attention.in_proj.weight")) return Packing::by_head;
   if (some(".self_attention.in_proj_qkvz.weight")) {
     if (!some(".self_attention.norm.weight")) return Packing::by_head_in_two;
     require(!some(".self_attention.linear_qkv.layer_norm_weight"),
-            "{}: a delta net stored as Hugging Face's module beside 'linear_qkv.layer_norm_weight' is how ms-swift of 2025 kept Qwen3-Next, its norms larger by one "
-            "than Megatron's; nothing in the checkpoint says by which version, so it is not read. {}",
+            "{}: a delta net stored as Hugging Face's module beside 'linear_qkv.layer_norm_weight' is how ms-swift of 2025 kept Qwen3-Next, its norms larger "
+            "by one than Megatron's; nothing in the checkpoint says by which version, so it is not read. {}",
             directory, kWayOut);
     return Packing::huggingface_modules;
   }

@@ -1,6 +1,6 @@
 // mcore-bridge's (ms-swift's) storage of models with gated delta nets: the names of Megatron's torch_dist, another order of rows. A delta net's projections lie
 // packed by key head in one tensor or two, each query head of gated attention beside its gate, and the net's output norm is centred on one as in HF.
-// Source: mcore_bridge bridge/gpt_bridge.py (_set_attn_state, _set_linear_attn_state), model/modules/gated_delta_net.py, gpts/qwen3_next.py, gpts/qwen3_next_gdn.py.
+// Source: mcore_bridge bridge/gpt_bridge.py (_set_attn_state, _set_linear_attn_state), model/modules/gated_delta_net.py, model/gpts/qwen3_next*.py.
 #pragma once
 #include "config/model_config.h"
 #include "convert/dialect.h"

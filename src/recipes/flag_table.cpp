@@ -75,7 +75,7 @@ constexpr FlagAlias kAliases[] = {
     {"wandb-project", "logger.wandb_project={}"},
     {"wandb-exp-name", "logger.wandb_exp_name={}"},
     // --- the FineWeb guide (NeMo's older names) ---
-    {"activations-checkpoint-num-layers", "model.recompute_granularity=full model.recompute_method=block model.recompute_num_layers={}"},
+    {"activations-checkpoint-num-layers", "model.activations_checkpoint_num_layers={}"},
     // --- ms-swift (S) ---
     {"model", "hf_model={}"},
     {"load-safetensors", "", boolean},  // weights of --model always come from safetensors

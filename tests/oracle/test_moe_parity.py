@@ -123,10 +123,11 @@ def test_cached_greedy_tokens(variant, tiny, tmp_path):
 class Settings:
     """A router by Megatron's formulas, in place of transformers' own; keeps the logits of every layer."""
 
-    def __init__(self, sigmoid=False, groups=0, group_choices=0, scale=1.0, capacity=None, by_position=False, real=None, bias_rate=0.0):
+    def __init__(self, sigmoid=False, groups=0, group_choices=0, scale=1.0, capacity=None, by_position=False, padded=False, real=None, bias_rate=0.0):
         self.sigmoid, self.groups, self.group_choices, self.scale, self.capacity, self.by_position = sigmoid, groups, group_choices, scale, capacity, by_position
         self.real, self.bias_rate = real, bias_rate  # real: tokens that are no padding
         self.logits, self.dropped = [], 0
+        self.padded = padded
         self.bias, self.counts = {}, {}  # by gate; what each expert got since the bias was moved
 
     def keep(self, weights, experts, count):
@@ -140,8 +141,21 @@ class Settings:
             order = torch.arange(len(pairs)) if self.by_position else weights[mine].argsort(descending=True, stable=True)
             for token, choice in pairs[order[:int(capacity)]]:
                 kept[token, choice] = True
+        if self.padded:
+            self.pad(kept, experts, count, int(capacity))
         self.dropped += int(((~kept) if self.real is None else (~kept) & self.real.view(-1, 1)).sum())
         return torch.where(kept, weights, torch.zeros_like(weights))
+
+    def pad(self, kept, experts, count, capacity):
+        """Megatron's filling: every expert short of its capacity gets tokens that did not choose it, to be given weight zero."""
+        taken = torch.zeros(len(experts), count, dtype=torch.bool).scatter(1, torch.where(kept, experts, experts[:, :1]), kept)
+        chosen = torch.zeros_like(taken).scatter(1, experts, True)
+        self.filled = [[e for e in range(count) if not chosen[token, e]] for token in range(len(experts))]
+        room = capacity - taken.sum(0)
+        for own in self.filled:
+            own[:] = [e for e in own if room[e] > 0]
+            room[own] -= 1
+        assert max(map(len, self.filled)) > 0
 
     def __call__(self, gate, hidden):
         logits = torch.nn.functional.linear(hidden.reshape(-1, gate.hidden_dim), gate.weight)
@@ -164,6 +178,9 @@ class Settings:
             weights = self.keep(weights, experts, gate.num_experts)
         elif self.real is not None:
             weights = weights * self.real.view(-1, 1)
+        if self.padded:
+            extra = torch.tensor([own + [int(experts[t, 0])] * (gate.num_experts - len(own)) for t, own in enumerate(self.filled)])
+            weights, experts = torch.cat([weights, weights.new_zeros(extra.shape)], 1), torch.cat([experts, extra], 1)
         return logits, weights, experts
 
     def move_biases(self):
@@ -176,7 +193,7 @@ class Settings:
 ROUTERS = {
     "capacity, smallest weights go": (dict(capacity=1.0), ["model.moe_expert_capacity_factor=1.0", "model.moe_token_drop_policy=probs"]),
     "capacity, last tokens go": (dict(capacity=0.75, by_position=True), ["model.moe_expert_capacity_factor=0.75", "model.moe_token_drop_policy=position"]),
-    "padded to capacity": (dict(capacity=1.0), ["model.moe_expert_capacity_factor=1.0", "model.moe_pad_expert_input_to_capacity=true"]),
+    "padded to capacity": (dict(capacity=1.0, padded=True), ["model.moe_expert_capacity_factor=1.0", "model.moe_pad_expert_input_to_capacity=true"]),
     "sigmoid scores": (dict(sigmoid=True, scale=2.5), ["model.moe_router_score_function=sigmoid", "model.moe_router_topk_scaling_factor=2.5"]),
     "groups": (dict(groups=4, group_choices=2), ["model.moe_router_num_groups=4", "model.moe_router_group_topk=2"]),
     "groups of sigmoid scores with a capacity": (dict(sigmoid=True, groups=2, group_choices=1, capacity=1.5),

@@ -23,16 +23,71 @@ def test_list_names_every_model_and_mode(ponte):
     assert len(names) == len(set(names)) == 60
 
 
+GUIDES_LAYERS = "fllf llfl lllf llfl lllf llfl".replace(" ", "")
+HYBRIDS = {  # the guide's own sizes: layers, hidden size, heads, dense width; None: it says nothing
+    "qwen3_next_2b_fineweb": (20, 1800, 14, 4860), "qwen3_next_3b_fineweb": (24, 2048, 16, None), "qwen3_next_5b_fineweb": (30, 2560, 20, 6912),
+    "qwen3_next_80b_a3b_pretrain_config": (48, 2048, 16, None)}
+
+
+def counted(number):
+    return f"{number:,} ({number / 1e9:.2f} billion)"
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_hybrid_models_say_their_exact_size(ponte, name):
+    """What heads `show` is what transformers counts in a model of these sizes; active: without the experts a token does not meet."""
+    import torch
+    import transformers
+    shown = ponte("recipes", "show", name).out
+    m = yaml.safe_load(shown)["model"]
+    layers, hidden, heads, dense = HYBRIDS[name]
+    assert (m["num_layers"], m["hidden_size"], m["num_attention_heads"]) == (layers, hidden, heads) and (dense is None or m["ffn_hidden_size"] == dense)
+    if name.endswith("fineweb"):  # 24 layers, 7 of them full; repeated and cut for the others
+        assert [kind[0] for kind in m["layer_types"]] == list((GUIDES_LAYERS * 2)[:layers])
+        assert m["kv_channels"] == m["linear_key_head_dim"] == 128  # 1800 does not divide over 14 heads
+    config = transformers.Qwen3NextConfig(
+        vocab_size=m["vocab_size"], hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=m["num_query_groups"],
+        head_dim=m["kv_channels"], linear_num_key_heads=m["linear_num_key_heads"], linear_num_value_heads=m["linear_num_value_heads"],
+        linear_key_head_dim=m["linear_key_head_dim"], linear_value_head_dim=m["linear_value_head_dim"], linear_conv_kernel_dim=m["linear_conv_kernel_dim"],
+        num_experts=m["num_moe_experts"], num_experts_per_tok=m["moe_router_topk"], moe_intermediate_size=m["moe_ffn_hidden_size"],
+        shared_expert_intermediate_size=m["moe_shared_expert_intermediate_size"], layer_types=m["layer_types"],
+        tie_word_embeddings=m["share_embeddings_and_output_weights"])
+    with torch.device("meta"):
+        sizes = {key: p.numel() for key, p in transformers.Qwen3NextForCausalLM(config).named_parameters()}
+    total, experts = sum(sizes.values()), sum(n for key, n in sizes.items() if ".experts." in key)
+    active = total - experts * (config.num_experts - config.num_experts_per_tok) // config.num_experts
+    wanted = f"# {name}: {counted(total)} parameters, {counted(active)} of them active for each token"
+    assert shown.splitlines()[0].split(";")[0] == wanted
+    assert name.endswith("fineweb") or "; 1,650,471,424 (1.65 billion) more in multi-token prediction layers" in shown.splitlines()[0]
+
+
 @pytest.mark.fast
-def test_guides_models_say_their_size(ponte):
-    """24 layers in the guide's order, 7 of them full; the count heads what `show` prints."""
-    shown = ponte("recipes", "show", "qwen3_next_3b_fineweb").out
-    assert shown.splitlines()[0] == "# qwen3_next_3b_fineweb: 2.95 billion parameters, 1.10 billion of them active for each token"
-    model = yaml.safe_load(shown)["model"]
-    guide = "fllf llfl lllf llfl lllf llfl".replace(" ", "")
-    assert [kind[0] for kind in model["layer_types"]] == list(guide)
-    shown = ponte("recipes", "show", "qwen3_next_80b_a3b_pretrain_config").out
-    assert "79.67 billion parameters, 3.87 billion of them active for each token; 1.65 billion more in multi-token prediction layers" in shown
+@pytest.mark.parametrize("name", ["qwen3_next_2b_fineweb", "qwen3_next_3b_fineweb", "qwen3_next_5b_fineweb"])
+def test_guides_knobs_under_their_names(ponte, tmp_path, name):
+    """The guide's settings for 32 GB, in its file and as flags; the number of checkpointed layers alone means the first of each stage, with a method its groups."""
+    knobs = {"micro_batch_size": 1, "tensor_model_parallel_size": 2, "activations_checkpoint_num_layers": 4}
+
+    def resolved(*more):
+        document = yaml.safe_load(ponte("train", "--recipe", name, "--nproc-per-node", 2, "--dry-run", *more).out)
+        model = document["model"]
+        return document["train"]["micro_batch_size"], model["tensor_model_parallel_size"], [model[f"recompute_{key}"] for key in ("granularity", "method", "num_layers")]
+
+    def file(**more):
+        (tmp_path / "knobs.yaml").write_text(yaml.safe_dump({"model": knobs | more}))
+        return "--config-file", tmp_path / "knobs.yaml"
+
+    assert resolved() == (2, 2, [None, None, 1])
+    block, uniform = (1, 2, ["full", "block", 4]), (1, 2, ["full", "uniform", 4])
+    flags = [word for key, value in knobs.items() for word in (f"--{key}", value)]
+    assert resolved(*file()) == resolved(*flags) == block
+    assert resolved("--micro_batch_size", 1, "model.activations_checkpoint_num_layers=4") == block
+    assert resolved(*file(activations_checkpoint_method="uniform", activations_checkpoint_granularity="full")) == uniform
+    assert resolved(*file(activations_checkpoint_num_layers=None)) == (1, 2, [None, None, 1])
+    layers = HYBRIDS[name][0]
+    saved = [yaml.safe_load(ponte("plan", "--recipe", name, "--gpus", 2, "--json", f"--activations_checkpoint_num_layers={n}").out)["memory"]["activations"]
+             for n in (4, layers)]
+    plain = yaml.safe_load(ponte("plan", "--recipe", name, "--gpus", 2, "--json").out)["memory"]["activations"]
+    assert 0.7 * plain < saved[0] < 0.9 * plain and saved[1] < 0.1 * plain
 
 
 @pytest.mark.fast

@@ -63,6 +63,7 @@ TEST(Validate, NamesEveryContradiction) {
        1,
        "model.recompute_num_layers is 9, of 4 layers"},
       {{"model.recompute_modules=[core]"}, 1, "no module core"},
+      {{"model.moe_pad_expert_input_to_capacity=true"}, 1, "wants model.moe_expert_capacity_factor"},
       {{"model.tensor_model_parallel_size=3"}, 3, "model.num_attention_heads 8 is not a multiple of tensor_model_parallel_size 3"},
       {{"model.num_attention_heads=24", "model.num_query_groups=3", "model.tensor_model_parallel_size=2"}, 2, "neither divides the other"},
       {{"model.pipeline_model_parallel_size=2"}, 3, "3 ranks do not divide"},
