@@ -223,7 +223,7 @@ int run_generate(const Arguments& arguments) {
   require(!(flags.stream && flags.json), "--stream and --json exclude each other");
   const LaunchEnvironment launch = launch_environment();
   const int64_t processes = flags.nproc_per_node > 0 ? flags.nproc_per_node : flags.model.layout.ranks();
-  if (launch.world_size == 1 && processes > 1) return launch_command("generate", arguments, processes, 0);
+  if (launch.world_size == 1 && processes > 1) return launch_command("generate", arguments, processes, 0, Terminal::rank_0);
   return run_as_rank(launch, flags.model.device, kPatience, nullptr,
                      [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { generate_together(flags, device, *ranks); });
 }

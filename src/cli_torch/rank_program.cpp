@@ -2,7 +2,6 @@
 
 #include "base/errors.h"
 #include "base/file.h"
-#include "comm/launch.h"
 #include "kernels/device.h"
 
 namespace ponte {
@@ -31,9 +30,9 @@ int run_as_rank(const LaunchEnvironment& launch, const std::string& device, Pati
   return 0;
 }
 
-int launch_command(std::string_view command, const Arguments& arguments, int64_t processes, int64_t max_restarts) {
-  LaunchOptions options{
-      .command = {fs::read_symlink("/proc/self/exe").string(), std::string(command)}, .processes = processes, .max_restarts = max_restarts};
+int launch_command(std::string_view command, const Arguments& arguments, int64_t processes, int64_t max_restarts, Terminal terminal) {
+  LaunchOptions options{.command = {fs::read_symlink("/proc/self/exe").string(), std::string(command)},
+                        .processes = processes, .terminal = terminal, .max_restarts = max_restarts};
   options.command.insert(options.command.end(), arguments.begin(), arguments.end());
   return launch_ranks(options);
 }

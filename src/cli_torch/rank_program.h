@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "comm/launch.h"
 #include "comm/ranks.h"
 
 namespace ponte {
@@ -14,6 +15,7 @@ namespace ponte {
 int run_as_rank(const LaunchEnvironment& launch, const std::string& device, Patience patience, std::exception_ptr problem,
                 const std::function<void(const std::shared_ptr<Ranks>& ranks, const at::Device& device)>& body);
 // Starts `processes` ranks of `ponte-torch COMMAND ARGUMENTS` here and watches them to their end. Returns the exit status.
-int launch_command(std::string_view command, const Arguments& arguments, int64_t processes, int64_t max_restarts);
+int launch_command(std::string_view command, const Arguments& arguments, int64_t processes, int64_t max_restarts,
+                   Terminal terminal = Terminal::launcher);
 
 }  // namespace ponte

@@ -68,7 +68,7 @@ std::vector<char*> pointers(std::vector<std::string>& words) {
   return out;
 }
 
-Child start(int64_t rank, std::vector<std::string> command, std::vector<std::string> environment) {
+Child start(int64_t rank, Terminal terminal, std::vector<std::string> command, std::vector<std::string> environment) {
   Child child{.rank = rank};
   int ends[2] = {-1, -1};
   if (rank > 0 && ::pipe2(ends, O_CLOEXEC) != 0) fail_errno("a pipe for a rank's messages cannot be made");
@@ -77,7 +77,7 @@ Child start(int64_t rank, std::vector<std::string> command, std::vector<std::str
   child.pid = ::fork();
   if (child.pid < 0) fail_errno(format("rank {} cannot be started", rank));
   if (child.pid == 0) {  // only calls that are safe between fork and exec
-    ::setpgid(0, 0);     // a terminal's ^C reaches the launcher, which passes it on once
+    if (terminal == Terminal::launcher || rank > 0) ::setpgid(0, 0);  // a terminal's ^C reaches the launcher, which passes it on once
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(1);
     if (rank > 0) {
@@ -118,7 +118,7 @@ class Attempt {
           {"LOCAL_WORLD_SIZE", std::to_string(options.processes)}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", std::to_string(store.getPort())},
           {"TORCHELASTIC_USE_AGENT_STORE", "True"}, {"TORCHELASTIC_RESTART_COUNT", std::to_string(restarts)}};
       if (!environment("OMP_NUM_THREADS")) set.push_back({"OMP_NUM_THREADS", std::to_string(threads)});
-      children_.push_back(start(r, options.command, environment_with(set)));
+      children_.push_back(start(r, options.terminal, options.command, environment_with(set)));
     }
   }
   ~Attempt() {

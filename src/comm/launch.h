@@ -6,9 +6,13 @@
 
 namespace ponte {
 
+// Who may read the terminal. rank_0: it stays in the launcher's process group, so that a key's signal reaches it at once, and again from the launcher.
+enum class Terminal { launcher, rank_0 };
+
 struct LaunchOptions {
   std::vector<std::string> command;  // program and arguments; each rank runs it with RANK, WORLD_SIZE, ... set as torchrun sets them
   int64_t processes = 1;
+  Terminal terminal = Terminal::launcher;
   int64_t max_restarts = 0;          // after a rank has died or hung; not after an error that every rank reports
 };
 

@@ -1,5 +1,6 @@
-"""`ponte generate` over ranks gives the tokens of one process: tensor, pipeline, expert and expert-tensor parallel, dense, sparse and hybrid models."""
+"""`ponte generate` and `ponte chat` over ranks give the tokens of one process: tensor, pipeline, expert and expert-tensor parallel, dense, sparse and hybrid models."""
 import os
+import pty
 import subprocess
 import sys
 
@@ -49,6 +50,44 @@ def test_errors_are_said_once(ponte, tiny):
         result = ponte("generate", "--hf-model-path", folder, "--prompt", "x", *flags, code=1)
         assert result.err.count("error:") == 1 and words in result.err, result.err
         assert result.out == ""
+
+
+def chat_command(folder, *more):
+    return [str(BIN / "ponte"), "chat", "--hf-model-path", str(folder), "--max-new-tokens", "12", *more]
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_dialogue_of_one_process(tiny, kind):
+    folder, _ = tiny(kind, num_hidden_layers=4)
+
+    def talk(*layout):
+        done = subprocess.run(chat_command(folder, "--temperature", "0.8", *map(str, layout)), input="Hello there\n\nAnd again\n/reset\nHello there\n" + "word " * 2000, text=True,
+                              capture_output=True, env={**os.environ, **ONE_THREAD})
+        assert done.returncode == 0, done.stderr
+        return done.stdout, [line for line in done.stderr.splitlines() if "[rank" not in line]
+
+    one = talk()
+    assert len(one[0]) > 20 and "not answered" in one[1][-1]
+    for layout in LAYOUTS[kind][:2]:
+        assert talk(*layout) == one, layout
+
+
+def test_a_dialogue_over_ranks_reads_the_terminal(tiny):
+    """Rank 0 may read it, and leaves at the dialogue's end."""
+    folder, _ = tiny("qwen3", num_hidden_layers=4)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(["setsid", "--ctty", "--wait", *chat_command(folder, "--tp", "2")], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               env={**os.environ, **ONE_THREAD})
+    os.write(ours, b"Hello\n/exit\n")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and "cut after 12 tokens" in said, said
+
+
+def test_errors_of_a_dialogue_are_said_once(ponte, tiny):
+    folder, _ = tiny("qwen3", num_hidden_layers=4)
+    for flags, words in ((("--tp", 3), "3 tensor-parallel ranks"), (("--tp", 2, "--max-context", 5000), "context of 5000 tokens")):
+        result = ponte("chat", "--hf-model-path", folder, *flags, code=1)
+        assert result.err.count("error:") == 1 and words in result.err, result.err
 
 
 def peak_kib(*command):
