@@ -70,8 +70,7 @@ std::vector<int64_t> ranks_of(const std::string& words, const Config& config, in
 
 [[noreturn]] void run_ranks_in_torch_half(const PlanFlags& flags, const Config& config, const std::vector<std::string>& of_the_run) {
   require(!flags.json, "--dry-run has no --json");
-  const std::vector<std::string> missing = unsupported_parts(config, flags.gpus);
-  require(missing.empty(), "--dry-run: this version cannot train it; it lacks:\n  {}", join(missing, "\n  "));
+  require(config.peft.scheme.empty(), "--dry-run: this version cannot train adapters (peft.scheme={})", config.peft.scheme);
   std::string ranks;
   for (const int64_t rank : ranks_of(flags.dry_run, config, flags.gpus)) ranks += (ranks.empty() ? "" : ",") + std::to_string(rank);
   Arguments arguments = {"--gpus", std::to_string(flags.gpus), "--ranks", ranks};
@@ -119,8 +118,8 @@ int run_plan(const Arguments& arguments) {
     return 0;
   }
   validate(run.config, flags.gpus);
-  if (!flags.dry_run.empty()) run_ranks_in_torch_half(flags, run.config, app.remaining());
   for (const std::string& part : unsupported_parts(run.config, flags.gpus)) log_warning("this version cannot train it; it lacks {}", part);
+  if (!flags.dry_run.empty()) run_ranks_in_torch_half(flags, run.config, app.remaining());
   const Plan plan = Planner(layers, machine).plan(run.config, flags.gpus);
   print(flags.json ? dump_json(plan_json(plan, machine, title)) : plan_screen(plan, machine, title));
   return 0;

@@ -6,14 +6,20 @@ namespace ponte {
 
 at::Tensor swiglu_reference(const at::Tensor& gate_up_SF2) {
   const auto parts = gate_up_SF2.to(accumulation_type(gate_up_SF2)).chunk(2, -1);
-  return (at::silu(parts[0]) * parts[1]).to(gate_up_SF2.scalar_type());
+  return at::silu(parts[0]).mul_(parts[1]).to(gate_up_SF2.scalar_type());
 }
 
 at::Tensor swiglu_backward_reference(const at::Tensor& dy_SF, const at::Tensor& gate_up_SF2) {
   const auto wide = accumulation_type(gate_up_SF2);
   const auto parts = gate_up_SF2.to(wide).chunk(2, -1);
   const at::Tensor dy = dy_SF.to(wide), sigmoid = at::sigmoid(parts[0]);
-  return at::cat({dy * parts[1] * sigmoid * (1 + parts[0] * (1 - sigmoid)), dy * parts[0] * sigmoid}, -1).to(gate_up_SF2.scalar_type());
+  const at::Tensor out = at::empty(gate_up_SF2.sizes(), gate_up_SF2.options());
+  const auto halves = out.chunk(2, -1);
+  // dy up s (1 + gate (1 - s)) and dy gate s, in place: a card has no fused kernel for them, and every number between them is as wide as a layer's widest.
+  at::Tensor product = (1 - sigmoid).mul_(parts[0]).add_(1);
+  halves[0].copy_((dy * parts[1]).mul_(sigmoid).mul_(product));
+  halves[1].copy_(at::mul_out(product, dy, parts[0]).mul_(sigmoid));
+  return out;
 }
 
 at::Tensor swiglu(const at::Tensor& gate_up_SF2) {

@@ -90,7 +90,7 @@ void DataParallel::reduce_gradients() {
   last_.clear();
   for (Held& held : buckets_) {
     if (!held.bucket.is_trained()) continue;
-    held.bucket.finish_values();
+    bring_values(held.bucket);
     held.bucket.finish_reduction();
     held.bucket.reduce_over_copies();
     held.units_done = 0;
@@ -101,14 +101,33 @@ void DataParallel::reduce_gradients() {
 void DataParallel::gather_values() {
   for (Held& held : buckets_) {
     if (!held.bucket.is_trained()) continue;
-    held.bucket.start_updated_values();
-    if (settings_.values == Overlap::none) held.bucket.finish_values();
+    if (settings_.sharding == Sharding::parameters) held.bucket.start_updated_values();  // the rest comes when it is wanted
+    else to_gather_.push_back(&held.bucket);
   }
+  if (settings_.values == Overlap::none) return finish_values();
+  constexpr int kAhead = 2;
+  for (int i = 0; i < kAhead; ++i) start_next_values();
+}
+
+void DataParallel::start_next_values() {
+  if (to_gather_.empty()) return;
+  Bucket* next = to_gather_.front();
+  to_gather_.pop_front();
+  next->start_updated_values();
+  gathering_.insert(next);
+}
+
+// Buckets go in one order on every rank; for each that is here another one is sent on its way.
+void DataParallel::bring_values(Bucket& bucket) {
+  while (std::find(to_gather_.begin(), to_gather_.end(), &bucket) != to_gather_.end()) start_next_values();
+  if (gathering_.erase(&bucket) == 0) return;
+  bucket.finish_values();
+  start_next_values();
 }
 
 void DataParallel::finish_values() {
   if (settings_.sharding == Sharding::parameters) return;
-  for (Held& held : buckets_) held.bucket.finish_values();
+  for (Held& held : buckets_) bring_values(held.bucket);
 }
 
 // Where values are shared out, one unit's are here at a time, and the next one's on their way: those of the unit before stay until another's are wanted, which
@@ -129,7 +148,7 @@ void DataParallel::want_values(const Unit& unit, UnitPass pass) {
     for (Held* held : of_unit_.at(next)) held->bucket.start_values();
     return;
   }
-  for (Held* held : wanted) held->bucket.finish_values();
+  for (Held* held : wanted) bring_values(held->bucket);
 }
 
 void DataParallel::want_gradients(const Unit& unit) {
@@ -151,8 +170,8 @@ void DataParallel::gradients_done(const Unit& unit) {
     bucket.start_reduction();
     going_.push_back(&bucket);
   }
-  if (settings_.sharding < Sharding::gradients || going_.size() == before) return;
-  // Those of the unit before have had this unit's backward pass to travel.
+  if (going_.size() == before) return;
+  // Those that went before have had this backward pass to travel: so few are under way at a time.
   const auto end = settings_.gradients == Overlap::none ? going_.end() : going_.begin() + static_cast<int64_t>(before);
   std::for_each(going_.begin(), end, [](Bucket* bucket) { bucket->finish_reduction(); });
   going_.erase(going_.begin(), end);

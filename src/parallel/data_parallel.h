@@ -62,6 +62,8 @@ class DataParallel final : public UnitKeeper {
   };
   void add_bucket(std::vector<Parameter*> parameters, const Key& key);
   void make_buckets();
+  void start_next_values();
+  void bring_values(Bucket& bucket);
 
   Settings settings_;
   Groups groups_;
@@ -71,6 +73,8 @@ class DataParallel final : public UnitKeeper {
   std::map<const Parameter*, const Unit*> unit_of_;
   std::vector<const Unit*> resident_;                  // whose values are here or on their way, where shared out
   std::vector<Bucket*> going_;                         // reductions under way
+  std::deque<Bucket*> to_gather_;                      // updated values that have not started, first those of the first buckets
+  std::set<Bucket*> gathering_;                        // that have
   std::set<const Unit*> last_;                         // in the step's last backward pass
   std::vector<Share> shares_;
 };

@@ -158,6 +158,7 @@ void step_of(Run& run, const LoneRank& ranks, const DryRun& out) {
     build_model(run, at::kMeta);
     MetaMemory::counted().restart();
     train_step(run, micro_batches_of(run.config, out.micro_batches));
+    run.replicas->finish_values();  // which the next step's forward pass would wait for
   } catch (const c10::Error& error) {
     fail("{}: {}", place(), error.what_without_backtrace());
   } catch (const std::exception& error) {

@@ -63,7 +63,7 @@ TEST_P(DryRuns, HoldsAndSendsWhatThePlanSays) {
     EXPECT_EQ(run.sent.empty(), s.ranks == 1);
     for (const DryRunRow& row : run.sent) EXPECT_NEAR(row.counted, row.planned, row.left_out) << "rank " << rank << ", " << row.name << " " << row.collective;
     if (s.ranks > 8) {  // of small models, what a card's operations take for a moment is the most of it
-      EXPECT_NEAR(run.peak.planned / run.peak.counted, 0.96, 0.04) << "rank " << rank;
+      EXPECT_NEAR(run.peak.planned / run.peak.counted, 0.97, 0.03) << "rank " << rank;
     }
     EXPECT_TRUE(run.agrees());
     calls.add(*run.calls);
@@ -104,6 +104,9 @@ const Scale kLarge[] = {
     {"Qwen3-Next-80B-A3B, TP2 PP8 EP16", "qwen3_next_80b_a3b_pretrain_config", 256,
      {"model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=8", "model.expert_model_parallel_size=16", "model.sequence_parallel=true",
       "train.global_batch_size=512", "train.micro_batch_size=1"}, Stages::three},
+    // Replicas that overlap what they exchange: as much as all gradients and all values is never on its way at once.
+    {"Qwen3-30B-A3B, TP4 PP2 EP4, overlaps", "qwen3_30b_a3b_pretrain_8gpu_h100_bf16_config", 16,
+     {"ddp.overlap_grad_reduce=true", "ddp.overlap_param_gather=true"}},
 };
 
 const Scale kSmall[] = {
