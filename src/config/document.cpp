@@ -140,7 +140,8 @@ bool apply_model_spelling(ConfigDraft& draft, const std::string& key, const Yaml
     assign(draft, "model.layer_types", types, place);
     return true;
   }
-  if (key == "activations_checkpoint_num_layers" && !value.is_null()) {  // NeMo's number says by itself that whole layers are computed again: the first of a stage
+  // NeMo's number says by itself that whole layers are computed again: the first of a stage.
+  if (key == "activations_checkpoint_num_layers" && !value.is_null()) {
     if (draft.config.model.recompute_granularity != "full") assign(draft, "model.recompute_granularity", scalar("full", value.line), place);
     if (draft.config.model.recompute_method.empty()) assign(draft, "model.recompute_method", scalar("block", value.line), place);
   }

@@ -82,7 +82,9 @@ void list_run(Listing<ModelConfig>& row) {
   row("moe_z_loss_coeff", &M::moe_z_loss_coeff, none_is_null, "weight of the router's z-loss");
   row("moe_router_bias_update_rate", &M::moe_router_bias_update_rate, "step of the balancing bias");
   row("moe_expert_capacity_factor", &M::moe_expert_capacity_factor, "tokens per expert relative to an even share; null: no token is dropped");
-  row("moe_pad_expert_input_to_capacity", &M::moe_pad_expert_input_to_capacity, "Megatron fills every expert's input up to its capacity with tokens of weight zero: the same results in fixed shapes, which Ponte's experts do without; wants moe_expert_capacity_factor");
+  row("moe_pad_expert_input_to_capacity", &M::moe_pad_expert_input_to_capacity,
+      "Megatron fills every expert's input up to its capacity with tokens of weight zero: "
+      "the same results in fixed shapes, which Ponte's experts do without; wants moe_expert_capacity_factor");
   row("moe_token_drop_policy", &M::moe_token_drop_policy, {"probs", "position"}, "which tokens go when an expert is full");
   row("moe_token_dispatcher_type", &M::moe_token_dispatcher_type, {"alltoall", "allgather", "flex"}, "how tokens reach their experts");
   row("moe_router_dtype", &M::moe_router_dtype, none_is_null, {"fp32", "fp64"}, "precision of the router; null: the model's");

@@ -13,6 +13,7 @@
 #include "convert/native_writer.h"
 #include "families/moe_blocks.h"
 #include "families/registry.h"
+#include "families/settings.h"
 
 namespace ponte {
 namespace {
@@ -67,6 +68,21 @@ bool is_inside(const fs::path& inner, const fs::path& outer) {
   return !relative.empty() && *relative.begin() != "..";
 }
 
+// What a checkpoint of Ponte remembers of its mathematics stands, whatever `asked`, the model that gives the rest of config.json, says.
+ModelConfig as_trained(const ModelConfig& asked, const fs::path& release, const fs::path& iteration) {
+  const fs::path kept = iteration / kKeptFolder / "config.json";
+  if (!fs::exists(kept)) return asked;
+  const ModelConfig own = model_config_from_hf(kept);
+  if (own.hf_architecture != asked.hf_architecture) return asked;
+  ConfigDraft draft;
+  draft.config.model = asked;
+  for (const ConfigDifference& difference : differences_in_mathematics(own, asked)) {
+    apply_override(draft, difference.key + "=" + difference.left, "the checkpoint");
+    log_warning("{}: {} as in the checkpoint, not {} as in {}", difference.key.substr(sizeof("model.") - 1), difference.left, difference.right, release);
+  }
+  return draft.config.model;
+}
+
 }  // namespace
 
 ConversionReport export_checkpoint(const ExportOptions& options) {
@@ -81,7 +97,7 @@ ConversionReport export_checkpoint(const ExportOptions& options) {
   HfTensors storage;
   if (options.hf_model) {
     require(!is_inside(*options.hf_model, options.hf_path), "{} holds --hf-model {}; give another --hf-path", options.hf_path, *options.hf_model);
-    given = model_config_from_hf(*options.hf_model / "config.json");
+    given = as_trained(model_config_from_hf(*options.hf_model / "config.json"), *options.hf_model, iteration_directory(options.megatron_path));
     if (is_hf_checkpoint(*options.hf_model)) storage = hf_tensors(*options.hf_model);
   }
   const NativeSource source(options.megatron_path, given ? &*given : nullptr, storage);

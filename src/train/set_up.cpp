@@ -11,6 +11,7 @@
 #include "checkpoint/load.h"
 #include "checkpoint/tensor_dtype.h"
 #include "config/field.h"
+#include "families/settings.h"
 #include "hub/hub.h"
 #include "kernels/fused_attention.h"
 #include "train/run.h"
@@ -30,6 +31,9 @@ void check(const Config& config, int64_t world_size) {
   mesh_of(config, world_size);
   const std::vector<std::string> missing = unsupported_parts(config, world_size);
   require(missing.empty(), "this version cannot run this configuration; it lacks:\n  {}", join(missing, "\n  "));
+  const std::vector<std::string> unsaid = settings_config_json_cannot_say(config.model);
+  require(unsaid.empty(), "{} in a {} would be lost: the config.json of that family, which export and generate go by, cannot say it", join(unsaid, ", "),
+          config.model.hf_architecture);
   require(config.train.train_iters > 0, "train.train_iters is {}: expected the number of steps", config.train.train_iters);
 }
 

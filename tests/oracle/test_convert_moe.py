@@ -163,3 +163,41 @@ def test_round_trip(ponte, tmp_path, name, witness):
     assert sparse_layers(before) == sparse_layers(after)
     for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"):
         assert getattr(before, key) == getattr(after, key), key
+
+
+# --- a run's own settings, and the model named for the rest ---
+
+
+OWN = {"rope_theta": 500000.0, "rms_norm_eps": 1e-5, "num_experts_per_tok": 3, "norm_topk_prob": False, "scoring_func": "sigmoid", "routed_scaling_factor": 2.5,
+       "n_group": 4, "topk_group": 2, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "beta_fast": 32.0, "beta_slow": 1.0}}
+NAMED = ("rotary_base", "layernorm_epsilon", "moe_router_topk", "moe_router_pre_softmax", "moe_router_score_function", "moe_router_topk_scaling_factor",
+         "moe_router_num_groups", "moe_router_group_topk", "rope_scaling_type", "rope_scaling_factor")
+
+
+def test_a_runs_own_mathematics_outlives_the_model_named_on_export(ponte, tiny, tmp_path):
+    """From --hf-model come the words about the model (and what only they say); what was trained stays, each difference named."""
+    folder, _ = tiny("qwen3_moe", num_hidden_layers=2)
+    base = json.loads((folder / "config.json").read_text())
+    base.pop("rope_parameters", None)
+    base |= {"rope_theta": 10000.0, "architectures": ["Qwen3MoeForCausalLM"]}
+    for name, changes in (("release", {"note": "kept as it is", "attention_dropout": 0.125}), ("trained", OWN)):
+        shutil.copytree(folder, tmp_path / name)
+        (tmp_path / name / "config.json").write_text(json.dumps(base | changes, indent=2) + "\n")
+    ponte("import", "--hf-model", tmp_path / "trained", "--megatron-path", tmp_path / "m")
+    result = ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "hf", "--hf-model", tmp_path / "release")
+    written = json.loads((tmp_path / "hf/config.json").read_text())
+    for key, value in OWN.items():
+        found = written[key] if key != "rope_scaling" else {k: written[key][k] for k in value}
+        assert found == value, key
+    assert written["note"] == "kept as it is" and written["attention_dropout"] == 0.125
+    for key in NAMED:
+        assert f"{key}: " in result.err and " as in the checkpoint, not " in result.err, key
+    again = ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "same", "--hf-model", tmp_path / "trained")
+    assert (tmp_path / "same/config.json").read_bytes() == (tmp_path / "trained/config.json").read_bytes() and "as in the checkpoint" not in again.err
+
+
+def test_a_setting_that_config_json_cannot_say_is_refused_before_training(ponte, tiny, tmp_path):
+    folder, _ = tiny("qwen3_moe", num_hidden_layers=2)
+    result = ponte("train", "--hf-model", folder, "model.rotary_percent=0.5", "train.train_iters=1", "train.global_batch_size=1",
+                   "model.seq_length=32", "optimizer.lr=1e-3", code=1)
+    assert "model.rotary_percent=0.5 in a Qwen3MoeForCausalLM would be lost" in result.err

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "config/document.h"
 #include "families/registry.h"
+#include "families/settings.h"
 
 namespace ponte {
 namespace {
@@ -217,6 +218,11 @@ TEST(Recipes, SparseLayouts) {
       EXPECT_EQ(m.recompute_granularity, std::string_view(row.name).find("pretrain_8gpu") == std::string_view::npos ? "" : "full") << row.name;
     }
   }
+}
+
+// Else training would refuse it.
+TEST(Recipes, EveryModelCanBeSaidInAConfigJson) {
+  for (const Recipe& recipe : recipes()) EXPECT_EQ(settings_config_json_cannot_say(recipe_config(recipe).model), std::vector<std::string>()) << recipe.name;
 }
 
 }  // namespace
