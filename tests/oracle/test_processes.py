@@ -149,6 +149,14 @@ def test_megatron_fsdp_is_what_convert_makes(training, ponte, tmp_path):
     assert FileSystemReader(str(mine)).read_metadata().state_dict_metadata.keys() == FileSystemReader(str(converted)).read_metadata().state_dict_metadata.keys()
     assert not (mine / "common.pt").exists() and not (mine / "metadata.json").exists()
     assert_same_tensors(load_file(mine / "hf/model.safetensors"), load_file(tmp_path / "torch_dist" / name / "hf/model.safetensors"))
+    for source, more in (("torch_dist", []), ("fsdp_dtensor", ["--torch-dtype", "bf16"])):
+        ponte("export", "--megatron-path", tmp_path / source, "--hf-path", tmp_path / f"{source}_hf", *more)
+        assert_same_tensors(load_file(tmp_path / f"{source}_hf/model.safetensors"), load_file(mine / "hf/model.safetensors"))
+    ponte("export", "--megatron-path", tmp_path / "fsdp_dtensor", "--hf-path", tmp_path / "main")  # the main parameters as they are
+    for command in (["verify"], ["verify", "--forward"]):
+        assert "equal" in ponte(*command, "--megatron-path", tmp_path / "fsdp_dtensor", "--hf-model", tmp_path / "main").out
+    assert "content hashes: as written" in ponte("verify", "--megatron-path", mine).out
+    assert '"format": "fsdp_dtensor"' in ponte("inspect", tmp_path / "fsdp_dtensor", "--json").out
     for start in ("torch_dist", "fsdp_dtensor"):
         training.run("mixed_precision=bf16_mixed", f"checkpoint.load={tmp_path / start}", f"checkpoint.save={tmp_path / ('on_' + start)}", name=f"on_{start}")
     assert_same_tensors(*(load_checkpoint(tmp_path / f"on_{start}" / f"iter_{STEPS:07d}") for start in ("torch_dist", "fsdp_dtensor")))
