@@ -1,13 +1,16 @@
 """Ranks started as torchrun, SLURM, OpenMPI and PyTorchJob start them: the same run each time; what is wrong on one rank is said once, by rank 0."""
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from conftest import BIN, ROOT
-from training import ONE_THREAD, Training, records, write_corpus
+from test_processes import assert_close, ranks_below
+from training import ONE_THREAD, Training, records, series, write_corpus
 
 LAUNCHERS = {  # what rank r of n finds in its environment
     "PyTorchJob": lambda r, n, port: {"RANK": r, "WORLD_SIZE": n, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": port},
@@ -56,9 +59,46 @@ def test_every_launcher_gives_the_same_run(training, tmp_path):
         assert [status for _, status in ends] == [0, 0], ends
         assert losses(log) == wanted, launcher
     log = tmp_path / "torchrun.jsonl"
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2", "--master-port", str(free_port()),
-                    str(BIN / "ponte"), *training.arguments(log=log)], check=True, capture_output=True, env={**os.environ, **ONE_THREAD}, timeout=280)
+    assert torchrun(2, training.arguments(log=log)).returncode == 0
     assert losses(log) == wanted
+
+
+def torchrun_command(processes, arguments, *flags):
+    return [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", str(processes), "--master-port", str(free_port()), *flags,
+            str(BIN / "ponte"), *arguments]
+
+
+def torchrun(processes, arguments, *flags):
+    return subprocess.run(torchrun_command(processes, arguments, *flags), capture_output=True, text=True, env={**os.environ, **ONE_THREAD}, timeout=280)
+
+
+@pytest.mark.parametrize("processes, layout", [
+    (2, ["ddp.use_megatron_fsdp=true", "ddp.data_parallel_sharding_strategy=optim_grads_params"]),
+    (4, ["model.tensor_model_parallel_size=2", "model.sequence_parallel=true", "ddp.use_distributed_optimizer=true"])])
+def test_ranks_of_torchrun_have_the_losses_of_one_process(training, tmp_path, processes, layout):
+    alone = "model.tensor_model_parallel_size=1"
+    one, _ = training.run(alone, name="one")
+    done = torchrun(processes, training.arguments(alone, *layout, log=tmp_path / "many.jsonl"))
+    assert done.returncode == 0, done.stderr
+    assert_close(records(tmp_path / "many.jsonl"), one, 2e-6)
+
+
+def test_torchrun_starts_a_run_again_from_its_last_checkpoint(training, tmp_path):
+    """The command stays the same: what was in checkpoint.save is gone on from."""
+    settings = ["train.train_iters=40", "train.global_batch_size=2"]
+    training.run("--nproc-per-node", 2, *settings, name="whole")
+    log, run = tmp_path / "restarted.jsonl", tmp_path / "run"
+    arguments = training.arguments(*settings, "checkpoint.save_interval=1", f"checkpoint.save={run}", log=log)
+    agent = subprocess.Popen(torchrun_command(2, arguments, "--max-restarts", "1", "--monitor-interval", "0.2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, **ONE_THREAD})
+    while not (run / "latest_checkpointed_iteration.txt").exists() and agent.poll() is None:
+        time.sleep(0.05)
+    assert agent.poll() is None, agent.communicate()[1]
+    os.kill(ranks_below(agent.pid)[1], signal.SIGKILL)
+    said = agent.communicate(timeout=280)[1]
+    assert agent.returncode == 0, said
+    assert said.count("resuming from") == 1, said
+    assert series(records(log), "lm_loss") == series(records(tmp_path / "whole.jsonl"), "lm_loss")
 
 
 def test_a_batch_script_is_no_rank(training, tmp_path):
