@@ -13,6 +13,7 @@
 #include "base/errors.h"
 #include "comm/ranks.h"
 #include "layout/plan.h"
+#include "models.h"
 #include "optim/adamw.h"
 #include "parallel/data_parallel.h"
 #include "parallel/pipeline.h"
@@ -80,18 +81,9 @@ struct Request {
 Config config_of(const Request& r, int64_t ranks) {
   Config c;
   ModelConfig& m = c.model;
-  m.model_type = r.axes.contains("ep") ? "qwen3_moe" : "qwen3";
-  m.hf_architecture = r.axes.contains("ep") ? "Qwen3MoeForCausalLM" : "Qwen3ForCausalLM";
-  m.num_layers = 4;
-  m.hidden_size = 256;
-  m.ffn_hidden_size = 768;
-  m.num_attention_heads = 8;
-  m.num_query_groups = 4;
-  m.kv_channels = 32;
-  m.vocab_size = 8192;
-  m.seq_length = m.max_position_embeddings = 256;
-  m.qk_layernorm = true;
-  if (r.axes.contains("ep")) m.num_moe_experts = 8, m.moe_router_topk = 2, m.moe_ffn_hidden_size = 256, m.moe_router_force_load_balancing = true;
+  m = models::qwen3({.layers = 4, .hidden = 256, .ffn = 768, .heads = 8, .groups = 4, .head_dim = 32, .vocabulary = 8192, .positions = 256});
+  if (r.axes.contains("ep")) m = models::with_experts(m, {.count = 8, .chosen = 2, .ffn = 256}), m.moe_router_force_load_balancing = true;
+  m.seq_length = 256;
   m.tensor_model_parallel_size = std::max(r.of("tp"), r.of("sp"));
   m.sequence_parallel = r.axes.contains("sp");
   m.pipeline_model_parallel_size = r.of("pp");

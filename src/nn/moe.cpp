@@ -63,10 +63,7 @@ void lay_side_by_side(const std::vector<Parameter*>& parameters) {
   std::vector<int64_t> shape = first.sizes().vec();
   shape.insert(shape.begin(), static_cast<int64_t>(parameters.size()));
   const at::Tensor all = at::zeros(shape, first.options().requires_grad(false));
-  for (size_t e = 0; e < parameters.size(); ++e) {
-    parameters[e]->value = all[static_cast<int64_t>(e)].detach().set_requires_grad(true);
-    parameters[e]->kept_value.tensor = parameters[e]->value.detach();
-  }
+  for (size_t e = 0; e < parameters.size(); ++e) parameters[e]->set_value(all[static_cast<int64_t>(e)].detach().set_requires_grad(true));
 }
 
 }  // namespace

@@ -16,6 +16,11 @@ DecayClass decay_class(const Rule& rule) {
 
 }  // namespace
 
+void Parameter::set_value(at::Tensor whole) {
+  value = std::move(whole);
+  kept_value = {{0, value.size(0)}, value.detach()};
+}
+
 Parameters::Parameters(const RuleTable& table, const Shards& shards, const c10::TensorOptions& options) : table_(table), shards_(shards), options_(options) {
   for (const Rule& rule : table.rules) rules_.emplace(rule.name(), &rule);
 }
@@ -36,8 +41,7 @@ Parameter* Parameters::get_if_present(const std::string& name) {
   p.rule = rule->second;
   p.slice = slice_of(*p.rule, p.rule->expert >= 0 ? shards_.expert_tensor : shards_.tensor);
   const bool widen = p.rule->precision == Precision::fp32 && options_.dtype() != caffe2::TypeMeta::Make<double>();
-  p.value = at::zeros(p.slice.shape, widen ? options_.dtype(at::kFloat) : options_).set_requires_grad(true);
-  p.kept_value = {{0, p.slice.shape[0]}, p.value.detach()};
+  p.set_value(at::zeros(p.slice.shape, widen ? options_.dtype(at::kFloat) : options_).set_requires_grad(true));
   p.decay = decay_class(*p.rule);
   made_.emplace(name, &p);
   return &p;

@@ -32,25 +32,17 @@ struct Opening : torch::autograd::Function<Opening> {
 
 // Backward, after everything of the unit: all of it lies between the inputs and the output.
 struct Closing : torch::autograd::Function<Closing> {
-  static variable_list forward(AutogradContext* context, const at::Tensor& a, const at::Tensor& b, const Unit* unit) {
+  static variable_list forward(AutogradContext* context, at::TensorList inputs, const Unit* unit) {
     context->saved_data["unit"] = reinterpret_cast<int64_t>(unit);
-    return {a.view_as(a), b.view_as(b)};
+    variable_list out;
+    for (const at::Tensor& x : inputs) out.push_back(x.view_as(x));
+    return out;
   }
-  static variable_list backward(AutogradContext* context, variable_list dy) {
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
     const Unit& unit = unit_of(context);
     unit.keeper->gradients_done(unit);
-    return {dy[0], dy[1], at::Tensor()};
-  }
-};
-struct ClosingOne : torch::autograd::Function<ClosingOne> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const Unit* unit) {
-    context->saved_data["unit"] = reinterpret_cast<int64_t>(unit);
-    return x.view_as(x);
-  }
-  static variable_list backward(AutogradContext* context, variable_list dy) {
-    const Unit& unit = unit_of(context);
-    unit.keeper->gradients_done(unit);
-    return {dy[0], at::Tensor()};
+    gradients.emplace_back();
+    return gradients;
   }
 };
 
@@ -69,7 +61,7 @@ at::Tensor run_in_unit(const Unit& unit, const Block& block, const at::Tensor& x
   if (!unit.keeper) return block(x);
   want_for_forward(unit);
   const bool closes = at::GradMode::is_enabled() && x.requires_grad();
-  return opened(block(closes ? ClosingOne::apply(x, &unit) : x), unit, Needs::values_and_gradients);
+  return opened(block(closes ? Closing::apply(at::TensorList(x), &unit)[0] : x), unit, Needs::values_and_gradients);
 }
 
 at::Tensor run_in_unit(const Unit& unit, const std::function<at::Tensor(const at::Tensor&, const at::Tensor&)>& block, const at::Tensor& a,
@@ -77,7 +69,7 @@ at::Tensor run_in_unit(const Unit& unit, const std::function<at::Tensor(const at
   if (!unit.keeper) return block(a, b);
   want_for_forward(unit);
   if (!at::GradMode::is_enabled() || !a.requires_grad() || !b.requires_grad()) return opened(block(a, b), unit, Needs::values_and_gradients);
-  const variable_list inputs = Closing::apply(a, b, &unit);
+  const variable_list given{a, b}, inputs = Closing::apply(at::TensorList(given), &unit);
   return opened(block(inputs[0], inputs[1]), unit, Needs::values_and_gradients);
 }
 

@@ -103,8 +103,7 @@ void Bucket::place_values(const c10::TensorOptions& options) {
     const at::Tensor before = p.value.detach();
     const bool trained = p.value.requires_grad();
     if (!shares_values()) {
-      if (before.is_meta()) p.value = at::zeros(p.slice.shape, options).set_requires_grad(trained);
-      p.kept_value = {{0, p.slice.shape[0]}, p.value.detach()};
+      if (before.is_meta()) p.set_value(at::zeros(p.slice.shape, options).set_requires_grad(trained));
       continue;
     }
     const Rows rows = m.parts[rank];
@@ -120,9 +119,9 @@ void Bucket::place_values(const c10::TensorOptions& options) {
 void Bucket::place_gradients(const c10::TensorOptions& options) {
   const auto rank = static_cast<size_t>(sharers_->rank());
   gradients_ = std::make_unique<Buffer>(elements_, options);
-  const bool shared_out = shares(Sharding::gradients);
-  if (!shared_out) gradients_->take(at::zeros({elements_}, options));
-  gradient_share_ = shared_out ? at::zeros({part_elements_[rank]}, options) : gradients_->flat().narrow(0, first_of(sharers_->rank()), part_elements_[rank]);
+  if (!shares_gradients()) gradients_->take(at::zeros({elements_}, options));
+  gradient_share_ = shares_gradients() ? at::zeros({part_elements_[rank]}, options)
+                                       : gradients_->flat().narrow(0, first_of(sharers_->rank()), part_elements_[rank]);
   int64_t at = 0, shared = 0;
   for (const Member& m : members_) {
     Parameter& p = *m.parameter;

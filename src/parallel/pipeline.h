@@ -22,7 +22,7 @@ struct StepOptions {
 
 // chunks: this rank's stages in order (one without interleaving). batches: this replica's micro-batches, the same on every rank of the replica, as many on
 // every replica. With autograd: forward and backward passes, every token weighing loss_scale / valid tokens of the step; gradients are added to main_grad and
-// still to be completed (Model::reduce_gradients, then the replicas). Under at::NoGradGuard: the loss alone.
+// still to be completed (DataParallel::reduce_gradients). Under at::NoGradGuard: the loss alone.
 StepLoss run_micro_batches(std::span<Model* const> chunks, std::span<const Batch> batches, const StepOptions& options = {});
 
 }  // namespace ponte

@@ -31,9 +31,6 @@ void RankModel::load(const WeightSource& source) {
 void RankModel::zero_gradients() {
   for (Model* chunk : pointers_) chunk->zero_gradients();
 }
-void RankModel::reduce_gradients() {
-  for (Model* chunk : pointers_) chunk->reduce_gradients();
-}
 void RankModel::update_expert_biases() {
   for (Model* chunk : pointers_) chunk->update_expert_biases();
 }

@@ -29,7 +29,6 @@ class RankModel {
   void initialize(uint64_t seed);
   void load(const WeightSource& source);
   void zero_gradients();
-  void reduce_gradients();
   void update_expert_biases();
 
   // What the step's micro-batches saw of experts and predictions, over all replicas and all stages, the same on every rank. Once per step, on every rank,

@@ -60,7 +60,6 @@ void report_non_finite_gradients(Run& run, const std::vector<MicroBatch>& micro_
     if (run.ranks->size() == 1) {
       run.model->zero_gradients();
       run.model->whole().forward_loss(micro.batch, run.loss_scaler.scale() / std::max(micro.valid_tokens, 1.0)).scaled.backward();
-      run.model->reduce_gradients();
       if (run.optimizer->measure(1.0, AdamW::Zeros::not_counted).non_finite.empty()) continue;
     }
     samples.insert(samples.end(), micro.sample_ids.begin(), micro.sample_ids.end());

@@ -22,9 +22,8 @@ struct Parameters {
   void add(std::string name, std::vector<int64_t> shape, at::ScalarType dtype, DecayClass decay) {
     auto p = std::make_unique<Parameter>();
     p->name = std::move(name);
-    p->value = at::randn(shape, at::kFloat).to(dtype).set_requires_grad(true);
+    p->set_value(at::randn(shape, at::kFloat).to(dtype).set_requires_grad(true));
     p->main_grad = at::zeros(shape, dtype == at::kDouble ? at::kDouble : at::kFloat);
-    p->kept_value = {{0, shape[0]}, p->value.detach()};
     p->kept_gradient = {{0, shape[0]}, p->main_grad};
     p->decay = decay;
     pointers.push_back(p.get());
