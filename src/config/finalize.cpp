@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "base/errors.h"
 #include "config/config.h"
@@ -66,9 +67,19 @@ void derive_schedule(Config& c) {
 // The same thing said in two sections: either place switches it on, as in Bridge.
 void agree(bool& a, bool& b) { a = b = a || b; }
 
+// Plans and parameter counts, which nothing validates first, go through these lists by layer.
+void require_lists_cover_layers(const ModelConfig& m) {
+  const auto check = [&](const char* key, size_t listed) {
+    require(m.num_layers == 0 || listed == 0 || std::cmp_equal(listed, m.num_layers), "{} lists {} layers of {}", key, listed, m.num_layers);
+  };
+  check("model.layer_types", m.layer_types.size());
+  check("model.moe_layer_freq", m.moe_layer_freq.size());
+}
+
 }  // namespace
 
 void finalize(Config& config, int64_t world_size) {
+  require_lists_cover_layers(config.model);
   apply_precision(config);
   agree(config.ddp.use_distributed_optimizer, config.optimizer.use_distributed_optimizer);
   agree(config.ddp.overlap_param_gather, config.optimizer.overlap_param_gather);
