@@ -5,6 +5,7 @@
 
 #include "base/environment.h"
 #include "base/log.h"
+#include "families/settings.h"
 #include "base/wrap.h"
 #include "cli/commands.h"
 
@@ -32,6 +33,8 @@ int dry_run(const TrainArguments& arguments) {
   if (!ranks_given && ranks > 1) log_info("needs {} ranks or a multiple ({})", ranks, layout_text(m));
   validate(run.config, ranks);
   for (const std::string& part : unsupported_parts(run.config, ranks)) log_warning("this version cannot run it; it lacks {}", part);
+  for (const std::string& setting : settings_config_json_cannot_say(m))
+    log_warning("{} will be refused: a {}'s config.json cannot say it", setting, m.hf_architecture);
   return 0;
 }
 

@@ -196,8 +196,11 @@ def test_a_runs_own_mathematics_outlives_the_model_named_on_export(ponte, tiny, 
     assert (tmp_path / "same/config.json").read_bytes() == (tmp_path / "trained/config.json").read_bytes() and "as in the checkpoint" not in again.err
 
 
-def test_a_setting_that_config_json_cannot_say_is_refused_before_training(ponte, tiny, tmp_path):
+@pytest.mark.parametrize("setting", ["model.rotary_percent=0.5", "model.add_qkv_bias=true", "model.qk_layernorm=false", "model.attention_output_gate=true",
+                                     "model.moe_shared_expert_intermediate_size=16", "model.mtp_num_layers=1"])
+def test_a_setting_that_config_json_cannot_say_is_refused_before_training(ponte, tiny, tmp_path, setting):
+    """For export would refuse or change what was trained. A dry run says so too."""
     folder, _ = tiny("qwen3_moe", num_hidden_layers=2)
-    result = ponte("train", "--hf-model", folder, "model.rotary_percent=0.5", "train.train_iters=1", "train.global_batch_size=1",
-                   "model.seq_length=32", "optimizer.lr=1e-3", code=1)
-    assert "model.rotary_percent=0.5 in a Qwen3MoeForCausalLM would be lost" in result.err
+    run = ("train", "--hf-model", folder, setting, "train.train_iters=1", "train.global_batch_size=1", "model.seq_length=32", "optimizer.lr=1e-3")
+    assert f"{setting} in a Qwen3MoeForCausalLM would be lost" in ponte(*run, code=1).err
+    assert f"{setting} will be refused" in ponte(*run, "--dry-run").err
