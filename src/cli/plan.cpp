@@ -1,5 +1,6 @@
 // `ponte plan`: a run's memory, work, communication and time on GPUs that need not be there, and the layouts that would suit them.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -63,6 +64,7 @@ std::vector<int64_t> ranks_of(const std::string& words, const Config& config, in
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), rank);
     require(error == std::errc() && end == word.data() + word.size(), "--dry-run {}: expected a rank, some of them (0,64,128), stages or all", words);
     require(rank >= 0 && rank < gpus, "--dry-run {}: there are {} ranks, the first is 0", words, gpus);
+    require(std::ranges::find(out, rank) == out.end(), "--dry-run {}: rank {} is there twice", words, rank);
     out.push_back(rank);
   }
   return out;
@@ -95,10 +97,11 @@ int run_plan(const Arguments& arguments) {
   constexpr const char* kDryRun =
       "run training steps on tensors without memory and without the other ranks, beside the plan: of a rank, of some (0,64), of one of "
       "each stage (stages), or all";
-  app.add_option("--dry-run", flags.dry_run, kDryRun)->type_name("RANKS");
+  const CLI::Option* dry_run = app.add_option("--dry-run", flags.dry_run, kDryRun)->type_name("RANKS");
   app.allow_extras();
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
 
+  require(dry_run->count() == 0 || !flags.search, "--dry-run is of one layout, --search of many; give one of them");
   require(flags.gpus > 0, "ponte plan: on how many GPUs? give --gpus N; see ponte plan --help");
   TrainArguments train = parse_train_arguments(app.remaining());
   train.request.world_size = flags.gpus;
@@ -119,7 +122,7 @@ int run_plan(const Arguments& arguments) {
   }
   validate(run.config, flags.gpus);
   for (const std::string& part : unsupported_parts(run.config, flags.gpus)) log_warning("this version cannot train it; it lacks {}", part);
-  if (!flags.dry_run.empty()) run_ranks_in_torch_half(flags, run.config, app.remaining());
+  if (dry_run->count() > 0) run_ranks_in_torch_half(flags, run.config, app.remaining());
   const Plan plan = Planner(layers, machine).plan(run.config, flags.gpus);
   print(flags.json ? dump_json(plan_json(plan, machine, title)) : plan_screen(plan, machine, title));
   return 0;

@@ -116,5 +116,7 @@ def test_ranks_programs_at_full_scale(ponte):
     out = ponte("plan", *settings, "--dry-run", "stages").out
     assert [line.split()[:2] for line in out.splitlines()[1:9]] == [[str(64 * stage), str(stage)] for stage in range(8)]
     assert "calls of ranks that share a group fit one another\nevery shape fits" in out
-    for words, message in [("512", "there are 512 ranks"), ("0,x", "expected a rank"), ("-1", "there are 512 ranks")]:
+    for words, message in [("512", "there are 512 ranks"), ("0,x", "expected a rank"), ("-1", "there are 512 ranks"),
+                           ("", "expected a rank"), ("0,0", "rank 0 is there twice")]:
         assert message in ponte("plan", *settings, "--dry-run", words, code=1).err
+    assert "give one of them" in ponte("plan", *settings, "--dry-run", 0, "--search", code=1).err
