@@ -258,7 +258,7 @@ struct Config {
 
 // Fills what follows from other keys, as Bridge's validation step does: precision (mixed_precision -> model, optimizer, ddp), sequence length on
 // both sides, train_iters from train_samples, lr_decay_iters and lr_warmup_iters, weight decay of the scheduler, evaluation batch sizes, the
-// default random seed of the data set. Idempotent. UserError when `world_size` ranks make no whole number of replicas.
+// default random seed of the data set. Idempotent. UserError when `world_size` ranks make no whole number of replicas, or a list by layer has another length.
 void finalize(Config& config, int64_t world_size = 1);
 
 // The learning-rate schedule in Megatron's unit, samples (OptimizerParamScheduler counts consumed sequences). Of a finalized config.
