@@ -4,7 +4,6 @@
 #include <c10/util/Logging.h>
 
 #include <algorithm>
-#include <cstring>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -148,7 +147,7 @@ std::vector<std::string> gather_text(Group& group, const std::string& mine) {
   const at::Tensor lengths = group.all_gather(at::full({1}, static_cast<int64_t>(mine.size()), at::kLong));
   const std::span<const int64_t> rows(lengths.const_data_ptr<int64_t>(), static_cast<size_t>(lengths.numel()));
   at::Tensor bytes = at::empty({static_cast<int64_t>(mine.size())}, at::kByte);
-  std::memcpy(bytes.data_ptr(), mine.data(), mine.size());
+  std::copy(mine.begin(), mine.end(), static_cast<char*>(bytes.data_ptr()));  // memcpy may not be given the null pointer of an empty tensor
   const at::Tensor all = group.all_gather_rows(bytes, rows);
   std::vector<std::string> out;
   const char* at = static_cast<const char*>(all.const_data_ptr());
