@@ -10,7 +10,7 @@ namespace ponte {
 namespace {
 
 // The closed world. A trailing ".*" admits every name of a module and of its submodules; admitted names are kept as data, never looked up.
-constexpr std::array<std::string_view, 50> kAdmitted{
+constexpr std::array<std::string_view, 51> kAdmitted{
     "torch.Size", "torch.device", "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16", "torch.int64", "torch.int32", "torch.int16",
     "torch.int8", "torch.uint8", "torch.uint16", "torch.uint32", "torch.uint64", "torch.bool", "torch.float8_e4m3fn", "torch.float8_e5m2",
     "torch.float8_e8m0fnu", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter",
@@ -19,7 +19,10 @@ constexpr std::array<std::string_view, 50> kAdmitted{
     "pathlib.Path", "pathlib._local.PosixPath", "_codecs.encode", "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.core.numeric._frombuffer",
     "numpy._core.numeric._frombuffer", "signal.Signals", "datetime.timedelta", "builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.bytes",
-    "builtins.complex"};
+    "builtins.complex", "builtins.getattr"};
+
+// Python 3.11.0 to 3.11.3 write a member of an enumeration as getattr(Class, 'NAME'). That form alone is kept, as data; see member().
+constexpr std::string_view kMemberOf = "builtins.getattr";
 
 bool admitted(const std::string& name) {
   for (std::string_view entry : kAdmitted) {
@@ -58,6 +61,7 @@ class PickleReader {
       if (!scalar(code) && !container(code) && !memory(code) && !object(code)) stop("opcode 0x{} is not one that checkpoints use", hex(code));
     }
     if (stack_.size() != 1 || !marks_.empty()) stop("it ends with {} values on the stack, wanted 1", stack_.size());
+    if (stack_[0].type_name() == kMemberOf && stack_[0].kind() == Kind::global) stop("it uses {}, which is not data of a checkpoint; refused", kMemberOf);
     return pop();
   }
 
@@ -288,7 +292,14 @@ class PickleReader {
   Value make(const Value& type, const Value& args, bool call) const {
     if (type.kind() != Kind::global) stop("calls a {}", kind_name(type.kind()));
     const GlobalName& name = type.node_->global();
+    if (type.type_name() == kMemberOf && !call) stop("it uses {}, which is not data of a checkpoint; refused", kMemberOf);
     return call ? Value::call(name.module, name.name, arguments(args)) : Value::construct(name.module, name.name, arguments(args), Value());
+  }
+
+  // getattr of a class that is admitted and of a plain name.
+  void member(const Values& args) const {
+    const bool of_class = args.size() == 2 && args[0].kind() == Kind::global && args[0].type_name() != kMemberOf && args[1].kind() == Kind::text;
+    if (!of_class || args[1].node_->text().starts_with("__")) stop("it uses {}, which is not data of a checkpoint; refused", kMemberOf);
   }
 
   // The constructors that stand for plain values; any other admitted callable stays an object.
@@ -305,6 +316,7 @@ class PickleReader {
     if (name == "torch._utils._rebuild_parameter" && !args.empty() && args[0].kind() == Kind::tensor) return args[0];
     if (name == "torch._utils._rebuild_tensor_v2") return tensor(args);
     if (name == "torch._utils._rebuild_tensor_v3") return tensor_v3(args);
+    if (name == kMemberOf) member(args);
     return make(function, args_value, true);
   }
 
