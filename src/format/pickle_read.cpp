@@ -21,7 +21,7 @@ constexpr std::array<std::string_view, 51> kAdmitted{
     "numpy._core.numeric._frombuffer", "signal.Signals", "datetime.timedelta", "builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.bytes",
     "builtins.complex", "builtins.getattr"};
 
-// Python 3.11.0 to 3.11.3 write a member of an enumeration as getattr(Class, 'NAME'). That form alone is kept, as data; see member().
+// Python 3.11.0 to 3.11.3 write a member of an enumeration as getattr(Class, 'NAME'). That call alone is kept, as data.
 constexpr std::string_view kMemberOf = "builtins.getattr";
 
 bool admitted(const std::string& name) {
@@ -61,7 +61,6 @@ class PickleReader {
       if (!scalar(code) && !container(code) && !memory(code) && !object(code)) stop("opcode 0x{} is not one that checkpoints use", hex(code));
     }
     if (stack_.size() != 1 || !marks_.empty()) stop("it ends with {} values on the stack, wanted 1", stack_.size());
-    if (stack_[0].type_name() == kMemberOf && stack_[0].kind() == Kind::global) stop("it uses {}, which is not data of a checkpoint; refused", kMemberOf);
     return pop();
   }
 
@@ -110,8 +109,16 @@ class PickleReader {
 
   size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
 
+  [[noreturn]] void refuse(std::string_view name) const { stop("it uses {}, which is not data of a checkpoint; refused", name.substr(0, 200)); }
+
+  // Of what leaves the stack otherwise than to be called.
+  void check_data(const Value& v) const {
+    if (v.kind() == Kind::global && v.type_name() == kMemberOf) refuse(kMemberOf);
+  }
+
   Value pop() {
     if (stack_.size() <= floor()) stop("takes a value from an empty stack");
+    check_data(stack_.back());
     Value v = std::move(stack_.back());
     stack_.pop_back();
     return v;
@@ -127,6 +134,7 @@ class PickleReader {
     const size_t begin = marks_.back();
     marks_.pop_back();
     Values out(std::make_move_iterator(stack_.begin() + static_cast<ptrdiff_t>(begin)), std::make_move_iterator(stack_.end()));
+    for (const Value& v : out) check_data(v);
     stack_.resize(begin);
     return out;
   }
@@ -186,9 +194,11 @@ class PickleReader {
     }
   }
 
-  Values pop_last(size_t count) {
+  // The first `called` of them are to be called.
+  Values pop_last(size_t count, size_t called = 0) {
     if (stack_.size() < floor() + count) stop("takes {} values, {} are on the stack", count, stack_.size() - floor());
     Values out(std::make_move_iterator(stack_.end() - static_cast<ptrdiff_t>(count)), std::make_move_iterator(stack_.end()));
+    for (size_t i = called; i < count; ++i) check_data(out[i]);
     stack_.resize(stack_.size() - count);
     return out;
   }
@@ -257,7 +267,7 @@ class PickleReader {
         return true;
       }
       case 'R': {
-        Values parts = pop_last(2);
+        Values parts = pop_last(2, 1);
         push(reduce(parts[0], parts[1]));
         return true;
       }
@@ -280,7 +290,7 @@ class PickleReader {
   Value global(std::string module, const std::string& name) const {
     if (module == "__builtin__") module = "builtins";  // Python 2's name, which protocol 2 keeps
     const std::string full = module + "." + name;
-    if (!admitted(full)) stop("it uses {}, which is not data of a checkpoint; refused", full.substr(0, 200));
+    if (!admitted(full)) refuse(full);
     return Value::global(module, name);
   }
 
@@ -292,14 +302,13 @@ class PickleReader {
   Value make(const Value& type, const Value& args, bool call) const {
     if (type.kind() != Kind::global) stop("calls a {}", kind_name(type.kind()));
     const GlobalName& name = type.node_->global();
-    if (type.type_name() == kMemberOf && !call) stop("it uses {}, which is not data of a checkpoint; refused", kMemberOf);
     return call ? Value::call(name.module, name.name, arguments(args)) : Value::construct(name.module, name.name, arguments(args), Value());
   }
 
   // getattr of a class that is admitted and of a plain name.
-  void member(const Values& args) const {
-    const bool of_class = args.size() == 2 && args[0].kind() == Kind::global && args[0].type_name() != kMemberOf && args[1].kind() == Kind::text;
-    if (!of_class || args[1].node_->text().starts_with("__")) stop("it uses {}, which is not data of a checkpoint; refused", kMemberOf);
+  void check_member(const Values& args) const {
+    const bool of_class = args.size() == 2 && args[0].kind() == Kind::global && args[1].kind() == Kind::text;
+    if (!of_class || args[1].node_->text().starts_with("__")) refuse(kMemberOf);
   }
 
   // The constructors that stand for plain values; any other admitted callable stays an object.
@@ -316,7 +325,7 @@ class PickleReader {
     if (name == "torch._utils._rebuild_parameter" && !args.empty() && args[0].kind() == Kind::tensor) return args[0];
     if (name == "torch._utils._rebuild_tensor_v2") return tensor(args);
     if (name == "torch._utils._rebuild_tensor_v3") return tensor_v3(args);
-    if (name == kMemberOf) member(args);
+    if (name == kMemberOf) check_member(args);
     return make(function, args_value, true);
   }
 
