@@ -46,6 +46,8 @@ class Builder : public YAML::EventHandler {
   void OnNull(const YAML::Mark& mark, YAML::anchor_t) override { place(YamlValue{}, mark); }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { fail("{} line {}: aliases (*name) are not read", file_, mark.line + 1); }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, const std::string& text) override {
+    // yaml-cpp reads the escapes \N and \_ as single bytes of Latin-1, which no other text it hands out can hold.
+    require(simdjson::validate_utf8(text), "{} line {}: write the escapes \\N and \\_ as \\u0085 and \\u00a0", file_, mark.line + 1);
     YamlValue value;
     value.quoted = tag == "!";
     const bool null = !value.quoted && (text == "null" || text == "~" || text == "Null" || text == "NULL" || text.empty());

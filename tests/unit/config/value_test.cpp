@@ -58,7 +58,8 @@ TEST(Value, NumbersAreExact) {
 TEST(Value, PrintedScalarsReadBack) {
   for (const char* text : {"a b",         "null",   "true",           "1.5",  "",     "it's",     "a: b",    "a:",       "#x",       "x #y", "C:\\x",
                            "line\nbreak", "/a/b:c", "torch.bfloat16", "[x]",  "-1",   "- x",      "~",       "9999,8,2", "org/name", "{a}",  "\"q\"",
-                           "no",          " lead",  "trail ",         "a\tb", "a\rb", "bell\x07", "\x1b[0m", "\x7f",     "é\n\x05"}) {
+                           "no",          " lead",  "trail ",         "a\tb", "a\rb", "bell\x07", "\x1b[0m", "\x7f",     "é\n\x05",
+                           "a\u0085b", "\u00a0", "a\u2028b", "\ufeffa", "\U0001f600"}) {
     const YamlValue root = parse_value("k: " + yaml_text(text) + "\n", "t.yaml");
     ASSERT_TRUE(root.find("k")->is_scalar()) << yaml_text(text);
     EXPECT_EQ(root.find("k")->text, text) << yaml_text(text);
@@ -76,7 +77,8 @@ TEST(Value, HostileDocumentsAreErrors) {
   const std::string bomb = "a: &x [1, 1]\nb: [*x, *x]\n";
   for (const std::string& text : {deep, bomb, std::string("a: 1\na: 2\n"), std::string("a: [1, 2\n"), std::string("a: 1\n---\nb: 2\n"),
                                   std::string("[a]: 1\n"), std::string("a: \"\\q\"\n"), std::string("\t- x\n  y: z\n: :\n"),
-                                  std::string("? [x]\n: 1\n"), std::string("a: \xa6\n"), std::string("a: \x05\n"), std::string("a: \0\n", 6)})
+                                  std::string("? [x]\n: 1\n"), std::string("a: \xa6\n"), std::string("a: \x05\n"), std::string("a: \0\n", 6),
+                                  std::string("a: \"\\N\"\n"), std::string("a: \"x\\_\"\n"), std::string("\"\\N\": 1\n")})
     EXPECT_THROW(parse_value(text, "t.yaml"), UserError) << text.substr(0, 40);
   EXPECT_TRUE(parse_value("", "t.yaml").is_null());
   EXPECT_TRUE(parse_value("# nothing\n", "t.yaml").is_null());
