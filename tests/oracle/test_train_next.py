@@ -1,4 +1,7 @@
 """Training Qwen3-Next: fifty steps against a loop on transformers, and bitwise resume."""
+import json
+import shutil
+
 import pytest
 import torch
 from parity import load_transformers
@@ -29,11 +32,17 @@ SHORT = ["train.train_iters=3", "train.global_batch_size=4", "train.micro_batch_
          "validation.eval_interval=0", "dataset.split='100,0,0'"]
 
 
-def test_a_trained_head_is_exported_and_comes_back(ponte, golden, tmp_path):
+@pytest.mark.parametrize("config", ["that counts prediction layers", "silent of them"])
+def test_a_trained_head_is_exported_and_comes_back(ponte, golden, tmp_path, config):
     """Prediction layers change in training, are in what is exported to the bit, and their loss is in the log line, the JSON log and TensorBoard."""
     from test_convert_golden import assert_same, dcp_tensors, hf_tensors
     from test_tensorboard import curves
     source = golden / "qwen3_next_mtp/hf"
+    if config == "silent of them":  # as in releases
+        source = shutil.copytree(source, tmp_path / "source")
+        document = json.loads((source / "config.json").read_text())
+        del document["num_nextn_predict_layers"]
+        (source / "config.json").write_text(json.dumps(document))
     corpus = write_corpus(tmp_path / "corpus", vocab=511)
     training = Training(ponte, tmp_path, "--hf-model", source, f"dataset.data_path=[{corpus}]", f"checkpoint.save={tmp_path / 'save'}", *SHORT,
                         f"logger.tensorboard_dir={tmp_path / 'tb'}", "logger.log_interval=1")
