@@ -9,6 +9,8 @@
 namespace ponte {
 namespace {
 
+constexpr const char* kLaunchMark = ".ponte.launch";
+
 std::optional<int64_t> to_integer(std::string_view text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -67,6 +69,23 @@ std::optional<FoundCheckpoint> find_checkpoint(const fs::path& root, int64_t wan
           wanted > 0 ? format("checkpoint.ckpt_step {}", wanted) : format("iteration {} named by {}", *iteration, kLatestIteration),
           iterations_in(root).empty() ? std::string("no iterations") : format("iterations {}", iterations_in(root)));
   return FoundCheckpoint{folder, *iteration};
+}
+
+void mark_launch(const fs::path& root) {
+  if (!saved_since_launch(root)) write_file_atomically(root / kLaunchMark, "");
+}
+
+bool saved_since_launch(const fs::path& root) {
+  std::error_code error;
+  const fs::file_time_type launched = fs::last_write_time(root / kLaunchMark, error);
+  if (error) return false;
+  const fs::file_time_type saved = fs::last_write_time(root / kLatestIteration, error);
+  return !error && saved >= launched;
+}
+
+void remove_launch_mark(const fs::path& root) {
+  std::error_code ignored;
+  fs::remove(root / kLaunchMark, ignored);
 }
 
 std::vector<int64_t> remove_old_checkpoints(const fs::path& root, int64_t keep, int64_t best_iteration, int64_t retain_interval) {

@@ -26,6 +26,12 @@ struct FoundCheckpoint {
 };
 std::optional<FoundCheckpoint> find_checkpoint(const fs::path& root, int64_t wanted);
 
+// A launch that is started again goes on from what it has saved itself, and from nothing that lay in `root` before: the mark is made before its first
+// checkpoint, and its time, which the file system gives, is compared with the tracker's. No mark: nothing was saved.
+void mark_launch(const fs::path& root);  // nothing when it has been marked and saved
+bool saved_since_launch(const fs::path& root);
+void remove_launch_mark(const fs::path& root);
+
 // Removes all but the newest `keep` iterations (keep < 0: none is removed), `best_iteration`, multiples of `retain_interval` (0: none) and the
 // iteration the tracker names. Returns what was removed.
 std::vector<int64_t> remove_old_checkpoints(const fs::path& root, int64_t keep, int64_t best_iteration, int64_t retain_interval);

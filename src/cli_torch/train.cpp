@@ -23,15 +23,13 @@ void warn_of_idle_keys(const std::vector<std::string>& keys) {
   for (const std::string& key : keys) log_warning("{} has no effect here", key);
 }
 
-void train_together(const TrainArguments& parsed, const LaunchEnvironment& launch, ResolvedRun resolved, const std::shared_ptr<Ranks>& ranks,
+void train_together(const TrainArguments& parsed, const LaunchEnvironment& launch, const ResolvedRun& resolved, const std::shared_ptr<Ranks>& ranks,
                     const at::Device& device) {
   if (ranks->rank() == 0) {
     warn_of_idle_keys(parsed.without_effect);
     warn_of_idle_keys(resolved.without_effect);
   }
-  // The last checkpoint of this very run is where a restart goes on.
-  if (launch.restarts > 0 && resolved.config.checkpoint.load.empty()) resolved.config.checkpoint.load = resolved.config.checkpoint.save;
-  Run run = set_up_run(resolved, ranks, device);
+  Run run = set_up_run(resolved, ranks, device, launch.restarts);
   train(run);
 }
 
@@ -40,10 +38,10 @@ int train_as_rank(const TrainArguments& parsed, const LaunchEnvironment& launch)
   std::exception_ptr problem;
   try {
     resolved = resolve_run(parsed.request);
-  } catch (const UserError&) {
+  } catch (...) {
     problem = std::current_exception();
   }
-  const auto body = [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { train_together(parsed, launch, std::move(*resolved), ranks, device); };
+  const auto body = [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { train_together(parsed, launch, *resolved, ranks, device); };
   return run_as_rank(launch, parsed.device, patience_of(resolved ? resolved->config.dist : DistConfig()), problem, body);
 }
 

@@ -39,7 +39,8 @@ struct Run {
 // Checks the configuration, opens the data, builds the model and brings it to its starting point: a checkpoint of this run, pretrained weights, or a
 // random start. Says on stderr which it is. UserError lists what is wrong, or the parts this version does not have; what is checked is checked on every
 // rank before any training collective, and is then an AgreedError.
-Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks = Ranks::single(), const at::Device& device = at::kCPU);
+// `restarts`: how often the launcher has started this run again.
+Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks = Ranks::single(), const at::Device& device = at::kCPU, int64_t restarts = 0);
 
 // Model, replicas and optimizer of run.config over run.ranks, all values zero.
 void build_model(Run& run, const at::Device& device);

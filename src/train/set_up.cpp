@@ -226,9 +226,27 @@ void check_same_data_everywhere(Run& run) {
     if (all[r] != all[0]) throw AgreedError(format("rank {} reads other data than rank 0: fingerprints {} and {}", r, all[r], all[0]));
 }
 
+// A launch that is started again goes on from the last checkpoint of its own, whatever it began with.
+void go_on_from_own_checkpoint(Run& run, int64_t restarts) {
+  CheckpointConfig& c = run.config.checkpoint;
+  if (c.save.empty()) return;
+  std::string verdict;
+  agree(run.ranks->world(), [&] {
+    if (!run.speaks()) return;
+    if (restarts > 0 && (c.load.empty() || saved_since_launch(c.save))) verdict = "go on";
+    else remove_launch_mark(c.save);  // of a launch that has died
+  });
+  if (gather_text(run.ranks->world(), verdict)[0].empty()) return;
+  c.load = c.save;
+  c.ckpt_step = 0;
+  c.finetune = c.load_main_params_from_ckpt = false;
+  c.load_optim = c.save_optim;
+  c.load_rng = c.save_rng;
+}
+
 }  // namespace
 
-Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const at::Device& device) {
+Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const at::Device& device, int64_t restarts) {
   Run run;
   run.ranks = std::move(ranks);
   run.config = resolved.config;
@@ -240,6 +258,7 @@ Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const 
     run.loss_scaler = loss_scaler_of(run.config);
     if (run.speaks()) run.save_lock = own_save_folder(run.config.checkpoint.save);
   });
+  go_on_from_own_checkpoint(run, restarts);
   check_same_configuration_everywhere(run);
   at::manual_seed(static_cast<uint64_t>(run.config.rng.seed));  // LibTorch starts its generator anywhere, and checkpoints keep its state
   run.ranks->phase("opening the data");

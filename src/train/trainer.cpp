@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "base/log.h"
 #include "checkpoint/layout.h"
@@ -46,7 +47,10 @@ class Trainer {
     }
     if (saved_at_ != run_.state.train.step) save();
     publish(Wait::yes);
-    if (run_.save_lock) remove_old(run_.state.best.iteration);  // also what a run killed between its last save and the removal left
+    if (run_.save_lock) {
+      remove_old(run_.state.best.iteration);  // also what a run killed between its last save and the removal left
+      remove_launch_mark(run_.config.checkpoint.save);
+    }
     run_.ranks->phase("ending");
     run_.ranks->world().barrier();
     if (!run_.speaks()) return;
@@ -93,7 +97,8 @@ class Trainer {
     if (!valid_loader_ || run_.state.train.step < run_.config.validation.start_eval_at_iter) return;
     const double loss = evaluate(run_, *valid_loader_);
     if (reporter_) reporter_->validation(run_, loss);
-    if (!run_.config.checkpoint.save_best || (run_.state.best.iteration >= 0 && loss >= run_.state.best.loss)) return;
+    const bool best = std::isfinite(loss) && (run_.state.best.iteration < 0 || loss < run_.state.best.loss);
+    if (!run_.config.checkpoint.save_best || !best) return;
     run_.state.best = {.iteration = run_.state.train.step, .loss = loss};
     save();
   }
@@ -105,6 +110,7 @@ class Trainer {
     save_started_ = Clock::now();
     run_.state.optimizer_steps = run_.optimizer->steps();
     run_.state.loss_scaler = run_.loss_scaler.state();
+    if (run_.save_lock) mark_launch(c.save);
     run_.ranks->phase(format("saving iteration {}", run_.state.train.step));
     const CheckpointContent content{.config = run_.config,
                                     .model = *run_.model,

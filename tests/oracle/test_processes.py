@@ -266,6 +266,19 @@ def test_restarts_go_on_from_the_last_checkpoint(training, tmp_path):
     assert series(records(restarted.log), "lm_loss") == series(whole, "lm_loss")
 
 
+@pytest.mark.parametrize("start", [["checkpoint.finetune=true"], ["checkpoint.ckpt_step=4", "checkpoint.load_optim=false"]], ids=["finetune", "another folder"])
+def test_restarts_go_on_from_their_own_checkpoints_wherever_the_run_began(training, tmp_path, start):
+    settings = ["train.train_iters=40", "validation.eval_interval=0"]
+    training.run("--nproc-per-node", 2, *settings, "train.exit_interval=4", f"checkpoint.save={tmp_path / 'first'}", name="first")
+    settings += [f"checkpoint.load={tmp_path / 'first'}", *start]
+    whole, _ = training.run("--nproc-per-node", 2, *settings, name="whole")
+    restarted = Interrupted(training, tmp_path, signal.SIGKILL, 1, *settings, "--max-restarts", 1)
+    assert restarted.process.returncode == 0, restarted.err
+    assert f"resuming from {tmp_path / 'run'}/iter_" in restarted.err, restarted.err
+    assert series(records(restarted.log), "lm_loss") == series(whole, "lm_loss")
+    assert not list((tmp_path / "run").glob(".*")), "what a launch marks goes with its end"
+
+
 def test_term_stops_all_ranks_after_a_checkpoint(training, tmp_path):
     stopped = Interrupted(training, tmp_path, signal.SIGTERM, 1, "train.train_iters=100000", "checkpoint.most_recent_k=2")
     assert stopped.process.returncode == 0, stopped.err

@@ -33,6 +33,16 @@ def test_validation_and_which_checkpoints_stay(training, tmp_path, ponte):
     assert len(re.findall(r"validation loss at iteration \d+ \| lm loss value: \d\.\d{6}E[+-]\d\d \| lm loss PPL", result.err)) == 4
 
 
+def test_a_validation_loss_that_is_not_a_number_is_never_the_best(training, tmp_path):
+    save = tmp_path / "save"
+    steps, _ = training.run("validation.eval_interval=1", "validation.eval_iters=1", f"checkpoint.save={save}", "checkpoint.save_best=true", "optimizer.lr=1e30",
+                            "optimizer.min_lr=0", "train.train_iters=3", "train.check_for_nan_in_loss=false")
+    losses = {s["iteration"]: s["val_loss"] for s in steps}
+    assert None in losses.values(), losses  # NaN, in JSON
+    best = json.loads((save / "iter_0000003" / "ponte" / "run.json").read_text())["best_validation"]
+    assert best is None or best["val_loss"] is not None, (best, losses)
+
+
 def test_a_finished_run_stays_as_it_is(training, tmp_path):
     corpus = training.settings[2].removeprefix("dataset.data_path=[").removesuffix("]")
     settings = (f"dataset.data_path=[1,{corpus},1,{corpus}]", "validation.eval_interval=3", "validation.eval_iters=2", f"checkpoint.save={tmp_path / 'save'}",
