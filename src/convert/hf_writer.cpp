@@ -15,20 +15,25 @@ struct HfPlan {
   std::vector<std::string> casts;
 };
 
-// A norm kept in fp32 because of its offset goes back to the type it had where that was kept, else to that of the other weights where nothing is lost.
-DType hf_dtype(const NativePieces& pieces, size_t r, std::optional<DType> asked) {
+// Whether every element of a parameter, shifted to be HF's, can be told from it in that type.
+bool shifts_exactly(const NativePieces& pieces, size_t r, DType type) {
   const Rule& rule = pieces.table.rules[r];
-  const DType stored = pieces.dtype(r), others = pieces.dtype(0);
-  if (const auto exact = pieces.exact.find(r); !asked && exact != pieces.exact.end()) return pieces.buffers[static_cast<size_t>(exact->second)].dtype;
-  if (asked || pieces.shift(r) == 0 || stored == others) return stored_dtype(rule, stored, asked);
   for (size_t s = 0; s < rule.segments.size(); ++s)
     for (const SegmentChunk& chunk : pieces.chunks(r, s)) {
       const Window window = dense_window(chunk.window.begin, chunk.window.end);
-      Target target{rule.name(), others, window.elements(), {}, pieces.shift(r)};
+      Target target{rule.name(), type, window.elements(), {}, pieces.shift(r)};
       append_copies(chunk.window, window, chunk.buffer, target.copies);
-      if (!inverts(pieces.buffers, target, stored)) return stored;
+      if (!inverts(pieces.buffers, target, pieces.dtype(r))) return false;
     }
-  return others;
+  return true;
+}
+
+// A norm with an offset goes back to the type it had where that was kept, else to that of the other weights, or to fp32 where that would lose digits.
+DType hf_dtype(const NativePieces& pieces, size_t r, std::optional<DType> asked) {
+  const DType stored = pieces.dtype(r), others = pieces.dtype(0);
+  if (const auto exact = pieces.exact.find(r); !asked && exact != pieces.exact.end()) return pieces.buffers[static_cast<size_t>(exact->second)].dtype;
+  if (asked || pieces.shift(r) == 0) return stored_dtype(pieces.table.rules[r], stored, asked);
+  return shifts_exactly(pieces, r, others) ? others : DType::f32;
 }
 
 HfPlan plan_hf(const NativePieces& pieces, std::optional<DType> asked) {

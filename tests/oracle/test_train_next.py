@@ -63,6 +63,23 @@ def test_a_trained_head_is_exported_and_comes_back(ponte, golden, tmp_path, conf
     assert_same(hf_tensors(tmp_path / "hf_again"), after)
 
 
+def test_an_export_is_the_trained_model(ponte, tmp_path, tiny):
+    """In bf16 too, where one plus a trained output norm has more digits than 16 bits hold."""
+    from test_convert_golden import assert_same, hf_tensors
+    folder, _ = tiny("qwen3_next", **SHAPE)
+    corpus = write_corpus(tmp_path / "corpus")
+    run = tmp_path / "run"
+    Training(ponte, tmp_path, "--hf-model", folder, f"dataset.data_path=[{corpus}]", f"checkpoint.save={run}", "checkpoint.save_hf=true",
+             "mixed_precision=bf16_mixed", *SHORT).run()
+    export = ponte("export", "--megatron-path", run, "--hf-path", tmp_path / "hf")
+    ponte("verify", "--megatron-path", run, "--hf-model", tmp_path / "hf")
+    tensors = hf_tensors(tmp_path / "hf")
+    assert_same(hf_tensors(run / "iter_0000003/hf"), tensors)
+    wide = {name for name, tensor in tensors.items() if tensor.dtype == torch.float32}
+    norms = {f"model.layers.{layer}.linear_attn.{name}" for layer in range(3) for name in ("norm.weight", "A_log", "dt_bias")}
+    assert wide == norms and "model.layers.0.linear_attn.norm.weight: torch.bfloat16 to torch.float32" in export.out + export.err
+
+
 def test_the_model_decides_whether_there_is_a_head(ponte, golden):
     """--hf-model overrules the recipe's mtp_num_layers, both ways; the command line overrules both."""
     import yaml
