@@ -123,7 +123,7 @@ def test_what_is_wrong_on_one_rank_is_said_once(training, tmp_path, wrong, words
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "examples/slurm").glob("*.sbatch")))
 def test_example_scripts_say_what_a_run_understands(tmp_path, script):
     """Run with stand-ins for SLURM's commands and torchrun, whose ranks only resolve the configuration."""
-    stand_ins = {"srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"', "scontrol": "echo node1", "ponte": f'exec {BIN}/ponte "$@" --dry-run',
+    stand_ins = {"srun": '[[ $SRUN_CPUS_PER_TASK == 12 ]] || exit 9; while [[ $1 == --* ]]; do shift; done; exec "$@"', "scontrol": "echo node1", "ponte": f'exec {BIN}/ponte "$@" --dry-run',
                  "torchrun": 'until [[ $1 == */ponte ]]; do shift; done; exec "$@"'}
     for name, body in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
