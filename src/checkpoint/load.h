@@ -24,8 +24,8 @@ struct LoadedRun {
 };
 
 // Everything a checkpoint holds into the live objects. `optimizer` null: its state is not wanted. UserError where the checkpoint does not hold
-// what is wanted, or is of another model or schedule. Optimizer state of fully_reshardable,
-// dp_reshardable (dense models, one model-parallel rank) and fsdp_dtensor.
+// what is wanted, or is of another model or schedule. Optimizer state of fully_reshardable, dp_reshardable (whatever tensor-, pipeline- and expert-parallel
+// ranks wrote it) and fsdp_dtensor.
 LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, RankModel& model, AdamW* optimizer);
 
 }  // namespace ponte

@@ -2,58 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
-#include <optional>
-#include <tuple>
 
-#include "base/checked.h"
 #include "base/errors.h"
 
 namespace ponte {
 namespace {
 
-constexpr int64_t kAlignment = 64;  // of a parameter's first element in its bucket
-
-// The order in which a transformer layer's modules register their parameters.
-constexpr std::string_view kLeaves[] = {"self_attention.dt_bias",
-                                        "self_attention.A_log",
-                                        "self_attention.in_proj.layer_norm_weight",
-                                        "self_attention.in_proj.weight",
-                                        "self_attention.conv1d.weight",
-                                        "self_attention.out_norm.weight",
-                                        "self_attention.out_proj.weight",
-                                        "self_attention.linear_proj.weight",
-                                        "self_attention.linear_proj.bias",
-                                        "self_attention.linear_qkv.layer_norm_weight",
-                                        "self_attention.linear_qkv.weight",
-                                        "self_attention.linear_qkv.bias",
-                                        "self_attention.q_layernorm.weight",
-                                        "self_attention.k_layernorm.weight",
-                                        "pre_mlp_layernorm.weight",
-                                        "mlp.router.weight",
-                                        "mlp.experts.linear_fc1.weight",
-                                        "mlp.experts.linear_fc2.weight",
-                                        "mlp.shared_experts.gate_weight",
-                                        "mlp.shared_experts.linear_fc1.weight",
-                                        "mlp.shared_experts.linear_fc2.weight",
-                                        "mlp.linear_fc1.layer_norm_weight",
-                                        "mlp.linear_fc1.weight",
-                                        "mlp.linear_fc2.weight"};
-
-// Place in a walk over the whole model: embedding, layers, final norm, output layer.
-using Order = std::tuple<int64_t, int64_t, int64_t>;
-Order registration_order(const Rule& rule, const std::string& what) {
-  constexpr int64_t kAfterLayers = int64_t{1} << 40;
-  if (rule.leaf == "embedding.word_embeddings.weight") return {0, 0, 0};
-  if (rule.leaf == "decoder.final_layernorm.weight") return {kAfterLayers, 0, 0};
-  if (rule.leaf == "output_layer.weight") return {kAfterLayers, 1, 0};
-  const auto leaf = std::find(std::begin(kLeaves), std::end(kLeaves), rule.leaf);
-  require(rule.stack == "decoder.layers" && leaf != std::end(kLeaves),
-          "{}: flat optimizer state (dp_reshardable) of {}: this version knows no place for it", what, rule.name());
-  return {1 + rule.layer, leaf - std::begin(kLeaves), rule.expert};
-}
-
-int64_t elements_of(const Rule& rule) { return checked_numel(rule.shape, rule.leaf); }
+constexpr std::string_view kKinds[] = {"param", "exp_avg", "exp_avg_sq"};
 
 // A number that follows `label` in `name`; nullopt where there is none.
 std::optional<int64_t> number_after(std::string_view name, std::string_view label) {
@@ -67,97 +22,176 @@ std::optional<int64_t> number_after(std::string_view name, std::string_view labe
 
 bool is_flat(const TorchDistTensor& tensor) { return tensor.name.find("optimizer.distributed.dp_group_idx_") != std::string::npos; }
 
+// What a key says: "chained_1.optimizer.distributed.dp_group_idx_0.gbuf_idx_0.dtype_(torch.bfloat16, torch.float32).bucket_idx_0.param".
+struct BucketKey {
+  int64_t optimizer, rank, buffer, bucket;
+  std::string dtype;   // of the parameters
+  std::string prefix;  // the key up to the kind
+};
+BucketKey parse_key(const TorchDistTensor& tensor, const std::string& what) {
+  const std::string& name = tensor.name;
+  const auto rank = number_after(name, ".dp_group_idx_"), buffer = number_after(name, ".gbuf_idx_"), bucket = number_after(name, ".bucket_idx_");
+  const size_t dtype = name.find(".dtype_("), comma = name.find(',', std::min(dtype, name.size()));
+  require(rank && buffer && bucket && comma != std::string::npos && tensor.shape.size() == 1 && tensor.dtype == DType::f32,
+          "{}: '{}': a flat fp32 bucket was expected", what, name);
+  const size_t first = dtype + std::string_view(".dtype_(").size();
+  return {number_after(name, "chained_").value_or(0), *rank, *buffer, *bucket, name.substr(first, comma - first), name.substr(0, name.rfind('.') + 1)};
+}
+
+// Megatron's types of parameters by the type their weights are stored in.
+DType parameter_dtype(const BucketKey& key, const std::string& what) {
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32})
+    if (key.dtype == torch_name(dtype)) return dtype;
+  fail("{}: '{}param': optimizer state of parameters of {}, which this version does not read", what, key.prefix, key.dtype);
+}
+
+
+// The values of a map whose keys are 0, 1, ...
+template <typename T>
+std::vector<T> counted(std::map<int64_t, T>&& numbered, const std::string& what, std::string_view thing) {
+  std::vector<T> out;
+  for (auto& [number, value] : numbered) {
+    require(number == std::ssize(out), "{}: {} {} of the flat optimizer state is missing", what, thing, out.size());
+    out.push_back(std::move(value));
+  }
+  return out;
+}
+
+// Rectangles of a row-major tensor that together are its elements [begin, end).
+void append_boxes(const Shape& shape, int64_t begin, int64_t end, Shape& first, Shape& last, std::vector<std::pair<Shape, Shape>>& out) {
+  const size_t dim = first.size();
+  int64_t inner = 1;
+  for (size_t d = dim + 1; d < shape.size(); ++d) inner *= shape[d];
+  const auto add = [&](int64_t from, int64_t to) {  // whole rows of this dim
+    if (from >= to) return;
+    out.emplace_back(first, last);
+    out.back().first.push_back(from);
+    out.back().second.push_back(to);
+    for (size_t d = dim + 1; d < shape.size(); ++d) {
+      out.back().first.push_back(0);
+      out.back().second.push_back(shape[d]);
+    }
+  };
+  const auto cut = [&](int64_t row, int64_t from, int64_t to) {  // elements of one row
+    first.push_back(row);
+    last.push_back(row + 1);
+    append_boxes(shape, from - row * inner, to - row * inner, first, last, out);
+    first.pop_back();
+    last.pop_back();
+  };
+  int64_t row = begin / inner;
+  const int64_t end_row = end / inner;
+  if (begin % inner != 0) {
+    cut(row, begin, std::min(end, (row + 1) * inner));
+    ++row;
+  }
+  add(row, end_row);
+  if (end_row >= row && end % inner != 0) cut(end_row, end_row * inner, end);
+}
+
+// The part of `window`, which lies in a local tensor of this shape, inside a box of that tensor; placed as the window.
+std::optional<Window> part_of(const Window& window, const Shape& shape, const std::pair<Shape, Shape>& box) {
+  Window wanted{window.begin, window.end, {}, 0}, out;
+  for (size_t d = 0; d < shape.size(); ++d) {
+    const int64_t start = window.origin / window.strides[d] % shape[d];  // of the window in the local tensor
+    wanted.begin[d] = window.begin[d] + box.first[d] - start;
+    wanted.end[d] = window.begin[d] + box.second[d] - start;
+  }
+  return intersect(window, wanted, out) ? std::optional(out) : std::nullopt;
+}
+
 }  // namespace
 
 bool FlatState::present(const TorchDistReader& reader) { return std::any_of(reader.tensors().begin(), reader.tensors().end(), is_flat); }
 
-FlatState::FlatState(const TorchDistReader& reader, const RuleTable& table) : reader_(reader) {
+FlatState::FlatState(const TorchDistReader& reader, FlatModel model, const Agrees& agrees) : reader_(reader), model_(std::move(model)) {
   const std::string what = reader.directory().string();
-  const Optimizers found = optimizers();
-  std::vector<const Rule*> order;
-  for (const Rule& rule : table.rules) order.push_back(&rule);
-  std::stable_sort(order.begin(), order.end(), [&](const Rule* a, const Rule* b) { return registration_order(*b, what) < registration_order(*a, what); });
-  require(found.size() <= 2 && found.begin()->second.size() == 1,
-          "{}: flat optimizer state (dp_reshardable) of {} optimizers, the first over {} model-parallel ranks; this version reads that of one tensor- and "
-          "pipeline-parallel rank. Megatron writes state any layout reads with --dist-ckpt-optim-fully-reshardable",
-          what, found.size(), found.begin()->second.size());
-  const bool chained = found.size() == 2;
-  std::vector<const Rule*> dense, experts;
-  for (const Rule* rule : order) (chained && rule->expert >= 0 ? experts : dense).push_back(rule);
-  lay_out(found.begin()->second.begin()->second, dense);
-  if (!chained) return;
-  const std::map<int64_t, Buckets>& ranks = std::next(found.begin())->second;
-  int64_t rank = 0;
-  for (const auto& [number, buckets] : ranks) {
-    require(number == rank, "{}: the optimizer state of expert-parallel rank {} is missing", what, rank);
-    std::vector<const Rule*> own;
-    for (const Rule* rule : experts)
-      if (rule->expert * std::ssize(ranks) / rule->expert_count == rank) own.push_back(rule);
-    lay_out(buckets, own);
-    ++rank;
+  const FlatOptimizers found = optimizers();
+  std::string misfits, disagrees;
+  for (const FlatDivision& division : flat_divisions(found)) {
+    std::string why;
+    std::optional<FlatLayout> layout = flat_layout(found, model_, division, why);
+    if (!layout) {
+      misfits += format("; as {} tensor- by {} pipeline-parallel ranks, {}", division.tensor, division.pipeline, why);
+      continue;
+    }
+    layout_ = std::move(*layout);
+    const auto wrong = std::find_if(model_.table.rules.begin(), model_.table.rules.end(), [&](const Rule& rule) { return !agrees(*this, rule); });
+    if (wrong == model_.table.rules.end()) return;
+    disagrees = wrong->name();
   }
+  require(disagrees.empty(),
+          "{}: the parameters of this model fill the flat buckets of its optimizer state, but what lies there for {} does not round to its weight: they lie in "
+          "another order than that of Megatron's layers of Transformer Engine modules",
+          what, disagrees);
+  if (misfits.empty()) misfits = ": no division of the ones is a division of the others";
+  fail("{}: the parameters of this model do not fill the flat buckets of its optimizer state, over {} model-parallel ranks{}{}", what, found.dense.size(),
+       found.experts.empty() ? "" : format(" and {} of experts", found.experts.size()), misfits);
 }
 
-FlatState::Optimizers FlatState::optimizers() const {
-  Optimizers out;
+FlatOptimizers FlatState::optimizers() const {
+  using Buckets = std::map<int64_t, FlatBucket>;
+  struct Buffer {
+    DType dtype = DType::bf16;
+    Buckets buckets;
+  };
+  const std::string what = reader_.directory().string();
+  std::map<int64_t, std::map<int64_t, std::map<int64_t, Buffer>>> numbered;  // optimizer, rank, buffer
   for (const TorchDistTensor& tensor : reader_.tensors()) {
     if (!is_flat(tensor)) continue;
-    const auto optimizer = number_after(tensor.name, "chained_"), rank = number_after(tensor.name, ".dp_group_idx_");
-    const auto buffer = number_after(tensor.name, ".gbuf_idx_"), bucket = number_after(tensor.name, ".bucket_idx_");
-    require(rank && buffer && bucket && tensor.shape.size() == 1 && tensor.dtype == DType::f32, "{}: '{}': a flat fp32 bucket was expected",
-            reader_.directory(), tensor.name);
-    require(*buffer == 0, "{}: '{}': optimizer state of parameters of two types, which this version does not read", reader_.directory(), tensor.name);
-    out[optimizer.value_or(0)][*rank].emplace(*bucket, tensor.name.substr(0, tensor.name.rfind('.') + 1));
-  }
-  return out;
-}
-
-void FlatState::lay_out(const Buckets& buckets, const std::vector<const Rule*>& order) {
-  const auto size = [&](const std::string& key) { return reader_.at(key + "param").shape[0]; };
-  const std::string what = reader_.directory().string();
-  int64_t expected = 0;
-  for (const auto& [number, key] : buckets) {
-    require(number == expected, "{}: bucket {} of the optimizer state is missing", what, expected);
-    ++expected;
-  }
-  auto bucket = buckets.begin();
-  int64_t end = 0;
-  for (const Rule* rule : order) {
-    const int64_t elements = elements_of(*rule);
-    int64_t begin = (end + kAlignment - 1) / kAlignment * kAlignment;
-    if (bucket != buckets.end() && end > 0 && end == size(bucket->second)) {
-      ++bucket;
-      begin = 0;
+    const BucketKey key = parse_key(tensor, what);
+    Buffer& buffer = numbered[key.optimizer][key.rank][key.buffer];
+    buffer.dtype = parameter_dtype(key, what);
+    const auto [bucket, fresh] = buffer.buckets.emplace(key.bucket, FlatBucket{key.prefix, tensor.shape[0]});
+    if (!fresh) continue;
+    for (const std::string_view kind : kKinds) {
+      const TorchDistTensor* other = reader_.find(key.prefix + std::string(kind));
+      require(other && other->dtype == DType::f32 && other->shape == tensor.shape, "{}: '{}{}' {}", what, key.prefix, kind,
+              other ? format("is {} of shape {}, wanted fp32 of {}", torch_name(other->dtype), other->shape, tensor.shape) : "is missing");
     }
-    require(bucket != buckets.end() && begin + elements <= size(bucket->second),
-            "{}: the parameters of this model do not fill the buckets of its optimizer state: {} has no place", what, rule->name());
-    places_[rule->name()] = {bucket->second, begin, elements};
-    end = begin + elements;
   }
-  require(bucket != buckets.end() && std::next(bucket) == buckets.end() && end == size(bucket->second),
-          "{}: the parameters of this model do not fill the buckets of its optimizer state", what);
+  std::vector<std::vector<FlatRank>> out;
+  for (auto& ranks : counted(std::move(numbered), what, "optimizer")) {
+    out.emplace_back();
+    for (auto& buffers : counted(std::move(ranks), what, "model-parallel rank")) {
+      out.back().emplace_back();
+      for (Buffer& buffer : counted(std::move(buffers), what, "buffer"))
+        out.back().back().push_back({buffer.dtype, counted(std::move(buffer.buckets), what, "bucket")});
+    }
+  }
+  require(!out.empty() && out.size() <= 2, "{}: {} optimizers in a chain; this version reads one, or one of dense parameters and one of experts", what,
+          out.size());
+  return {out[0], out.size() > 1 ? out[1] : std::vector<FlatRank>{}};
 }
 
-std::vector<FlatState::Piece> FlatState::pieces(std::string_view kind, const Rule& rule) const {
-  const auto found = places_.find(rule.name());
-  require(found != places_.end(), "{}: no optimizer state for {}", reader_.directory(), rule.name());
-  const Place& place = found->second;
-  const TorchDistTensor& tensor = reader_.at(place.bucket + std::string(kind));
-  require(tensor.shape.size() == 1 && tensor.dtype == DType::f32 && place.begin + place.elements <= tensor.shape[0],
-          "{}: '{}' has shape {}, too short", reader_.directory(), tensor.name, tensor.shape);
-  std::vector<Piece> out;
-  for (const TorchDistChunk& chunk : tensor.chunks) {
-    const int64_t first = std::max(chunk.offsets[0], place.begin), last = std::min(chunk.offsets[0] + chunk.sizes[0], place.begin + place.elements);
-    if (first < last) out.push_back({reader_.bytes(tensor, chunk), first - chunk.offsets[0], first - place.begin, last - first});
+std::vector<SegmentChunk> FlatState::chunks(std::string_view kind, const Rule& rule, size_t segment, const OpenChunk& open) const {
+  const auto found = layout_.find(rule.name());
+  require(found != layout_.end(), "{}: no optimizer state for {}", reader_.directory(), rule.name());
+  std::vector<SegmentChunk> out;
+  for (const FlatPlace& place : found->second) {
+    if (place.rank > 0 && rule.segments[segment].shard_dim == kReplicated) continue;
+    const Slice slice = *flat_slice(model_, rule, place.rank, place.size);
+    const TorchDistTensor& tensor = reader_.at(place.bucket + std::string(kind));
+    const auto starts_after = [](int64_t element, const TorchDistChunk& chunk) { return element < chunk.offsets[0]; };
+    auto chunk = std::upper_bound(tensor.chunks.begin(), tensor.chunks.end(), place.begin, starts_after);
+    if (chunk != tensor.chunks.begin()) --chunk;
+    for (; chunk != tensor.chunks.end() && chunk->offsets[0] < place.begin + place.elements; ++chunk) {
+      const int64_t start = chunk->offsets[0] - place.begin;  // of the chunk in the parameter
+      const int64_t begin = std::max<int64_t>(start, 0), end = std::min(start + chunk->sizes[0], place.elements);
+      if (begin >= end) continue;
+      std::vector<std::pair<Shape, Shape>> boxes;
+      Shape first, last;
+      append_boxes(slice.shape, begin, end, first, last, boxes);
+      std::optional<int64_t> buffer;
+      for (const Window& window : slice_windows(rule, slice, segment))
+        for (const auto& box : boxes)
+          if (std::optional<Window> part = window.elements() > 0 ? part_of(window, slice.shape, box) : std::nullopt) {
+            if (!buffer) buffer = open(tensor, *chunk);
+            part->origin -= start;
+            out.push_back({*buffer, std::move(*part)});
+          }
+    }
   }
-  return out;
-}
-
-std::vector<std::byte> FlatState::read(std::string_view kind, const Rule& rule) const {
-  constexpr int64_t kBytes = sizeof(float);
-  std::vector<std::byte> out(static_cast<size_t>(elements_of(rule) * kBytes));
-  for (const Piece& piece : pieces(kind, rule))
-    std::memcpy(out.data() + piece.begin * kBytes, piece.bytes.bytes.data() + piece.first * kBytes, static_cast<size_t>(piece.elements * kBytes));
   return out;
 }
 

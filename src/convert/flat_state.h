@@ -1,16 +1,11 @@
-// Optimizer state as Megatron's distributed optimizer holds it (`dp_reshardable`): per bucket one flat tensor, in which the parameters lie one after
-// another, last of the model first. Nothing in the files names them; their order and alignment are Megatron's rules. With expert parallelism two optimizers
-// are chained, of dense parameters and of experts, the latter with buckets for each expert-parallel rank.
-// Source: megatron/core/distributed/param_and_grad_buffer.py, megatron/core/optimizer/distrib_optimizer.py (sharded_param_state_dp_reshardable),
-// megatron/core/optimizer/optimizer.py (ChainedOptimizer).
+// Optimizer state as Megatron's distributed optimizer holds it (`dp_reshardable`): per bucket one flat tensor of each kind, written by the ranks of every
+// tensor-, expert- and pipeline-parallel group. With experts over several ranks two optimizers are chained, of dense parameters and of experts.
+// Source: megatron/core/optimizer/distrib_optimizer.py (sharded_param_state_dp_reshardable), megatron/core/optimizer/optimizer.py (ChainedOptimizer).
 #pragma once
-#include <map>
-#include <string>
 #include <string_view>
-#include <vector>
 
-#include "families/rule.h"
-#include "format/torch_dist.h"
+#include "convert/flat_layout.h"
+#include "convert/segment_chunk.h"
 
 namespace ponte {
 
@@ -18,31 +13,20 @@ class FlatState {
  public:
   // Whether the checkpoint holds such state.
   static bool present(const TorchDistReader& reader);
-  // Lays the model's parameters over the buckets. UserError where they do not fill them exactly, or where the state is that of several tensor- or
-  // pipeline-parallel ranks.
-  FlatState(const TorchDistReader& reader, const RuleTable& table);
-  // Where a parameter's elements lie: those from `begin` on are `elements` of the bytes from element `first` on.
-  struct Piece {
-    ChunkBytes bytes;
-    int64_t first, begin, elements;
-  };
-  // kind: param, exp_avg or exp_avg_sq.
-  std::vector<Piece> pieces(std::string_view kind, const Rule& rule) const;
-  // The whole parameter, fp32, row-major.
-  std::vector<std::byte> read(std::string_view kind, const Rule& rule) const;
+  // Whether the main parameter that lies where this state says is the one its weight was rounded from, as far as a few of its elements tell.
+  using Agrees = std::function<bool(const FlatState& state, const Rule& rule)>;
+  // Lays the model over the buckets, under the first division of the ranks that fills all of them exactly and that `agrees` with every parameter.
+  // UserError where there is none, where a rank's or a bucket's tensors are missing, and for what this version does not read.
+  FlatState(const TorchDistReader& reader, FlatModel model, const Agrees& agrees);
+  // The stored pieces of a segment. kind: param, exp_avg or exp_avg_sq.
+  std::vector<SegmentChunk> chunks(std::string_view kind, const Rule& rule, size_t segment, const OpenChunk& open) const;
 
  private:
-  using Buckets = std::map<int64_t, std::string>;                      // number to key, up to the kind
-  using Optimizers = std::map<int64_t, std::map<int64_t, Buckets>>;  // by place in the chain and rank of the parameters' model-parallel group
-  struct Place {
-    std::string bucket;
-    int64_t begin, elements;
-  };
-  Optimizers optimizers() const;
-  void lay_out(const Buckets& buckets, const std::vector<const Rule*>& order);
+  FlatOptimizers optimizers() const;
 
   const TorchDistReader& reader_;
-  std::map<std::string, Place> places_;
+  FlatModel model_;
+  FlatLayout layout_;
 };
 
 }  // namespace ponte

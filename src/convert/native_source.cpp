@@ -173,6 +173,7 @@ std::string NativeSource::key_of_state(std::string_view prefix, const Rule& rule
 }
 
 std::vector<SegmentChunk> NativeSource::bind_state(std::string_view prefix, const Rule& rule, size_t segment, const OpenChunk& open) const {
+  if (const FlatState* flat = state_kind(prefix).empty() ? nullptr : this->flat()) return flat->chunks(state_kind(prefix), rule, segment, open);
   StoredSegment stored = stored_segment(rule, segment, dialect_);
   stored.key = key_of_state(prefix, rule, segment);
   const TorchDistTensor& tensor = reader_.at(stored.key);
@@ -182,10 +183,46 @@ std::vector<SegmentChunk> NativeSource::bind_state(std::string_view prefix, cons
   return bind_segment(rule.segments[segment], tensor, stored, [&](const TorchDistChunk& chunk) { return open(tensor, chunk); });
 }
 
+// A few elements of the first and the last piece of each segment tell: what lies elsewhere does not round to this weight.
+bool NativeSource::main_param_rounds_to_weight(const FlatState& flat, const Rule& rule) const {
+  constexpr int64_t kSample = 8;
+  const size_t index = index_of(rule);
+  const DType dtype = rule_dtypes_[index];
+  std::vector<ChunkBytes> opened;
+  std::vector<SourceBuffer> buffers;
+  const OpenChunk open = [&](const TorchDistTensor& tensor, const TorchDistChunk& chunk) {
+    opened.push_back(reader_.bytes(tensor, chunk));
+    buffers.push_back({tensor.name, tensor.dtype, opened.back().bytes});
+    return static_cast<int64_t>(buffers.size()) - 1;
+  };
+  const auto agrees = [&](size_t segment, const SegmentChunk& piece) {
+    Shape end = piece.window.begin;
+    for (int64_t& coordinate : end) ++coordinate;
+    end.back() = std::min(piece.window.end.back(), piece.window.begin.back() + kSample);
+    const Window sample = dense_window(piece.window.begin, end);
+    std::vector<std::byte> main(static_cast<size_t>(sample.elements() * dtype_bytes(dtype))), weight(main.size());
+    std::vector<Copy> from_main, from_weight;
+    append_copies(piece.window, sample, piece.buffer, from_main);
+    append_feeds(index, segment, sample, from_weight);
+    for (const Copy& copy : from_main) run_copy(copy, buffers[static_cast<size_t>(copy.source)], main.data(), dtype);
+    for (const Copy& copy : from_weight) run_copy(copy, buffers_[static_cast<size_t>(copy.source)], weight.data(), dtype);
+    return main == weight;
+  };
+  for (size_t s = 0; s < rule.segments.size(); ++s) {
+    const std::vector<SegmentChunk> pieces = flat.chunks("param", rule, s, open);
+    if (pieces.empty() || !agrees(s, pieces.front()) || !agrees(s, pieces.back())) return false;
+  }
+  return true;
+}
+
 const FlatState* NativeSource::flat() const {
   if (!FlatState::present(reader_)) return nullptr;
   const std::lock_guard lock(flat_mutex_);
-  if (!flat_) flat_.emplace(reader_, table_);
+  if (flat_) return &*flat_;
+  const auto dtype = [this](const Rule& rule) { return this->dtype(rule); };
+  const auto padded_rows = [this](const Rule& rule) { return reader_.at(stored_segment(rule, 0, dialect_).key).shape[0]; };
+  flat_.emplace(reader_, FlatModel{table_, dtype, padded_rows},
+                [this](const FlatState& flat, const Rule& rule) { return main_param_rounds_to_weight(flat, rule); });
   return &*flat_;
 }
 
@@ -201,27 +238,12 @@ void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const
   std::vector<ChunkBytes> opened;
   std::vector<SourceBuffer> buffers;
   std::vector<std::vector<SegmentChunk>> chunks;
-  std::vector<std::byte> flat;
-  const FlatState* from_flat = state_kind(prefix).empty() ? nullptr : this->flat();
-  if (from_flat) {
-    flat = from_flat->read(state_kind(prefix), rule);
-    buffers.push_back({std::string(prefix) + rule.name(), DType::f32, flat});
-  }
-  int64_t row_elements = 1, first_row = 0;
-  for (size_t d = 1; d < rule.shape.size(); ++d) row_elements *= rule.shape[d];
-  for (size_t s = 0; s < rule.segments.size(); ++s) {
-    if (from_flat) {
-      const Shape& shape = rule.segments[s].shape;
-      chunks.push_back({{0, dense_window(Shape(shape.size(), 0), shape, first_row * row_elements)}});
-      first_row += shape[0];
-      continue;
-    }
+  for (size_t s = 0; s < rule.segments.size(); ++s)
     chunks.push_back(bind_state(prefix, rule, s, [&](const TorchDistTensor& tensor, const TorchDistChunk& chunk) {
       opened.push_back(reader_.bytes(tensor, chunk));
       buffers.push_back({tensor.name, tensor.dtype, opened.back().bytes});
       return static_cast<int64_t>(buffers.size()) - 1;
     }));
-  }
   fill(rule, slice, out, out_dtype, buffers, 0, [&](size_t segment, const Window& to, std::vector<Copy>& copies) {
     for (const SegmentChunk& chunk : chunks[segment]) append_copies(chunk.window, to, chunk.buffer, copies);
   });

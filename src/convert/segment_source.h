@@ -69,15 +69,6 @@ class HfSource : public SegmentSource {
   std::vector<std::string> dropped_;
 };
 
-// A stored chunk holding part of a segment: `window` places its elements in buffers()[buffer].
-struct SegmentChunk {
-  int64_t buffer;
-  Window window;
-};
-
-// Gives a chunk a number among some buffers.
-using OpenChunk = std::function<int64_t(const TorchDistTensor& tensor, const TorchDistChunk& chunk)>;
-
 // A Megatron checkpoint, torch_dist or fsdp_dtensor, in any chunking.
 class NativeSource : public SegmentSource {
  public:
@@ -99,12 +90,13 @@ class NativeSource : public SegmentSource {
   void bind();
   std::string key_of_state(std::string_view prefix, const Rule& rule, size_t segment) const;
   std::vector<SegmentChunk> bind_state(std::string_view prefix, const Rule& rule, size_t segment, const OpenChunk& open) const;
+  bool main_param_rounds_to_weight(const FlatState& flat, const Rule& rule) const;
   fs::path directory_;
   TorchDistReader reader_;
   Dialect dialect_;
   std::vector<std::vector<std::vector<SegmentChunk>>> chunks_;  // [rule][segment]
   std::vector<ChunkBytes> opened_;                              // keeps owned bytes alive
-  // Optimizer state that is not shaped like the model; nullptr where there is none. Laid out on first use: weights are read without it.
+  // Optimizer state that is not shaped like the model; nullptr where there is none. Laid over the model on first use: weights are read without it.
   const FlatState* flat() const;
   mutable std::mutex flat_mutex_;
   mutable std::optional<FlatState> flat_;
@@ -115,15 +107,10 @@ class StateSource : public SegmentSource {
  public:
   // UserError when a parameter has none.
   StateSource(const NativeSource& native, std::string_view kind);
-  // Of flat state (dp_reshardable): whole segments, dense, alone.
   void append_feeds(size_t rule, size_t segment, const Window& to, std::vector<Copy>& out) const override;
 
  private:
-  struct FlatRun {  // elements [begin, begin + elements) of the parameter are those from `first` on of the buffer
-    int64_t buffer, first, begin, elements;
-  };
-  std::vector<std::vector<std::vector<SegmentChunk>>> chunks_;  // [rule][segment]; empty when flat
-  std::vector<std::vector<FlatRun>> runs_;                      // [rule]; empty when not flat
+  std::vector<std::vector<std::vector<SegmentChunk>>> chunks_;  // [rule][segment]
   std::vector<ChunkBytes> opened_;
 };
 

@@ -1,5 +1,7 @@
 """Training checkpoints of Megatron's other optimizers continue here: every value is the one the rank that wrote it had in memory."""
 import json
+import re
+import tarfile
 
 import pytest
 import torch
@@ -10,14 +12,25 @@ GOLDENS = [("qwen3_opt_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"],
            ("qwen3_moe_opt_ep2_fully_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 99),
            ("qwen3_opt_tp2dp2_fully_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 108),
            ("qwen3_moe_opt_ep2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 99),
-           ("qwen3_next_opt_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 243)]
+           ("qwen3_next_opt_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 243),
+           ("qwen3_opt_tp2pp2dp2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 117),
+           ("qwen3_moe_opt_tp2pp2vp2ep2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 219)]
+FLAT = [(name, count) for name, _, _, count in GOLDENS if name.endswith("_dp_reshardable")]
+
+
+def golden_run(golden, tmp_path, name):
+    """The folder of a run; those of many small files are archives."""
+    if not (golden / "trained" / name).exists():
+        with tarfile.open(golden / f"trained/{name}.tar.xz") as archive:
+            archive.extractall(tmp_path / name)
+        return tmp_path / name
+    return golden / "trained" / name
 
 
 def place(name):
     """Recorded name to stored key, and the layer and expert inside it."""
     owner = 1 if ".ep1." in name else 0
-    for head in ("module.module.module.", "tp0.pp0.ep0.", "tp0.pp0.ep1.", "tp1.pp0.ep0."):
-        name = name.removeprefix(head)
+    name = re.sub(r"^(module\.module\.module\.|tp\d\.(pp\d\.ep\d\.)?)", "", name)
     index, words = [], name.split(".")
     if words[:2] == ["decoder", "layers"]:
         index.append(int(words.pop(2)))
@@ -28,24 +41,25 @@ def place(name):
     return name, tuple(index)
 
 
-def whole(saved, kind, key, index):
-    """A parameter of a stacked tensor, or of one for each layer; of segments that are tensors of their own, joined."""
+def stored_parts(saved, kind, key, index):
+    """A parameter of a stacked tensor, or of one for each layer; of segments that are tensors of their own, each of them."""
     prefix = f"optimizer.state.{kind}."
     if prefix + key in saved:
-        return saved[prefix + key][index]
-    key = key.replace("decoder.layers.", f"decoder.layers.{index[0]}.")
+        return [saved[prefix + key][index]]
+    if index:
+        key = key.replace("decoder.layers.", f"decoder.layers.{index[0]}.")
     parts = [prefix + key + part for part in ("", ".query", ".key", ".value", ".z", ".beta", ".alpha") if prefix + key + part in saved]
-    return torch.cat([saved[part][index[1:]] for part in parts])
+    return [saved[part][index[1:]] for part in parts]
 
 
-def held(tensor, recorded, entry):
-    """What the rank of a recorded name held of a whole parameter: rows, columns, or rows of both halves of a gated projection."""
-    if list(tensor.shape) == entry.get("local_shape", list(tensor.shape)):
-        return tensor
-    rank = int(recorded[2])
+def held(parts, recorded, entry):
+    """What the rank of a recorded name held of a whole parameter: rows of each part and of both halves of a gated projection, or columns."""
+    shape, rank = entry.get("local_shape", list(torch.cat(parts).shape)), int(recorded[2]) if recorded.startswith("tp") else 0
+    if list(torch.cat(parts).shape) == shape:
+        return torch.cat(parts)
     if "linear_fc1" in recorded:
-        return torch.cat([half.chunk(2)[rank] for half in tensor.chunk(2)])
-    return tensor.chunk(2, 1 if "linear_fc2" in recorded or "linear_proj" in recorded else 0)[rank]
+        parts = parts[0].chunk(2)
+    return torch.cat([part.chunk(2, 1 if any(row in recorded for row in ("linear_fc2", "linear_proj", "out_proj")) else 0)[rank] for part in parts])
 
 
 def values_that_arrived(saved, folder):
@@ -54,7 +68,7 @@ def values_that_arrived(saved, folder):
     for recorded, values in json.loads((folder / "optimizer_values.json").read_text())["params"].items():
         key, index = place(recorded)
         for kind in ("param", "exp_avg", "exp_avg_sq"):
-            flat = held(whole(saved, kind, key, index), recorded, values).flatten().double()
+            flat = held(stored_parts(saved, kind, key, index), recorded, values).flatten().double()
             assert flat[:5].tolist() == values[kind]["first5"] and flat[-5:].tolist() == values[kind]["last5"], (recorded, kind)
             assert abs(flat.sum().item() - values[kind]["sum"]) <= 1e-12 * flat.abs().sum().item(), (recorded, kind)
             compared += 1
@@ -63,7 +77,7 @@ def values_that_arrived(saved, folder):
 
 @pytest.mark.parametrize("name, container, settings, count", GOLDENS, ids=[g[0] for g in GOLDENS])
 def test_every_value_arrives(ponte, golden, tmp_path, name, container, settings, count):
-    folder = golden / "trained" / name
+    folder = golden_run(golden, tmp_path, name)
     corpus = write_corpus(tmp_path / "corpus", vocab=96)
     model = folder / "hf" if (folder / "hf").exists() else golden / "trained/qwen3_opt_fully_reshardable/hf"  # the same, and only its configuration counts
     training = Training(ponte, tmp_path, "--hf-model", model, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", "train.train_iters=10",
@@ -75,3 +89,16 @@ def test_every_value_arrives(ponte, golden, tmp_path, name, container, settings,
     assert "at iteration 3 of 10" in result.err and "weights and optimizer state" in result.err
     saved = load_checkpoint(tmp_path / "run" / "iter_0000004")
     assert values_that_arrived(saved, folder) == count
+
+
+@pytest.mark.parametrize("name, count", FLAT, ids=[name for name, _ in FLAT])
+def test_flat_state_becomes_any_layouts(ponte, golden, tmp_path, name, count):
+    """`convert` makes fully_reshardable of it; the weights stay as they are, a vocabulary without its padding."""
+    folder = golden_run(golden, tmp_path, name)
+    ponte("convert", "--megatron-path", folder / "mcore", "--save", tmp_path / "m", "--ckpt-format", "torch_dist")
+    saved, source = load_checkpoint(tmp_path / "m/iter_0000003"), load_checkpoint(folder / "mcore/iter_0000003")
+    assert values_that_arrived(saved, folder) == count
+    weights = {key: tensor for key, tensor in source.items() if "optimizer" not in key}
+    assert weights and all(torch.equal(saved[key], tensor[:len(saved[key])]) for key, tensor in weights.items())
+    state = torch.load(tmp_path / "m/iter_0000003/common.pt", weights_only=False)["optimizer"]
+    assert state["param_state_sharding_type"] == "fully_reshardable" and {group["step"] for group in state["optimizer"]["param_groups"]} == {3.0}
