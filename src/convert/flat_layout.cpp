@@ -42,13 +42,19 @@ constexpr std::string_view kLeaves[] = {"enorm.weight",
                                         "final_layernorm.weight"};
 constexpr std::string_view kEmbedding = "embedding.word_embeddings.weight", kFinalNorm = "decoder.final_layernorm.weight", kOutput = "output_layer.weight";
 
+constexpr std::string_view kAttention = kLeaves[3], kFirst = "mlp.experts.linear_fc1.weight", kSecond = "mlp.experts.linear_fc2.weight";
+
+int64_t place_of(std::string_view leaf) { return std::find(std::begin(kLeaves), std::end(kLeaves), leaf) - std::begin(kLeaves); }
+
 using Order = std::tuple<int64_t, int64_t, int64_t>;
-Order order_in_layer(const Rule& rule) {
+Order order_in_layer(const Rule& rule, FlatOrder order) {
   std::string_view leaf = rule.leaf;
   if (rule.stack == "mtp.layers" && leaf.starts_with("mtp_model_layer.")) leaf.remove_prefix(std::string_view("mtp_model_layer.").size());
-  const auto place = std::find(std::begin(kLeaves), std::end(kLeaves), leaf);
-  require(place != std::end(kLeaves), "flat optimizer state (dp_reshardable) of {}: this version knows no place for it", rule.name());
-  return {rule.layer, place - std::begin(kLeaves), rule.expert};
+  const int64_t place = place_of(leaf);
+  require(place < std::ssize(kLeaves), "flat optimizer state (dp_reshardable) of {}: this version knows no place for it", rule.name());
+  if (order.separate_norms && leaf.starts_with("self_attention.") && leaf.ends_with(".layer_norm_weight")) return {rule.layer, place_of(kAttention), -2};
+  if (order.single_experts && (leaf == kFirst || leaf == kSecond)) return {rule.layer, place_of(kFirst), 2 * rule.expert + (leaf == kSecond)};
+  return {rule.layer, place, rule.expert};
 }
 
 // One parameter of a chunk of layers. copy: a stage's own copy of another stage's embedding, which says nothing new.
@@ -61,14 +67,14 @@ using Contents = std::vector<Content>;
 // The model in the order of registration, to be cut into chunks of layers.
 class Walk {
  public:
-  explicit Walk(const RuleTable& table) {
+  Walk(const RuleTable& table, FlatOrder registered) {
     std::vector<std::pair<Order, const Rule*>> decoder, prediction;
     const Rule *norm = nullptr, *output = nullptr;
     for (const Rule& rule : table.rules) {
       if (rule.leaf == kEmbedding) embedding_ = &rule;
       else if (rule.leaf == kFinalNorm) norm = &rule;
       else if (rule.leaf == kOutput) output = &rule;
-      else (rule.stack == "mtp.layers" ? prediction : decoder).push_back({order_in_layer(rule), &rule});
+      else (rule.stack == "mtp.layers" ? prediction : decoder).push_back({order_in_layer(rule, registered), &rule});
     }
     PONTE_ASSERT(embedding_ && norm);
     std::sort(decoder.begin(), decoder.end());
@@ -85,11 +91,12 @@ class Walk {
   }
 
   int64_t layers() const { return std::ssize(layers_); }
-  // Layers [begin, end), before them the embedding (of the first chunk, and a copy of it where prediction layers want one), after them (in the last chunk) the rest.
+  // Layers [begin, end), before them the embedding (of the first chunk, and a copy of it where prediction layers want one), after them (in the last chunk)
+  // the rest.
   Contents chunk(bool first, int64_t begin, int64_t end, bool last) const {
     Contents out;
     if (first || (last && predicts_)) out.push_back({embedding_, !first});
-    for (int64_t layer = begin; layer < end; ++layer) out.insert(out.end(), layers_[static_cast<size_t>(layer)].begin(), layers_[static_cast<size_t>(layer)].end());
+    for (auto layer = layers_.begin() + begin; layer != layers_.begin() + end; ++layer) out.insert(out.end(), layer->begin(), layer->end());
     if (!last) return out;
     out.insert(out.end(), end_.begin(), end_.end());
     if (output_ != embedding_) out.push_back({output_});
@@ -244,6 +251,15 @@ bool lay_experts(const FlatOptimizers& optimizers, const Walk& walk, const FlatM
 
 }  // namespace
 
+std::vector<FlatOrder> flat_orders(const RuleTable& table) {
+  std::vector<FlatOrder> out;
+  const bool experts = std::any_of(table.rules.begin(), table.rules.end(), [](const Rule& rule) { return rule.expert >= 0; });
+  for (const bool separate_norms : {false, true})
+    for (const bool single_experts : {false, true})
+      if (experts || !single_experts) out.push_back({separate_norms, single_experts});
+  return out;
+}
+
 std::vector<FlatDivision> flat_divisions(const FlatOptimizers& optimizers) {
   const int64_t dense = std::ssize(optimizers.dense), experts = std::ssize(optimizers.experts);
   std::vector<FlatDivision> out;
@@ -285,8 +301,8 @@ std::optional<Slice> flat_slice(const FlatModel& model, const Rule& rule, int64_
   return slice;
 }
 
-std::optional<FlatLayout> flat_layout(const FlatOptimizers& optimizers, const FlatModel& model, FlatDivision division, std::string& why) {
-  const Walk walk(model.table);
+std::optional<FlatLayout> flat_layout(const FlatOptimizers& optimizers, const FlatModel& model, FlatOrder order, FlatDivision division, std::string& why) {
+  const Walk walk(model.table, order);
   FlatLayout places;
   const std::vector<Chunk> chunks = cut_chunks(optimizers, walk, model, division, optimizers.experts.empty(), places, why);
   if (chunks.empty() || (!optimizers.experts.empty() && !lay_experts(optimizers, walk, model, division, chunks, places, why))) return std::nullopt;

@@ -39,6 +39,14 @@ struct FlatModel {
   std::function<int64_t(const Rule&)> padded_rows;  // of a vocabulary's weight, Megatron's padding included
 };
 
+// How Megatron's layers register their parameters: as Transformer Engine's modules with grouped experts; or with the norm before attention as a module of its
+// own, as its own layers have it; or each expert's matrices together.
+struct FlatOrder {
+  bool separate_norms = false, single_experts = false;
+};
+// Those that make a difference to this model, the most usual first.
+std::vector<FlatOrder> flat_orders(const RuleTable& table);
+
 // How the ranks of the optimizers divide.
 struct FlatDivision {
   int64_t tensor = 1, pipeline = 1, expert = 1, expert_tensor = 1;
@@ -59,7 +67,7 @@ struct FlatPlace {
 using FlatLayout = std::map<std::string, std::vector<FlatPlace>>;  // by live name; of what ranks replicate, the first one's
 
 // nullopt where the model does not fill the buckets exactly under this division: `why` is the first thing that does not fit. UserError for parameters
-// without a place in Megatron's order.
-std::optional<FlatLayout> flat_layout(const FlatOptimizers& optimizers, const FlatModel& model, FlatDivision division, std::string& why);
+// without a place in Megatron's orders.
+std::optional<FlatLayout> flat_layout(const FlatOptimizers& optimizers, const FlatModel& model, FlatOrder order, FlatDivision division, std::string& why);
 
 }  // namespace ponte

@@ -107,22 +107,26 @@ bool FlatState::present(const TorchDistReader& reader) { return std::any_of(read
 FlatState::FlatState(const TorchDistReader& reader, FlatModel model, const Agrees& agrees) : reader_(reader), model_(std::move(model)) {
   const std::string what = reader.directory().string();
   const FlatOptimizers found = optimizers();
-  std::string misfits, disagrees;
-  for (const FlatDivision& division : flat_divisions(found)) {
-    std::string why;
-    std::optional<FlatLayout> layout = flat_layout(found, model_, division, why);
-    if (!layout) {
-      misfits += format("; as {} tensor- by {} pipeline-parallel ranks, {}", division.tensor, division.pipeline, why);
-      continue;
+  std::string misfits, disagrees;  // of the most usual order
+  for (const FlatOrder order : flat_orders(model_.table)) {
+    std::string own;
+    for (const FlatDivision& division : flat_divisions(found)) {
+      std::string why;
+      std::optional<FlatLayout> layout = flat_layout(found, model_, order, division, why);
+      if (!layout) {
+        own += format("; as {} tensor- by {} pipeline-parallel ranks, {}", division.tensor, division.pipeline, why);
+        continue;
+      }
+      layout_ = std::move(*layout);
+      const auto wrong = std::find_if(model_.table.rules.begin(), model_.table.rules.end(), [&](const Rule& rule) { return !agrees(*this, rule); });
+      if (wrong == model_.table.rules.end()) return;
+      if (disagrees.empty()) disagrees = wrong->name();
     }
-    layout_ = std::move(*layout);
-    const auto wrong = std::find_if(model_.table.rules.begin(), model_.table.rules.end(), [&](const Rule& rule) { return !agrees(*this, rule); });
-    if (wrong == model_.table.rules.end()) return;
-    disagrees = wrong->name();
+    if (misfits.empty()) misfits = std::move(own);
   }
   require(disagrees.empty(),
           "{}: the parameters of this model fill the flat buckets of its optimizer state, but what lies there for {} does not round to its weight: they lie in "
-          "another order than that of Megatron's layers of Transformer Engine modules",
+          "another order than Megatron's layers register them",
           what, disagrees);
   if (misfits.empty()) misfits = ": no division of the ones is a division of the others";
   fail("{}: the parameters of this model do not fill the flat buckets of its optimizer state, over {} model-parallel ranks{}{}", what, found.dense.size(),
@@ -143,6 +147,7 @@ FlatOptimizers FlatState::optimizers() const {
     Buffer& buffer = numbered[key.optimizer][key.rank][key.buffer];
     buffer.dtype = parameter_dtype(key, what);
     const auto [bucket, fresh] = buffer.buckets.emplace(key.bucket, FlatBucket{key.prefix, tensor.shape[0]});
+    require(bucket->second.key == key.prefix, "{}: '{}' and '{}' are one bucket", what, bucket->second.key, key.prefix);
     if (!fresh) continue;
     for (const std::string_view kind : kKinds) {
       const TorchDistTensor* other = reader_.find(key.prefix + std::string(kind));
@@ -150,6 +155,8 @@ FlatOptimizers FlatState::optimizers() const {
               other ? format("is {} of shape {}, wanted fp32 of {}", torch_name(other->dtype), other->shape, tensor.shape) : "is missing");
     }
   }
+  for (const std::string& name : reader_.objects())  // of every rank, those too that have no parameters of a kind (a stage without experts)
+    if (const auto rank = number_after(name, "optimizer.distributed.dp_group_idx_")) numbered[number_after(name, "chained_").value_or(0)][*rank];
   std::vector<std::vector<FlatRank>> out;
   for (auto& ranks : counted(std::move(numbered), what, "optimizer")) {
     out.emplace_back();
@@ -161,6 +168,8 @@ FlatOptimizers FlatState::optimizers() const {
   }
   require(!out.empty() && out.size() <= 2, "{}: {} optimizers in a chain; this version reads one, or one of dense parameters and one of experts", what,
           out.size());
+  for (size_t rank = 0; rank < out[0].size(); ++rank)
+    require(!out[0][rank].empty(), "{}: model-parallel rank {} of the flat optimizer state is missing", what, rank);
   return {out[0], out.size() > 1 ? out[1] : std::vector<FlatRank>{}};
 }
 

@@ -14,7 +14,9 @@ GOLDENS = [("qwen3_opt_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"],
            ("qwen3_moe_opt_ep2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 99),
            ("qwen3_next_opt_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 243),
            ("qwen3_opt_tp2pp2dp2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 117),
-           ("qwen3_moe_opt_tp2pp2vp2ep2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 219)]
+           ("qwen3_moe_opt_tp2pp2vp2ep2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 219),
+           ("qwen3_moe_opt_pp2ep2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 189),
+           ("qwen3_next_mtp_opt_tp2pp2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed", "model.mtp_num_layers=1"], 315)]
 FLAT = [(name, count) for name, _, _, count in GOLDENS if name.endswith("_dp_reshardable")]
 
 

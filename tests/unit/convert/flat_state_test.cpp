@@ -1,8 +1,9 @@
-// Flat optimizer state of several ranks, written here as Megatron's ranks lay it out (parameters of a chunk of layers, last first, each at a multiple of 64), read
-// back element by element; and what is damaged or laid out otherwise.
+// Flat optimizer state of several ranks, written here as Megatron's ranks lay it out (parameters of a chunk of layers, last first, each at a multiple of
+// 64), read back element by element; and what is damaged or laid out otherwise.
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <set>
 
 #include "../format/format_testing.h"
 #include "convert/segment_source.h"
@@ -43,6 +44,9 @@ struct Division {
   int64_t tensor, pipeline, expert, expert_tensor;
   std::vector<int64_t> layers;
   int64_t experts = 0, bucket = 0;  // of the model; elements after which a bucket is closed (0: never)
+  FlatOrder order = {};
+  bool two_types = false;           // norms are bf16, all else fp32
+  int64_t dense_layers = 0;         // the first ones, which have no experts
 };
 
 class Writer {
@@ -50,12 +54,18 @@ class Writer {
   explicit Writer(const Division& division) : division_(division) {
     for (int64_t n : division.layers) layers_ += n;
     config = tiny(layers_, division.experts);
+    for (int64_t layer = 0; division.dense_layers > 0 && layer < layers_; ++layer) config.moe_layer_freq.push_back(layer >= division.dense_layers);
     table = rule_table(config);
     lay_out();
   }
 
-  // Numbers that fp32 holds exactly, another for each element of each kind.
-  static float value(size_t rule, int64_t element, size_t kind) { return static_cast<float>((static_cast<int64_t>(rule) * 700 + element) * 4 + static_cast<int64_t>(kind)); }
+  bool half(const Rule& rule) const { return division_.two_types && rule.leaf.find("norm") != std::string::npos; }
+
+  // Numbers that fp32 holds exactly, another for each element of each kind; of main parameters that are rounded to bf16, few enough for that.
+  float value(size_t rule, int64_t element, size_t kind) const {
+    if (half(table.rules[rule]) && kind == 0) return static_cast<float>((static_cast<int64_t>(rule) * 17 + element) % 251);
+    return static_cast<float>((static_cast<int64_t>(rule) * 700 + element) * 4 + static_cast<int64_t>(kind));
+  }
 
   void write(const fs::path& directory, int64_t cut) const {
     struct Item {
@@ -78,9 +88,13 @@ class Writer {
         if (vocabulary) sizes[0] = whole[0] = (shape[0] + division_.tensor - 1) / division_.tensor * division_.tensor;
         std::string bytes;
         const int64_t count = dense_window(Shape(sizes.size(), 0), sizes).elements(), own = dense_window(Shape(shape.size(), 0), shape).elements();
-        for (int64_t i = 0; i < count; ++i) bytes += raw(i < own ? value(r, first + i, 0) : -1.0f);
+        const bool bf16 = half(table.rules[r]);
+        for (int64_t i = 0; i < count; ++i) {
+          const float stored_value = i < own ? value(r, first + i, 0) : -1.0f;
+          bytes += bf16 ? raw(bf16_from_f32(stored_value)) : raw(stored_value);
+        }
         first += own;
-        items.push_back({writer.add_chunk({stored.key, DType::f32, whole}, offsets, sizes), bytes});
+        items.push_back({writer.add_chunk({stored.key, bf16 ? DType::bf16 : DType::f32, whole}, offsets, sizes), bytes});
       }
     }
     for (const auto& [key, elements] : flat) {
@@ -92,6 +106,7 @@ class Writer {
         items.push_back({writer.add_chunk(spec, {begin}, {end - begin}), bytes});
       }
     }
+    for (const std::string& rank : ranks_) writer.add_object(rank + ".optimizer/shard_0_1", Value::dict_of({}));
     writer.begin();
     for (const Item& item : items) writer.write(item.chunk, 0, bytes_of(item.bytes));
     writer.finish();
@@ -109,27 +124,42 @@ class Writer {
     if (first) out.push_back("embedding.word_embeddings.weight");
     for (int64_t layer = begin; layer < end; ++layer) {
       const auto add = [&](std::string leaf) { out.push_back(format("decoder.layers.{}.{}", layer, leaf)); };
-      for (const char* leaf : kLayer) add(leaf);
-      if (!division_.experts)
+      if (division_.order.separate_norms) add(kLayer[1]);
+      for (const char* leaf : kLayer)
+        if (!division_.order.separate_norms || leaf != kLayer[1]) add(leaf);
+      const bool sparse = division_.experts > 0 && layer >= division_.dense_layers;
+      if (!sparse)
         for (const char* leaf : kDense) add(leaf);
-      if (division_.experts) {
+      if (sparse) {
         add("pre_mlp_layernorm.weight");
         add("mlp.router.weight");
-        for (int64_t e = 0; e < division_.experts; ++e) add(format("mlp.experts.linear_fc1.weight{}", e));
-        for (int64_t e = 0; e < division_.experts; ++e) add(format("mlp.experts.linear_fc2.weight{}", e));
+        for (int64_t e = 0; e < division_.experts; ++e) {
+          add(format("mlp.experts.linear_fc1.weight{}", e));
+          if (division_.order.single_experts) add(format("mlp.experts.linear_fc2.weight{}", e));
+        }
+        for (int64_t e = 0; e < division_.experts && !division_.order.single_experts; ++e) add(format("mlp.experts.linear_fc2.weight{}", e));
       }
     }
     if (last) out.insert(out.end(), {"decoder.final_layernorm.weight", "output_layer.weight"});
     return out;
   }
 
-  // One buffer of one rank.
+  // The buffers of one chunk of one rank, from number `next` on.
+  void add_buffers(const std::string& prefix, int64_t& next, const Names& names, const TensorParallel& rank) {
+    ranks_.insert(prefix);
+    Names full, rounded;
+    for (const std::string& name : names) (half(table.find(name)) ? rounded : full).push_back(name);
+    const bool rounded_first = !names.empty() && half(table.find(names[0]));
+    if (rounded_first && !rounded.empty()) add_buffer(format("{}.gbuf_idx_{}.dtype_(torch.bfloat16,", prefix, next++), rounded, rank);
+    if (!full.empty()) add_buffer(format("{}.gbuf_idx_{}.dtype_(torch.float32,", prefix, next++), full, rank);
+    if (!rounded_first && !rounded.empty()) add_buffer(format("{}.gbuf_idx_{}.dtype_(torch.bfloat16,", prefix, next++), rounded, rank);
+  }
+
   void add_buffer(const std::string& prefix, const Names& names, const TensorParallel& rank) {
-    if (names.empty()) return;
     int64_t bucket = 0;
     std::vector<std::vector<float>> kinds(3);
     const auto close = [&] {
-      for (size_t k = 0; k < 3; ++k) flat[format("{}.dtype_(torch.float32, torch.float32).bucket_idx_{}.{}", prefix, bucket, kKinds[k])] = kinds[k];
+      for (size_t k = 0; k < 3; ++k) flat[format("{} torch.float32).bucket_idx_{}.{}", prefix, bucket, kKinds[k])] = kinds[k];
       kinds.assign(3, {});
       ++bucket;
     };
@@ -168,8 +198,9 @@ class Writer {
   void lay_out() {
     const bool chained = division_.expert > 1;
     int64_t layer = 0;
+    std::map<int64_t, int64_t> dense_buffers, expert_buffers;  // so far, by rank
     for (size_t c = 0; c < division_.layers.size(); ++c) {
-      const int64_t stage = static_cast<int64_t>(c) % division_.pipeline, number = static_cast<int64_t>(c) / division_.pipeline;
+      const int64_t stage = static_cast<int64_t>(c) % division_.pipeline;
       Names dense = chunk(layer, layer + division_.layers[c], c == 0, c + 1 == division_.layers.size()), experts;
       if (chained) {
         for (const std::string& name : dense)
@@ -177,15 +208,18 @@ class Writer {
         std::erase_if(dense, [](const std::string& name) { return name.find("experts") != std::string::npos; });
       }
       const std::string start = chained ? "chained_0.optimizer" : "optimizer";
-      for (int64_t t = 0; t < division_.tensor; ++t)
-        add_buffer(format("{}.distributed.dp_group_idx_{}.gbuf_idx_{}", start, stage * division_.tensor + t, number), dense, {t, division_.tensor});
+      for (int64_t t = 0; t < division_.tensor; ++t) {
+        const int64_t rank = stage * division_.tensor + t;
+        add_buffers(format("{}.distributed.dp_group_idx_{}", start, rank), dense_buffers[rank], dense, {t, division_.tensor});
+      }
       for (int64_t e = 0; chained && e < division_.expert; ++e) {
         Names own = experts;
         const int64_t each = division_.experts / division_.expert;
         std::erase_if(own, [&](const std::string& name) { return table.find(name).expert / each != e; });
-        for (int64_t t = 0; t < division_.expert_tensor; ++t)
-          add_buffer(format("chained_1.optimizer.distributed.dp_group_idx_{}.gbuf_idx_{}", (stage * division_.expert + e) * division_.expert_tensor + t, number), own,
-                     {t, division_.expert_tensor});
+        for (int64_t t = 0; t < division_.expert_tensor; ++t) {
+          const int64_t rank = (stage * division_.expert + e) * division_.expert_tensor + t;
+          add_buffers(format("chained_1.optimizer.distributed.dp_group_idx_{}", rank), expert_buffers[rank], own, {t, division_.expert_tensor});
+        }
       }
       layer += division_.layers[c];
     }
@@ -193,6 +227,7 @@ class Writer {
 
   Division division_;
   int64_t layers_ = 0;
+  std::set<std::string> ranks_;  // each has its settings, whether it has parameters or not
 };
 
 void expect_every_value(const Writer& made, const NativeSource& source) {
@@ -203,7 +238,7 @@ void expect_every_value(const Writer& made, const NativeSource& source) {
     for (size_t k = 0; k < 3; ++k) {
       std::vector<float> got(static_cast<size_t>(count));
       source.read_state(format("optimizer.state.{}.", kKinds[k]), rule, whole, std::as_writable_bytes(std::span(got)), DType::f32);
-      for (int64_t i = 0; i < count; ++i) ASSERT_EQ(got[static_cast<size_t>(i)], Writer::value(r, i, k)) << rule.name() << " " << kKinds[k] << " " << i;
+      for (int64_t i = 0; i < count; ++i) ASSERT_EQ(got[static_cast<size_t>(i)], made.value(r, i, k)) << rule.name() << " " << kKinds[k] << " " << i;
     }
   }
 }
@@ -227,11 +262,17 @@ TEST(FlatState, EveryValueUnderEveryDivision) {
       {2, 2, 4, 1, {1, 2}, 4},
       {2, 2, 1, 2, {2, 1}, 0, 200},            // several buckets
       {2, 2, 2, 1, {1, 1, 1, 1}, 4, 100},
+      {2, 2, 1, 2, {2, 1}, 0, 0, {.separate_norms = true}},
+      {1, 1, 2, 1, {2}, 4, 0, {.single_experts = true}},
+      {2, 2, 2, 1, {1, 1, 1, 1}, 4, 100, {.separate_norms = true, .single_experts = true}},
+      {2, 2, 1, 2, {1, 1, 1, 0}, 0, 0, {}, true},  // a buffer of each type; the last chunk begins with the other one
+      {2, 2, 2, 1, {1, 1}, 4, 0, {}, true},
+      {1, 3, 2, 1, {1, 1, 1}, 4, 0, {}, false, 1},  // a stage without experts
+      {2, 3, 2, 2, {1, 1, 0}, 4, 0, {}, false, 1},
   };
   for (const Division& division : table)
     for (int64_t cut : {37, 5000}) {
-      SCOPED_TRACE(format("tp{} pp{} ep{} etp{}, {} chunks, {} experts", division.tensor, division.pipeline, division.expert, division.expert_tensor,
-                          division.layers.size(), division.experts));
+      SCOPED_TRACE(format("row {}, cut {}", &division - table, cut));
       TemporaryFolder folder;
       Writer made(division);
       made.write(folder.path(), cut);
@@ -256,8 +297,10 @@ TEST(FlatState, RanksHoldEqualPartsWhateverTheHeads) {
 
 TEST(FlatState, WhatIsDamagedIsRefused) {
   using Flat = std::map<std::string, std::vector<float>>;
-  const std::string rank = "optimizer.distributed.dp_group_idx_", tail = ".gbuf_idx_0.dtype_(torch.float32, torch.float32).bucket_idx_0.";
-  const auto drop = [](Flat& flat, const std::string& part) { std::erase_if(flat, [&](const auto& one) { return one.first.find(part) != std::string::npos; }); };
+  const std::string rank = "optimizer.distributed.dp_group_idx_", buffer = ".gbuf_idx_0.dtype_(torch.float32, torch.float32).bucket_idx_";
+  const auto drop = [](Flat& flat, const std::string& part) {
+    std::erase_if(flat, [&](const auto& one) { return one.first.find(part) != std::string::npos; });
+  };
   const auto rename = [](Flat& flat, const std::string& from, const std::string& to) {
     Flat out;
     for (auto& [key, elements] : flat) {
@@ -266,6 +309,9 @@ TEST(FlatState, WhatIsDamagedIsRefused) {
     }
     flat = std::move(out);
   };
+  const auto resize = [](Flat& flat, const std::string& bucket, int64_t more) {  // makes it where there is none
+    for (const char* kind : kKinds) flat[bucket + kind].resize(flat[bucket + kind].size() + static_cast<size_t>(more));
+  };
   struct Case {
     const char* what;
     std::function<void(Flat&)> damage;
@@ -273,23 +319,30 @@ TEST(FlatState, WhatIsDamagedIsRefused) {
   };
   const Case table[] = {
       {"a rank missing", [&](Flat& f) { drop(f, rank + "1."); }, "model-parallel rank 1 of the flat optimizer state is missing"},
-      {"the last rank missing", [&](Flat& f) { drop(f, rank + "3."); }, "do not fill the flat buckets"},
-      {"ranks of a stage missing", [&](Flat& f) { drop(f, rank + "2."), drop(f, rank + "3."); }, "do not fill the flat buckets"},
-      {"a moment missing", [&](Flat& f) { f.erase(rank + "2" + tail + "exp_avg"); }, "bucket_idx_0.exp_avg' is missing"},
-      {"a moment short", [&](Flat& f) { f[rank + "2" + tail + "exp_avg_sq"].pop_back(); }, "exp_avg_sq' is torch.float32 of shape"},
-      {"a bucket short", [&](Flat& f) { for (const char* k : kKinds) f[rank + "0" + tail + k].pop_back(); }, "no number of layers from 0 on fills the buckets of"},
-      {"a bucket long", [&](Flat& f) { for (const char* k : kKinds) f[rank + "3" + tail + k].resize(5000); }, "fills the buckets of pipeline stage"},
-      {"the first bucket missing", [&](Flat& f) { rename(f, "0.gbuf_idx_0.dtype_(torch.float32, torch.float32).bucket_idx_0", "0.gbuf_idx_0.dtype_(torch.float32, torch.float32).bucket_idx_1"); },
-       "bucket 0 of the flat optimizer state is missing"},
-      {"a buffer more", [&](Flat& f) { for (const char* k : kKinds) f[format("{}3.gbuf_idx_1.dtype_(torch.float32, torch.float32).bucket_idx_0.{}", rank, k)] = {1, 2, 3}; },
+      {"the last rank missing", [&](Flat& f) { drop(f, rank + "3."); }, "model-parallel rank 3 of the flat optimizer state is missing"},
+      {"ranks of a stage missing", [&](Flat& f) { drop(f, rank + "2."), drop(f, rank + "3."); },
+       "model-parallel rank 2 of the flat optimizer state is missing"},
+      {"a moment missing", [&](Flat& f) { f.erase(rank + "2" + buffer + "0.exp_avg"); }, "bucket_idx_0.exp_avg' is missing"},
+      {"a moment short", [&](Flat& f) { f[rank + "2" + buffer + "0.exp_avg_sq"].pop_back(); }, "exp_avg_sq' is torch.float32 of shape"},
+      {"a bucket short", [&](Flat& f) { resize(f, rank + "0" + buffer + "0.", -1); }, "no number of layers from 0 on fills the buckets of"},
+      {"a bucket long", [&](Flat& f) { resize(f, rank + "3" + buffer + "0.", 5000); }, "fills the buckets of pipeline stage"},
+      {"the first bucket missing", [&](Flat& f) { rename(f, "0" + buffer + "0", "0" + buffer + "1"); }, "bucket 0 of the flat optimizer state is missing"},
+      {"a buffer more", [&](Flat& f) { resize(f, rank + "3.gbuf_idx_1.dtype_(torch.float32, torch.float32).bucket_idx_0.", 3); },
        "rank 3 has more buckets than the model fills"},
-      {"ranks exchanged", [&](Flat& f) { rename(f, "_idx_0.gbuf", "_idx_9.gbuf"), rename(f, "_idx_1.gbuf", "_idx_0.gbuf"), rename(f, "_idx_9.gbuf", "_idx_1.gbuf"); },
+      {"ranks exchanged",
+       [&](Flat& f) { rename(f, "_idx_0.gbuf", "_idx_9.gbuf"), rename(f, "_idx_1.gbuf", "_idx_0.gbuf"), rename(f, "_idx_9.gbuf", "_idx_1.gbuf"); },
        "does not round to its weight"},
-      {"parameters exchanged", [&](Flat& f) { auto& p = f[rank + "0" + tail + "param"]; std::rotate(p.begin(), p.begin() + 64, p.end()); }, "does not round to its weight"},
+      {"parameters exchanged",
+       [&](Flat& f) {
+         std::vector<float>& main = f[rank + "0" + buffer + "0.param"];
+         std::rotate(main.begin(), main.begin() + 64, main.end());
+       },
+       "does not round to its weight"},
       {"one byte a parameter", [&](Flat& f) { rename(f, "(torch.float32,", "(torch.uint8,"); }, "of torch.uint8, which this version does not read"},
       {"another type", [&](Flat& f) { rename(f, "(torch.float32,", "(torch.bfloat16,"); }, "do not fill the flat buckets"},
-      {"three optimizers", [&](Flat& f) { for (int i : {0, 1, 2}) f[format("chained_{}.{}0{}param", i, rank, tail)] = f[format("chained_{}.{}0{}exp_avg", i, rank, tail)] =
-                                              f[format("chained_{}.{}0{}exp_avg_sq", i, rank, tail)] = {1, 2, 3}; }, "3 optimizers in a chain"},
+      {"three optimizers", [&](Flat& f) { resize(f, "chained_1." + rank + "0" + buffer + "0.", 3), resize(f, "chained_2." + rank + "0" + buffer + "0.", 3); },
+       "3 optimizers in a chain"},
+      {"two optimizers in one", [&](Flat& f) { resize(f, "chained_0." + rank + "0" + buffer + "0.", 3); }, "are one bucket"},
       {"no type in the key", [&](Flat& f) { rename(f, ".dtype_(", ".type_("); }, "a flat fp32 bucket was expected"},
   };
   for (const Case& row : table) {
