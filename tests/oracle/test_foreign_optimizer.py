@@ -1,12 +1,14 @@
 """Training checkpoints of Megatron's other optimizers continue here: every value is the one the rank that wrote it had in memory."""
+import dataclasses
 import json
+import pickle
 import re
 import tarfile
 
 import pytest
 import torch
 
-from training import Training, load_checkpoint, write_corpus
+from training import ONE_THREAD, Training, load_checkpoint, write_corpus
 
 GOLDENS = [("qwen3_opt_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 54), ("qwen3_fsdp_opt", "fsdp", [], 54),
            ("qwen3_moe_opt_ep2_fully_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 99),
@@ -104,3 +106,36 @@ def test_flat_state_becomes_any_layouts(ponte, golden, tmp_path, name, count):
     assert weights and all(torch.equal(saved[key], tensor[:len(saved[key])]) for key, tensor in weights.items())
     state = torch.load(tmp_path / "m/iter_0000003/common.pt", weights_only=False)["optimizer"]
     assert state["param_state_sharding_type"] == "fully_reshardable" and {group["step"] for group in state["optimizer"]["param_groups"]} == {3.0}
+
+
+REFUSED = [("exchanged", r"dp_group_idx_(0|1)\.gbuf", lambda rank: f"dp_group_idx_{1 - int(rank)}.gbuf", "does not round to its weight"),
+           ("a rank missing", r"dp_group_idx_(2)\.", lambda rank: f"dp_group_idx_{rank}9.", "model-parallel rank 2 of the flat optimizer state is missing")]
+
+
+@pytest.mark.parametrize("what, pattern, other, message", REFUSED, ids=[row[0] for row in REFUSED])
+def test_flat_state_of_other_ranks_is_refused_before_anything_is_written(ponte, golden, tmp_path, what, pattern, other, message):
+    """Megatron's own files, but what `.metadata` says of which rank wrote them."""
+    folder = golden_run(golden, tmp_path / "golden", "qwen3_opt_tp2pp2dp2_dp_reshardable")
+    path = folder / "mcore/iter_0000003/.metadata"
+    metadata = pickle.loads(path.read_bytes())
+    renamed = lambda name: re.sub(pattern, lambda found: other(found[1]), name)  # noqa: E731
+    metadata.state_dict_metadata = {renamed(name): value for name, value in metadata.state_dict_metadata.items()}
+    metadata.storage_data = {dataclasses.replace(index, fqn=renamed(index.fqn)): value for index, value in metadata.storage_data.items()}
+    metadata.planner_data = None
+    path.write_bytes(pickle.dumps(metadata, protocol=2))
+    result = ponte("convert", "--megatron-path", folder / "mcore", "--save", tmp_path / "m", "--ckpt-format", "torch_dist", code=1)
+    assert message in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["golden"]
+
+
+def test_ranks_of_another_layout_go_on_from_flat_state(ponte, golden, tmp_path):
+    """Four ranks, laid out otherwise than the four that wrote it; each takes its shards out of the buckets."""
+    name = "qwen3_moe_opt_tp2pp2vp2ep2_dp_reshardable"
+    folder = golden_run(golden, tmp_path, name)
+    corpus = write_corpus(tmp_path / "corpus", vocab=96)
+    ponte("train", "--nproc-per-node", "4", "--hf-model", folder / "hf", f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", "train.train_iters=10",
+          "train.global_batch_size=2", "train.micro_batch_size=1", "model.seq_length=16", "optimizer.lr=1e-3", "validation.eval_interval=0",
+          "scheduler.use_checkpoint_opt_param_scheduler=true", f"checkpoint.load={folder / 'mcore'}", f"checkpoint.save={tmp_path / 'run'}",
+          "train.iterations_to_skip=[4]", "train.exit_interval=4", "mixed_precision=bf16_mixed", "model.tensor_model_parallel_size=4", "model.sequence_parallel=true",
+          "model.expert_tensor_parallel_size=1", "model.expert_model_parallel_size=4", env=ONE_THREAD)
+    assert values_that_arrived(load_checkpoint(tmp_path / "run" / "iter_0000004"), folder) == dict(FLAT)[name]
