@@ -107,8 +107,51 @@ bool apply_blend(ConfigDraft& draft, const std::string& key, const YamlValue& va
   return true;
 }
 
+// A list of 0 and 1 over layers, or a positive number: of how many layers one is of the rarer kind. Of a number: the number.
+std::optional<int64_t> layer_period(const std::string& key, const YamlValue& value, const Place& place) {
+  int64_t number = 0;
+  const bool is_flag_list = value.kind == YamlValue::Kind::list && std::ranges::all_of(value.items, [&](const YamlValue& layer) {
+    return read_integer(layer, number) && (number == 0 || number == 1);
+  });
+  if (is_flag_list || value.is_null()) return std::nullopt;
+  require(value.is_scalar() && read_integer(value, number) && number >= 1, "{}: model.{} must be a number of layers or a list of 0 and 1, one for each, not {}",
+          place.at(value), key, describe(value));
+  return number;
+}
+
+YamlValue empty_list(const YamlValue& in_place_of) {
+  YamlValue out;
+  out.kind = YamlValue::Kind::list;
+  out.line = in_place_of.line;
+  return out;
+}
+
+// Which layers have experts, and which linear attention (1). Of numbers write_out_layer_patterns() makes lists.
+bool apply_layer_pattern(ConfigDraft& draft, const std::string& key, const YamlValue& value, const Place& place) {
+  if (key == "moe_layer_freq") {
+    const std::optional<int64_t> period = layer_period(key, value, place);
+    draft.moe_layer_interval = period.value_or(1) > 1 ? *period : 0;
+    assign(draft, "model.moe_layer_freq", period ? empty_list(value) : value, place);
+    return true;
+  }
+  if (key != "linear_attention_freq" || value.is_null()) return false;
+  if (layer_period(key, value, place)) {
+    // A configuration as we print it has the list too, which says more.
+    const auto listed = draft.origins.find("model.layer_types");
+    const bool beside = !place.file.empty() && listed != draft.origins.end() && listed->second.starts_with("file " + place.file + " line ");
+    if (!beside) assign(draft, "model.layer_types", empty_list(value), place);
+    return false;
+  }
+  YamlValue types = value;
+  int64_t linear = 0;
+  for (YamlValue& layer : types.items) layer = scalar(read_integer(layer, linear) && linear == 1 ? "linear_attention" : "full_attention", layer.line);
+  assign(draft, "model.layer_types", types, place);
+  return true;
+}
+
 // Keys of `model` that Bridge spells in another way than by another name. True: done.
 bool apply_model_spelling(ConfigDraft& draft, const std::string& key, const YamlValue& value, const Place& place) {
+  if (apply_layer_pattern(draft, key, value, place)) return true;
   if (key == "activation_func" && value.is_scalar() && value.text.starts_with("torch.nn.functional.")) {
     assign(draft, "model.activation_func", scalar(value.text.substr(20), value.line), place);
     return true;
@@ -120,17 +163,6 @@ bool apply_model_spelling(ConfigDraft& draft, const std::string& key, const Yaml
   }
   if (key == "experimental_attention_variant" && value.is_scalar() && value.text == "gdn") {  // before megatron-core named it in full
     assign(draft, "model.experimental_attention_variant", scalar("gated_delta_net", value.line), place);
-    return true;
-  }
-  if (key == "linear_attention_freq" && !value.items.empty()) {  // per layer: 1 linear, 0 full
-    YamlValue types = value;
-    for (YamlValue& layer : types.items) {
-      int64_t linear = -1;
-      require(read_integer(layer, linear) && (linear == 0 || linear == 1), "{}: model.linear_attention_freq holds {}, wanted 1 (linear) or 0 (full) per layer",
-              place.at(value), describe(layer));
-      layer = scalar(linear == 1 ? "linear_attention" : "full_attention", layer.line);
-    }
-    assign(draft, "model.layer_types", types, place);
     return true;
   }
   if (key == "layer_types") {  // the short names of the FineWeb guide's list
@@ -152,12 +184,6 @@ bool apply_model_spelling(ConfigDraft& draft, const std::string& key, const Yaml
     return true;
   }
   int64_t number = 0;
-  if (key == "moe_layer_freq" && read_integer(value, number) && number == 1) {
-    YamlValue all;
-    all.line = value.line;
-    assign(draft, "model.moe_layer_freq", all, place);
-    return true;
-  }
   // Bridge: (tokens to the left, to the right); ours: tokens seen.
   if (key == "window_size" && value.items.size() == 2 && read_integer(value.items[0], number)) {
     assign(draft, "model.window_size", scalar(std::to_string(number + 1), value.line), place);

@@ -18,6 +18,7 @@ struct ConfigDraft {
   Config config;
   Origins origins;
   std::vector<std::string> without_effect;
+  int64_t moe_layer_interval = 0;  // model.moe_layer_freq said as one number above 1, for write_out_layer_patterns() (config/layer_patterns.h)
 };
 
 // Applies a YAML document. `null` sections keep their values; `_target_` is read where it names a kind (peft, dataset) and ignored elsewhere.

@@ -59,6 +59,17 @@ std::string head_dimension_is_even(const Case& c) {
   const int64_t size = c.config.model.kv_channels;
   return size % 2 == 0 ? "" : format("model.kv_channels is {}; rotary embeddings turn pairs, so it must be even", size);
 }
+std::string rotary_scaling_is_whole(const Case& c) {
+  const ModelConfig& m = c.config.model;
+  if (m.position_embedding_type == "none") return "";
+  if (!(m.rotary_base > 0)) return format("model.rotary_base is {}, it must be positive", m.rotary_base);
+  if (!(m.rotary_percent > 0 && m.rotary_percent <= 1)) return format("model.rotary_percent is {}, it must be in (0, 1]", m.rotary_percent);
+  if (m.rope_scaling_type == "none") return "";
+  if (!(m.rope_scaling_factor > 0)) return format("model.rope_scaling_factor is {}, it must be positive", m.rope_scaling_factor);
+  if (m.rope_scaling_type == "linear" || m.original_max_position_embeddings > 0) return "";
+  return format("model.rope_scaling_type={} wants model.original_max_position_embeddings, the positions before stretching, not {}", m.rope_scaling_type,
+                m.original_max_position_embeddings);
+}
 std::string dropout_is_a_share(const Case& c) {
   std::string wrong = in_unit_interval("model.hidden_dropout", c.config.model.hidden_dropout);
   return wrong.empty() ? in_unit_interval("model.attention_dropout", c.config.model.attention_dropout) : wrong;
@@ -385,6 +396,7 @@ constexpr std::string (*kChecks[])(const Case&) = {
     sizes_are_positive,
     heads_divide_into_groups,
     head_dimension_is_even,
+    rotary_scaling_is_whole,
     dropout_is_a_share,
     layer_types_are_known,
     experts_fit,

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
-#include "families/gated_delta_blocks.h"
+#include "config/layer_patterns.h"
 #include "families/registry.h"
 
 namespace ponte {
@@ -75,7 +75,7 @@ void read_experts(const Settings& s, ModelConfig& c) {
   c.moe_aux_loss_coeff = s.number_or("moe_aux_loss_coeff", 0.0);
   c.moe_layer_freq = s.sizes("moe_layer_freq");
   const int64_t every = s.size_or("moe_layer_freq", 1);
-  for (int64_t i = 0; every > 1 && i < c.num_layers; ++i) c.moe_layer_freq.push_back(i % every == 0);
+  if (every > 1) c.moe_layer_freq = periodic_expert_layers(c.num_layers, every);
   require(c.moe_layer_freq.empty() || static_cast<int64_t>(c.moe_layer_freq.size()) == c.num_layers, "{}: moe_layer_freq has {} entries for {} layers",
           s.origin, c.moe_layer_freq.size(), c.num_layers);
 }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "config/layer_patterns.h"
 
 namespace ponte {
 namespace {
@@ -85,12 +86,6 @@ Rule convolution(const LayerPlace& place, const Sizes& s) {
 
 bool is_linear_attention(const ModelConfig& config, int64_t layer) {
   return !config.layer_types.empty() && config.layer_types[static_cast<size_t>(layer)] == "linear_attention";
-}
-
-std::vector<std::string> periodic_layer_types(int64_t num_layers, int64_t freq) {
-  std::vector<std::string> out;
-  for (int64_t i = 0; i < num_layers; ++i) out.push_back((i + 1) % freq == 0 ? "full_attention" : "linear_attention");
-  return out;
 }
 
 void add_gated_delta_net(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present,

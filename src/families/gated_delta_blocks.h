@@ -13,8 +13,6 @@ enum class InProjection { fused, separate };
 void add_gated_delta_net(RuleTable& table, const ModelConfig& config, const LayerPlace& place, const HfTensors& present,
                          InProjection usual = InProjection::fused);
 bool is_linear_attention(const ModelConfig& config, int64_t layer);
-// Megatron's linear_attention_freq as a number: every `freq`-th layer has full attention.
-std::vector<std::string> periodic_layer_types(int64_t num_layers, int64_t freq);
 
 // layer_types or full_attention_interval, linear_num_key_heads and its kin.
 void read_gated_delta_config(const Json& hf, std::string_view origin, ModelConfig& config);

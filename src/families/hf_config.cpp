@@ -187,6 +187,10 @@ void write_sliding_window(const ModelConfig& c, Json& hf) {
   if (!c.layer_types.empty()) hf["layer_types"] = c.layer_types;
 }
 
+void write_unusual_head_dim(const ModelConfig& c, Json& hf) {
+  if (c.kv_channels * c.num_attention_heads != c.hidden_size) hf["head_dim"] = c.kv_channels;
+}
+
 ModelConfig model_config_from_hf(const Json& hf, std::string_view origin) {
   require(hf.is_object(), "{}: not a JSON object", origin);
   require(hf.contains("architectures") && hf["architectures"].is_array() && !hf["architectures"].empty() && hf["architectures"][0].is_string(),

@@ -9,4 +9,7 @@ namespace ponte {
 void read_sliding_window(const Json& hf, std::string_view origin, ModelConfig& config);
 void write_sliding_window(const ModelConfig& config, Json& hf);
 
+// head_dim, for families whose configuration class has no such field but whose model reads it: only where it is not hidden_size / num_attention_heads.
+void write_unusual_head_dim(const ModelConfig& config, Json& hf);
+
 }  // namespace ponte

@@ -14,7 +14,10 @@ void read_config(const Json& hf, std::string_view origin, ModelConfig& config) {
   read_sliding_window(hf, origin, config);
 }
 
-void write_config(const ModelConfig& config, Json& hf) { write_sliding_window(config, hf); }
+void write_config(const ModelConfig& config, Json& hf) {
+  write_sliding_window(config, hf);
+  write_unusual_head_dim(config, hf);
+}
 
 RuleTable rules(const ModelConfig& config, const HfTensors&) { return dense_decoder(config); }
 

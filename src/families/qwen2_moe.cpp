@@ -21,6 +21,7 @@ void read_config(const Json& hf, std::string_view origin, ModelConfig& config) {
 
 void write_config(const ModelConfig& config, Json& hf) {
   write_sliding_window(config, hf);
+  write_unusual_head_dim(config, hf);
   write_moe_config(config, hf);
 }
 

@@ -63,7 +63,7 @@ std::vector<ConfigDifference> differences_in_mathematics(const ModelConfig& a, c
 
 std::vector<std::string> settings_config_json_cannot_say(const ModelConfig& config) {
   std::vector<std::string> out;
-  ModelConfig said = model_config_from_hf(hf_config_from_model(config), "the model's config.json");
+  ModelConfig said = model_config_from_hf(hf_config_from_model(config), "the model's settings, written as a config.json");
   if (family_of(config.hf_architecture).prediction_depths) said.mtp_num_layers = config.mtp_num_layers;  // the tensors say it
   for (const ConfigDifference& difference : differences(config, said, {kMathematics, kStructure, scaling_keys(config, said)}))
     out.push_back(difference.key + "=" + difference.left);

@@ -6,6 +6,7 @@
 
 #include "base/errors.h"
 #include "config/field.h"
+#include "config/layer_patterns.h"
 #include "families/registry.h"
 #include "recipes/recipes.h"
 #include "text/tokenizer.h"
@@ -53,6 +54,7 @@ bool holds_weights(const fs::path& folder) {
 // Architecture, tokenizer and weights; what belongs to the run (lengths, precision, layout) stays.
 void apply_hf_model(ConfigDraft& draft, const std::string& ref, const fs::path& folder) {
   require(fs::exists(folder / "config.json"), "{}: no config.json in {}", ref, folder);
+  draft.moe_layer_interval = 0;
   apply_change(draft, "HF model " + ref, [&](Config& config) {
     Config from_hf;
     from_hf.model = model_config_from_hf(folder / "config.json");
@@ -133,6 +135,7 @@ ResolvedRun resolve_run(const RunRequest& request) {
   agree_on_length(draft);
   take_vocabulary(draft);
   list_idle_keys(draft);
+  write_out_layer_patterns(draft);
   finalize_draft(draft, request.world_size == kFewestRanks ? fewest_ranks(draft.config.model) : request.world_size);
   run.config = std::move(draft.config);
   run.origins = std::move(draft.origins);

@@ -144,6 +144,24 @@ def test_olmoe(ponte, tmp_path):
     assert_same(hf_tensors(tmp_path / "named"), hf_tensors(tmp_path / "hf"))
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen2_moe"])
+def test_heads_of_another_size(ponte, tiny, tmp_path, kind):
+    """kv_channels that are not hidden / heads: head_dim, which these families' configuration classes lack and their models read. Written only then."""
+    for size in (24, 16):
+        folder, model = tiny(kind, head_dim=size)
+        root, back = tmp_path / f"m{size}", tmp_path / f"hf{size}"
+        ponte("import", "--hf-model", folder, "--megatron-path", root)
+        shutil.rmtree(root / "iter_0000000/ponte")
+        ponte("export", "--megatron-path", root, "--hf-path", back)
+        assert_same(hf_tensors(back), hf_tensors(folder))
+        written = json.loads((back / "config.json").read_text())
+        assert written.get("head_dim") == (size if size == 24 else None)
+        tokens = torch.arange(40).reshape(2, 20)
+        again = transformers.AutoModelForCausalLM.from_pretrained(back, dtype=torch.float32)
+        with torch.no_grad():
+            assert torch.equal(again(tokens).logits, model(tokens).logits)
+
+
 @pytest.mark.parametrize("name", SPARSE_MODELS)
 @pytest.mark.parametrize("witness", ["kept", "run_config.yaml", "args"])
 def test_round_trip(ponte, tmp_path, name, witness):
@@ -163,6 +181,34 @@ def test_round_trip(ponte, tmp_path, name, witness):
     assert sparse_layers(before) == sparse_layers(after)
     for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"):
         assert getattr(before, key) == getattr(after, key), key
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen2_moe"])
+@pytest.mark.parametrize("witness", ["run_config.yaml", "args"])
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_number_over_layers(ponte, tmp_path, kind, witness, every):
+    """Megatron's moe_layer_freq=N: experts in layers 0, N, 2N, ..., where HF's decoder_sparse_step=N has them in layers N-1, 2N-1, ..."""
+    dense = [layer for layer in range(4) if layer % every]
+    own = dict(head_dim=12) if kind == "qwen3_moe" else dict(shared_expert_intermediate_size=28)
+    sparse_model(kind, tmp_path / "hf", mlp_only_layers=dense, **own)
+    ponte("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "m")
+    folder = tmp_path / "m/iter_0000000"
+    shutil.rmtree(folder / "ponte")
+    listed = "".join(f"  - {int(layer not in dense)}\n" for layer in range(4))
+    if witness == "args":
+        (folder / "run_config.yaml").unlink()
+        common = torch.load(folder / "common.pt", weights_only=False)
+        assert common["args"].moe_layer_freq == [int(layer not in dense) for layer in range(4)]
+        common["args"].moe_layer_freq = every
+        torch.save(common, folder / "common.pt")
+    else:
+        text = (folder / "run_config.yaml").read_text()
+        assert f"  moe_layer_freq:\n{listed}" in text
+        (folder / "run_config.yaml").write_text(text.replace(f"  moe_layer_freq:\n{listed}", f"  moe_layer_freq: {every}\n"))
+    ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "back")
+    assert_same(hf_tensors(tmp_path / "back"), hf_tensors(tmp_path / "hf"))
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "back")
+    assert (config.mlp_only_layers, config.decoder_sparse_step) == (dense, 1)
 
 
 # --- a run's own settings, and the model named for the rest ---

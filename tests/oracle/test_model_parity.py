@@ -19,6 +19,7 @@ VARIANTS = {
     "qwen3 llama3": ("qwen3", dict(rope_parameters={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                                     "original_max_position_embeddings": 32, "rope_theta": 10000.0})),
     "qwen2": ("qwen2", {}),
+    "qwen2 heads of another size": ("qwen2", dict(head_dim=24)),
     "qwen2 tied": ("qwen2", dict(tie_word_embeddings=True, num_hidden_layers=2)),
     "qwen2 sliding window": ("qwen2", dict(use_sliding_window=True, sliding_window=11, max_window_layers=1)),
 }

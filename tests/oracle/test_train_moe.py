@@ -62,6 +62,26 @@ def test_fifty_steps(ponte, tmp_path, tiny):
     assert_weights_near(ponte, tmp_path, model)
 
 
+def test_experts_in_every_second_layer(ponte, tmp_path, tiny):
+    """moe_layer_freq=2, with new weights: the first and the third layer have experts, in training, in the log, in the checkpoint and in what is exported."""
+    folder, _ = tiny("qwen3_moe", **SHAPE)
+    corpus = write_corpus(tmp_path / "corpus")
+    sizes = dict(model_type="qwen3_moe", hf_architecture="Qwen3MoeForCausalLM", num_layers=3, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4,
+                 num_query_groups=2, kv_channels=8, vocab_size=8192, qk_layernorm="true", max_position_embeddings=64, num_moe_experts=4, moe_router_topk=2,
+                 moe_ffn_hidden_size=24, moe_layer_freq=2, seq_length=32)
+    training = Training(ponte, tmp_path, *(f"model.{key}={value}" for key, value in sizes.items()), f"tokenizer.tokenizer_model={folder}",
+                        f"dataset.data_path=[{corpus}]", "train.train_iters=2", "train.global_batch_size=2", "optimizer.lr=1e-3", f"checkpoint.save={tmp_path / 'save'}")
+    steps, _ = training.run()
+    assert len(steps[0]["expert_load"]) == 2
+    resumed, _ = training.run("train.train_iters=3", "scheduler.override_opt_param_scheduler=true", f"checkpoint.load={tmp_path / 'save'}", name="resumed")
+    assert [step["iteration"] for step in resumed] == [3]
+    ponte("export", "--megatron-path", tmp_path / "save", "--hf-path", tmp_path / "hf")
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and model.config.mlp_only_layers == [1]
+    assert [hasattr(layer.mlp, "experts") for layer in model.model.layers] == [True, False, True]
+    ponte("verify", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "save", "--forward", "--prompt", "a b c")
+
+
 def test_expert_bias_over_steps(ponte, tmp_path, tiny, monkeypatch):
     """Sigmoid scores with a bias that decides the choice and not the weight, moved after each step by what each expert got in it; the losses, the choices they
     follow from and the biases that are saved."""

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "base/errors.h"
@@ -66,6 +67,24 @@ TEST_F(Resolve, AnHfModelGivesArchitectureTokenizerAndWeights) {
   EXPECT_FALSE(run.config.model.hf_config_json.empty());
   EXPECT_EQ(run.config.checkpoint.pretrained_checkpoint, run.hf_model_folder);
   EXPECT_EQ(run.origins.at("model.num_layers"), "HF model " + request.hf_model);
+}
+
+// A number over layers is written out as a list that has the number's origin; an HF model given later has its own.
+TEST_F(Resolve, NumbersOverLayersKeepTheirOrigin) {
+  const std::string number = file("number.yaml", "model:\n  moe_layer_freq: 2\n");
+  RunRequest request;
+  request.recipe = "qwen3_30b_a3b_pretrain_config";
+  request.config_files = {number};
+  ResolvedRun run = resolve_run(request);
+  ASSERT_EQ(run.config.model.moe_layer_freq.size(), 48u);
+  EXPECT_EQ(std::ranges::count(run.config.model.moe_layer_freq, 1), 24);
+  EXPECT_EQ(run.origins.at("model.moe_layer_freq"), "file " + number + " line 2");
+  request.hf_model = (fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3_moe/hf").string();
+  EXPECT_EQ(resolve_run(request).config.model.moe_layer_freq, std::vector<int64_t>());
+  request.overrides = {"model.moe_layer_freq=2"};
+  run = resolve_run(request);
+  EXPECT_EQ(run.config.model.moe_layer_freq, (std::vector<int64_t>{1, 0}));
+  EXPECT_EQ(run.origins.at("model.moe_layer_freq"), "command line");
 }
 
 TEST_F(Resolve, FinetuneRecipesFollowPeft) {
