@@ -10,7 +10,7 @@
 namespace ponte {
 
 int run_inspect(const Arguments& arguments) {
-  CLI::App app("Lists the tensors of a safetensors file, a Hugging Face folder or a Megatron checkpoint.", "ponte inspect");
+  CLI::App app("Lists the tensors of a safetensors file, a torch.save archive, a Hugging Face folder or a Megatron checkpoint.", "ponte inspect");
   std::string path;
   bool json = false, map = false;
   app.add_option("PATH", path, "file, folder or hub id")->required();

@@ -17,7 +17,7 @@ void append_list(std::string& text, const char* what, const std::vector<std::str
 }  // namespace
 
 void Accounting::mismatch(const std::string& name, const Shape& found, const Shape& wanted) {
-  problems_.push_back(format("{}: shape {}, wanted {}", name, found, wanted));
+  if (mismatched_.insert(name).second) problems_.push_back(format("{}: shape {}, wanted {}", name, found, wanted));
 }
 
 void Accounting::settle() const {

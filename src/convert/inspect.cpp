@@ -6,6 +6,7 @@
 #include "base/errors.h"
 #include "convert/segment_source.h"
 #include "families/registry.h"
+#include "format/torch_zip.h"
 
 namespace ponte {
 namespace {
@@ -23,6 +24,65 @@ Inspection inspect_native(const fs::path& path) {
     out.tensors.push_back(seen(t.name, t.dtype, t.shape, t.chunks.empty() ? fs::path() : reader.file(t.chunks[0].file).path(),
                                static_cast<int64_t>(t.chunks.size())));
   out.objects = reader.objects();
+  return out;
+}
+
+// Lists of plain values are shown as one.
+bool holds_tensor_or_dict(const Value& list, const std::string& origin) {
+  return std::ranges::any_of(list.items(origin), [](const Value& item) { return item.kind() == Value::Kind::tensor || item.kind() == Value::Kind::dict; });
+}
+
+// Where a value lies in those around it: "args.num_layers", "optimizer.param_groups.0".
+std::string below(const std::string& path, const std::string& name) { return path.empty() ? name : path + "." + name; }
+
+std::string key_text(const Value& key) { return key.kind() == Value::Kind::text ? key.as_text("key") : describe(key, 60); }
+
+void list_values(const Value& value, const std::string& path, const fs::path& file, Inspection& out) {
+  const std::string origin = file.string();
+  using Kind = Value::Kind;
+  if (value.kind() == Kind::tensor) {
+    const TensorValue& tensor = value.as_tensor(origin);
+    out.tensors.push_back(seen(path.empty() ? "(the value)" : path, tensor.dtype, tensor.shape, file, 1));
+  } else if (value.kind() == Kind::dict) {
+    for (const auto& [key, entry] : value.entries(origin)) list_values(entry, below(path, key_text(key)), file, out);
+  } else if (value.kind() == Kind::object && value.state().kind() == Kind::dict) {
+    list_values(value.state(), path, file, out);
+  } else if ((value.kind() == Kind::list || value.kind() == Kind::tuple) && holds_tensor_or_dict(value, origin)) {
+    const Values& items = value.items(origin);
+    for (size_t i = 0; i < items.size(); ++i) list_values(items[i], below(path, std::to_string(i)), file, out);
+  } else {
+    out.objects.push_back(format("{} = {}", path.empty() ? "(the value)" : path, describe(value)));
+  }
+}
+
+enum class FileKind { torch_archive, pickle, other };
+
+// By its first bytes. Those of safetensors are a length, which may be any, and a brace.
+FileKind kind_of(const fs::path& path) {
+  const MappedFile file(path);
+  const std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), std::min<size_t>(file.bytes().size(), 9));
+  if (bytes.size() < 9 || bytes[8] == '{') return FileKind::other;
+  if (bytes.starts_with("PK\x03\x04")) return FileKind::torch_archive;
+  return bytes[0] == '\x80' && bytes[1] >= 2 && bytes[1] <= 5 ? FileKind::pickle : FileKind::other;
+}
+
+Inspection inspect_file(const fs::path& path) {
+  const fs::path folder = fs::absolute(path).parent_path();
+  const bool tensors = path.extension() == ".distcp";
+  require(!tensors && path.filename() != ".metadata", "{}: {} of a torch_dist or fsdp_dtensor checkpoint; `ponte inspect {}` lists what it holds", path,
+          tensors ? "one of the files with the tensors" : "the index", folder);
+  const FileKind kind = kind_of(path);
+  require(kind != FileKind::pickle,
+          "{}: a pickle outside an archive of torch.save (torch before 1.6, or another program); archives of torch.save and safetensors are read", path);
+  Inspection out;
+  out.path = path;
+  out.format = kind == FileKind::torch_archive ? "torch.save" : "safetensors";
+  if (kind == FileKind::torch_archive) {
+    list_values(load_torch_file(path, CheckCrc::no), "", path, out);
+  } else {
+    const SafetensorsFile file(path);
+    for (const TensorView& t : file.tensors()) out.tensors.push_back(seen(t.name, t.dtype, t.shape, path, 1));
+  }
   return out;
 }
 
@@ -70,10 +130,7 @@ Inspection inspect_checkpoint(const fs::path& path) {
   require(fs::exists(path), "{}: no such file or folder", path);
   Inspection out;
   if (fs::is_regular_file(path)) {
-    const SafetensorsFile file(path);
-    out.format = "safetensors";
-    out.path = path;
-    for (const TensorView& t : file.tensors()) out.tensors.push_back(seen(t.name, t.dtype, t.shape, path, 1));
+    out = inspect_file(path);
   } else if (is_native_checkpoint(path)) {
     out = inspect_native(path);
   } else {
@@ -98,6 +155,8 @@ std::string inspection_text(const Inspection& inspection) {
                   human_bytes(t.bytes), t.file);
     out += t.chunks > 1 ? format("  {} chunks\n", t.chunks) : "\n";
   }
+  if (inspection.format == "torch.save")
+    for (const std::string& value : inspection.objects) out += value + "\n";
   out += format("{}: {} tensors, {} objects, {}, {}\n", inspection.path, inspection.tensors.size(), inspection.objects.size(), human_bytes(inspection.bytes),
                 inspection.format);
   return out;

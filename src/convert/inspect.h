@@ -17,14 +17,14 @@ struct InspectedTensor {
 };
 
 struct Inspection {
-  std::string format;  // "safetensors", "huggingface", "torch_dist", "fsdp_dtensor"
+  std::string format;  // "safetensors", "huggingface", "torch_dist", "fsdp_dtensor", "torch.save"
   fs::path path;       // what was looked into: the file, the folder, the iteration
   std::vector<InspectedTensor> tensors;
-  std::vector<std::string> objects;  // of torch_dist
+  std::vector<std::string> objects;  // of torch_dist: their keys; of torch.save: what is no tensor, "args.num_layers = 4"
   uint64_t bytes = 0;
 };
 
-// A safetensors file, an HF folder, or a Megatron checkpoint (root or iteration).
+// A safetensors file, a torch.save archive (common.pt, pytorch_model.bin), an HF folder, or a Megatron checkpoint (root or iteration).
 Inspection inspect_checkpoint(const fs::path& path);
 std::string inspection_text(const Inspection& inspection);
 Json inspection_json(const Inspection& inspection);

@@ -75,8 +75,10 @@ bool laid_out_by_bridge(const Value& args, const std::string& origin) {
   return backend && backend->kind() == Value::Kind::text && backend->as_text(origin) == "megatron-bridge";
 }
 
-// Gated attention without a delta net: the names are the same in both orders.
+// Gated attention without a delta net: the names are the same in both orders. ms-swift writes torch_dist alone, even where it trains by Megatron-FSDP
+// (swift/megatron/utils/megatron_lm_utils.py, save_mcore_checkpoint), so fsdp_dtensor is Megatron's.
 Packing packing_of_attention(const TorchDistReader& reader, const fs::path& directory) {
+  if (std::ranges::any_of(reader.tensors(), [](const TorchDistTensor& tensor) { return tensor.name.starts_with("model.module."); })) return Packing::megatron;
   if (fs::exists(directory / kKeptFolder / "config.json") || fs::exists(directory / "run_config.yaml")) return Packing::megatron;
   const std::optional<Value> common = reader.common_state();
   const Value* args = common ? common->find("args") : nullptr;

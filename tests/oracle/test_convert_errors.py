@@ -3,6 +3,7 @@ import fcntl
 import itertools
 import json
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -285,6 +286,37 @@ def test_verify_names_what_differs(ponte, model, golden, tmp_path):
     fails(ponte, "verify", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m", with_text="")
 
 
+def test_lone_files(ponte, golden, tmp_path):
+    """torch.save archives are listed as data; the files of a checkpoint folder lead to it."""
+    folder = golden / "mcore016/qwen3/mcore/iter_0000000"
+    for name in (".metadata", "__0_0.distcp"):
+        said = fails(ponte, "inspect", folder / name, with_text=f"`ponte inspect {folder}`").err
+        assert "safetensors" not in said, said
+    ponte("import", "--hf-model", golden / "qwen3/hf", "--megatron-path", tmp_path / "m")
+    common = ponte("inspect", tmp_path / "m/iter_0000000/common.pt").out
+    assert "args.num_layers = 2" in common.splitlines() and common.endswith("torch.save\n"), common
+    tensors = {"model": {"a.weight": torch.ones(2, 3), "b": [torch.zeros(4, dtype=torch.int64), {"c": torch.tensor(1.5)}]}, 7: torch.ones(1, dtype=torch.bfloat16), "betas": (0.9, 0.95)}
+    torch.save(tensors, tmp_path / "some.pt")
+    report = json.loads(ponte("inspect", tmp_path / "some.pt", "--json").out)
+    found = {t["name"]: (t["dtype"], t["shape"]) for t in report["tensors"]}
+    assert found == {"model.a.weight": ("F32", [2, 3]), "model.b.0": ("I64", [4]), "model.b.1.c": ("F32", []), "7": ("BF16", [1])}, found
+    assert report["format"] == "torch.save" and report["objects"] == ["betas = (0.9, 0.95)"] and report["bytes"] == 24 + 32 + 4 + 2
+    torch.save(torch.ones(3), tmp_path / "one.pt")
+    assert "(the value)" in ponte("inspect", tmp_path / "one.pt").out
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pt")
+    fails(ponte, "inspect", tmp_path / "evil.pt", with_text=".system")
+    torch.save({"x": torch.ones(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"x": [1, 2, 3]}))
+    for name in ("old.pt", "plain.pkl"):
+        fails(ponte, "inspect", tmp_path / name, with_text="a pickle outside an archive of torch.save")
+    assert not (tmp_path / "executed").exists()
+
+
 def test_damaged_native_checkpoints(ponte, golden, tmp_path):
     source = tmp_path / "m"
     shutil.copytree(golden / "qwen3_tp2pp2/mcore", source)
@@ -308,6 +340,8 @@ def test_damaged_native_checkpoints(ponte, golden, tmp_path):
     config = (folder / "run_config.yaml").read_text()
     (folder / "run_config.yaml").write_text(config.replace("num_layers: 4", "num_layers: 5"))
     fails(ponte, *export, with_text=["shape [4, ", "wanted [5, "])
+    said = ponte(*export, code=1).err
+    assert "8 wrong" in said and said.count("self_attention.linear_qkv.weight: shape") == 1, said  # a stacked tensor is wrong once, not in each layer
     (folder / "run_config.yaml").unlink()
     fails(ponte, *export, with_text="--hf-model")
     ponte(*export, "--hf-model", golden / "qwen3_tp2pp2/hf")

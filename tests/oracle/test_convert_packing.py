@@ -3,6 +3,7 @@ by Ponte. Also which checkpoints say so, and which are refused."""
 import argparse
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -195,6 +196,16 @@ def test_without_either_it_is_refused(ponte, tmp_path):
     root = of_model(ponte, tmp_path / "in", tmp_path / "swift", "joined")
     result = ponte("export", "--megatron-path", root, "--hf-path", tmp_path / "hf", "--hf-model", tmp_path / "in", code=1)
     assert "whose order of rows nothing tells" in result.err and "Export the model to Hugging Face" in result.err and not (tmp_path / "hf").exists()
+
+
+def test_in_fsdp_dtensor_the_order_is_megatrons(ponte, tmp_path):
+    """No other program writes that container, so no arguments are wanted."""
+    attention_alone(tmp_path)
+    ponte("import", "--hf-model", tmp_path / "in", "--megatron-path", tmp_path / "fsdp", "--ckpt-format", "fsdp_dtensor")
+    shutil.rmtree(tmp_path / "fsdp/iter_0000000/ponte")
+    (tmp_path / "fsdp/iter_0000000/run_config.yaml").unlink()
+    ponte("export", "--megatron-path", tmp_path / "fsdp", "--hf-path", tmp_path / "hf", "--hf-model", tmp_path / "in")
+    assert_same(hf_tensors(tmp_path / "hf"), hf_tensors(tmp_path / "in"))
 
 
 def test_an_older_version_with_larger_norms_is_refused(ponte, golden, tmp_path):
