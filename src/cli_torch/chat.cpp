@@ -116,8 +116,10 @@ int run_chat(const Arguments& arguments) {
   const LaunchEnvironment launch = launch_environment();
   const int64_t processes = flags.nproc_per_node > 0 ? flags.nproc_per_node : flags.model.layout.ranks();
   if (launch.world_size == 1 && processes > 1) return launch_command("chat", arguments, processes, 0, Terminal::rank_0);
-  return run_as_rank(launch, flags.model.device, kPatience, nullptr,
-                     [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { chat_together(flags, device, *ranks); });
+  return run_as_rank(launch, flags.model.device, kPatience, nullptr, [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) {
+    agree_on_flags(*ranks, app, kOfAMachine);
+    chat_together(flags, device, *ranks);
+  });
 }
 
 }  // namespace ponte

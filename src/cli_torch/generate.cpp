@@ -9,10 +9,12 @@
 #include "base/environment.h"
 #include "base/errors.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "cli_torch/commands.h"
 #include "cli_torch/language_model.h"
 #include "cli_torch/rank_program.h"
+#include "comm/same_settings.h"
 #include "text/chat_template.h"
 
 namespace ponte {
@@ -71,10 +73,21 @@ class PromptReader {
       standard_input_ = gather_text(ranks_.world(), mine)[0];
     }
     agree(ranks_.world(), [&] { read_all(); });
+    if (!flags_.prompt_file.empty()) agree_on_settings(ranks_.world(), {"--prompt-file with content " + fingerprint()}, "what it read is");
     return std::move(prompts_);
   }
 
  private:
+  // A file of the same name may hold something else on another machine.
+  std::string fingerprint() const {
+    ContentHash hash;
+    for (const Prompt& prompt : prompts_) {
+      hash.update(std::as_bytes(std::span(prompt.ids)));
+      hash.update(std::as_bytes(std::span("|")));
+    }
+    return hash.hex();
+  }
+
   void read_all() {
     if (!flags_.template_variables.empty()) variables_ = parse_json(flags_.template_variables, "--chat-template-kwargs");
     require(variables_.is_object(), "--chat-template-kwargs: {} found, a JSON object wanted", flags_.template_variables);
@@ -224,8 +237,10 @@ int run_generate(const Arguments& arguments) {
   const LaunchEnvironment launch = launch_environment();
   const int64_t processes = flags.nproc_per_node > 0 ? flags.nproc_per_node : flags.model.layout.ranks();
   if (launch.world_size == 1 && processes > 1) return launch_command("generate", arguments, processes, 0, Terminal::rank_0);
-  return run_as_rank(launch, flags.model.device, kPatience, nullptr,
-                     [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) { generate_together(flags, device, *ranks); });
+  return run_as_rank(launch, flags.model.device, kPatience, nullptr, [&](const std::shared_ptr<Ranks>& ranks, const at::Device& device) {
+    agree_on_flags(*ranks, app, kOfAMachine);
+    generate_together(flags, device, *ranks);
+  });
 }
 
 }  // namespace ponte

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "comm/ranks.h"
@@ -31,6 +32,8 @@ struct ModelChoice {
 };
 
 void add_model_flags(CLI::App& app, ModelChoice& choice);
+// Flags in which ranks of one run may differ.
+inline constexpr std::string_view kOfAMachine[] = {"--device", "--threads", "--nproc-per-node"};
 void add_sampling_flags(CLI::App& app, SamplingOptions& sampling);
 // top-k, top-p and min-p say that a draw is wanted: the temperature is then 1 unless one was given.
 void settle_sampling(const CLI::App& app, SamplingOptions& sampling);

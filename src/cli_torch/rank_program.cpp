@@ -1,7 +1,13 @@
 #include "cli_torch/rank_program.h"
 
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
 #include "base/errors.h"
 #include "base/file.h"
+#include "base/json.h"
+#include "comm/same_settings.h"
 #include "kernels/device.h"
 
 namespace ponte {
@@ -28,6 +34,19 @@ int run_as_rank(const LaunchEnvironment& launch, const std::string& device, Pati
     throw;
   }
   return 0;
+}
+
+void agree_on_flags(Ranks& ranks, const CLI::App& app, std::span<const std::string_view> may_differ) {
+  std::vector<std::string> settings;
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_name();
+    if (std::ranges::find(may_differ, name) != may_differ.end()) continue;
+    // In JSON's quotes: a prompt may have many lines.
+    const Json given = option->results();
+    const std::string value = (given.size() == 1 ? given[0] : given).dump(-1, ' ', false, Json::error_handler_t::replace);
+    settings.push_back(name + (option->count() == 0 ? " not given" : " = " + value));
+  }
+  agree_on_settings(ranks.world(), settings, "its flags are");
 }
 
 int launch_command(std::string_view command, const Arguments& arguments, int64_t processes, int64_t max_restarts, Terminal terminal) {

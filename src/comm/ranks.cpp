@@ -11,6 +11,7 @@
 #include "comm/gloo.h"
 #include "comm/life.h"
 #include "comm/nccl.h"
+#include "comm/port.h"
 #include "comm/process_group.h"
 
 namespace ponte {
@@ -80,16 +81,19 @@ class Processes final : public Ranks {
     options.isServer = launch.rank == 0 && !launch.launcher_has_store;
     options.waitWorkers = false;
     options.timeout = patience.to_meet;
-    try {
-      const auto store = c10::make_intrusive<c10d::TCPStore>(launch.master_address, options);
-      store->setTimeout(patience.in_a_collective);
-      return c10::make_intrusive<c10d::PrefixStore>(store_prefix(launch.restarts), store);
-    } catch (const std::exception&) {
-      if (options.isServer)
-        fail("rank 0: port {} of {} (MASTER_PORT, MASTER_ADDR) cannot be served; another run on this machine?", launch.master_port, launch.master_address);
-      fail("rank {}: no store of this run answers at {}:{} (MASTER_ADDR, MASTER_PORT) within {} s; it is served by {}", launch.rank, launch.master_address,
-           launch.master_port, static_cast<double>(patience.to_meet.count()) / 1000, launch.launcher_has_store ? "the launcher" : "rank 0");
+    // A client of c10d that finds nobody would try for twice its time, and say so in the log.
+    if (options.isServer || answers_by(launch.master_address, launch.master_port, std::chrono::steady_clock::now() + patience.to_meet)) {
+      try {
+        const auto store = c10::make_intrusive<c10d::TCPStore>(launch.master_address, options);
+        store->setTimeout(patience.in_a_collective);
+        return c10::make_intrusive<c10d::PrefixStore>(store_prefix(launch.restarts), store);
+      } catch (const std::exception&) {
+        require(!options.isServer, "rank 0: port {} of {} (MASTER_PORT, MASTER_ADDR) cannot be served; another run on this machine?", launch.master_port,
+                launch.master_address);
+      }
     }
+    fail("rank {}: no store of this run answers at {}:{} (MASTER_ADDR, MASTER_PORT) within {} s; it is served by {}", launch.rank, launch.master_address,
+         launch.master_port, static_cast<double>(patience.to_meet.count()) / 1000, launch.launcher_has_store ? "the launcher" : "rank 0");
   }
 
   // One that was told of another number of ranks leaves word of it before it joins, so that all who wait for it read that.

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "checkpoint/load.h"
 #include "checkpoint/tensor_dtype.h"
+#include "comm/same_settings.h"
 #include "config/field.h"
 #include "families/settings.h"
 #include "hub/hub.h"
@@ -209,13 +210,7 @@ void check_same_configuration_everywhere(const Run& run) {
   std::vector<std::string> mine;
   for (const Field& field : config_fields())
     if (!may_differ(field)) mine.push_back(field.name() + " = " + field.print(run.config));
-  const std::vector<std::string> first = split(gather_text(run.ranks->world(), run.speaks() ? join(mine, "\n") : "")[0], '\n');
-  agree(run.ranks->world(), [&] {
-    std::vector<std::string> wrong;
-    for (size_t i = 0; i < mine.size(); ++i)
-      if (i >= first.size() || mine[i] != first[i]) wrong.push_back(format("{}, on rank 0 {}", mine[i], i < first.size() ? first[i] : "no such key"));
-    require(wrong.empty() && first.size() == mine.size(), "its configuration is not rank 0's: {}", join(wrong, "; "));
-  });
+  agree_on_settings(run.ranks->world(), mine, "its configuration is");
 }
 
 // The same files may not be the same bytes on every machine.

@@ -1,5 +1,6 @@
 """Ranks started as torchrun, SLURM, OpenMPI and PyTorchJob start them: the same run each time; what is wrong on one rank is said once, by rank 0."""
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,10 +37,11 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start(launcher, commands):
+def start(launcher, commands, folders=None):
     port = free_port()
     base = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "MASTER_"))}
-    processes = [subprocess.Popen([str(BIN / "ponte"), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    processes = [subprocess.Popen([str(BIN / "ponte"), *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+                                  cwd=folders[r] if folders else None,
                                   env={**base, **ONE_THREAD, **{k: str(v) for k, v in LAUNCHERS[launcher](r, len(commands), port).items()}})
                  for r, command in enumerate(commands)]
     return [(p.communicate(timeout=280), p.returncode) for p in processes]
@@ -118,6 +120,28 @@ def test_what_is_wrong_on_one_rank_is_said_once(training, tmp_path, wrong, words
     assert [status for _, status in ends] == [1, 1], ends
     said = [err for (_, err), _ in ends]
     assert said[0].count("error:") == 1 and words in said[0] and "error:" not in said[1], said
+
+
+@pytest.mark.parametrize("command, wrong, words", [
+    ("generate", {"--prompt": "another\nline", "--temperature": 0.7}, ['--prompt = "another\\nline", on rank 0 --prompt = "a prompt"',
+                                                                      '--temperature = "0.7", on rank 0 --temperature not given']),
+    ("generate", {"--hf-model-path": "{copy}", "--tp": 1}, ["/copy\", on rank 0 --hf-model-path = ", '--tp = "1", on rank 0 --tp = "2"']),
+    ("generate", {"--prompt-file": "here.txt"}, ["what it read is not rank 0's: --prompt-file"]),
+    ("chat", {"--system": "be brief"}, ['its flags are not rank 0\'s: --system = "be brief", on rank 0 --system not given'])])
+def test_ranks_that_would_say_something_else(tiny, tmp_path, command, wrong, words):
+    """Each rank has a command line of its own. --threads and --device may differ."""
+    folder, _ = tiny("qwen3")
+    shutil.copytree(folder, tmp_path / "copy")
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+        (tmp_path / rank / "here.txt").write_text(f"prompt {rank}\n")
+    flags = {"--hf-model-path": folder, "--tp": 2, "--threads": 1} | ({"--prompt": "a prompt"} if command == "generate" else {})
+    flags |= {flag: value for flag, value in wrong.items() if flag == "--prompt-file"}
+    other = flags | {flag: str(value).format(copy=tmp_path / "copy") for flag, value in wrong.items()} | {"--threads": 2}
+    ends = start("PyTorchJob", [[command, *(str(word) for pair in given.items() for word in pair)] for given in (flags, other)], [tmp_path / "0", tmp_path / "1"])
+    assert [status for _, status in ends] == [1, 1], ends
+    said = [err for (_, err), _ in ends]
+    assert said[0].count("error:") == 1 and "rank 1: " in said[0] and all(w in said[0] for w in words) and "error:" not in said[1], said
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "examples/slurm").glob("*.sbatch")))

@@ -1,6 +1,9 @@
 // Groups of real processes.
 #include "process_testing.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 
 #include "base/format.h"
@@ -173,6 +176,28 @@ TEST(ProcessGroup, ProcessesThatDoNotFitAreRefused) {
   const std::vector<int> other = fork_ranks({{0, 2}, {1, 4}}, joins(2s, "was told of"));
   EXPECT_GT(std::count(other.begin(), other.end(), 2), 0);
   EXPECT_EQ(std::count(other.begin(), other.end(), 1), 0);
+}
+
+// A port that is taken and never answers: rank 0, which would serve the store there, does not come.
+TEST(ProcessGroup, WithoutAStoreARankSaysWhereItLooked) {
+  const int taken = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}, .sin_zero = {}};
+  socklen_t length = sizeof address;
+  ASSERT_EQ(::bind(taken, reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(::getsockname(taken, reinterpret_cast<sockaddr*>(&address), &length), 0);
+  LaunchEnvironment launch;
+  launch.rank = 1;
+  launch.world_size = 2;
+  launch.master_port = ntohs(address.sin_port);
+  std::string said;
+  try {
+    Ranks::join(launch, {300ms, 60s});
+  } catch (const UserError& error) {
+    said = error.what();
+  }
+  ::close(taken);
+  EXPECT_TRUE(said.starts_with("rank 1: no store of this run answers at ")) << said;
+  EXPECT_NE(said.find(format(":{} (MASTER_ADDR, MASTER_PORT) within 0.3 s; it is served by rank 0", launch.master_port)), std::string::npos) << said;
 }
 
 }  // namespace
