@@ -16,11 +16,9 @@ namespace ponte {
 // A rank, and of how many. `lost`: the process that does not end by itself; killed when the others have ended.
 using Told = std::pair<int64_t, int64_t>;
 inline std::vector<int> fork_ranks(const std::vector<Told>& told, const std::function<void(const LaunchEnvironment&)>& body, int64_t lost = -1) {
-  c10d::TCPStoreOptions options;
-  options.port = 0;
-  options.isServer = true;
-  options.waitWorkers = false;
-  const auto store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
+  // The store is served when all have been forked: its thread looks up names, and a child would inherit that lock as it is.
+  int port_pipe[2];
+  if (::pipe(port_pipe) != 0) fail_errno("no pipe for the ranks");
   std::vector<pid_t> children;
   for (const auto& [rank, size] : told) {
     const pid_t pid = ::fork();
@@ -28,7 +26,7 @@ inline std::vector<int> fork_ranks(const std::vector<Told>& told, const std::fun
       LaunchEnvironment launch;
       launch.rank = rank;
       launch.world_size = size;
-      launch.master_port = store->getPort();
+      if (::read(port_pipe[0], &launch.master_port, sizeof launch.master_port) != sizeof launch.master_port) ::_exit(1);
       launch.launcher_has_store = true;
       try {
         body(launch);
@@ -39,6 +37,16 @@ inline std::vector<int> fork_ranks(const std::vector<Told>& told, const std::fun
     }
     children.push_back(pid);
   }
+  c10d::TCPStoreOptions options;
+  options.port = 0;
+  options.isServer = true;
+  options.waitWorkers = false;
+  const auto store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
+  const decltype(LaunchEnvironment::master_port) port = store->getPort();
+  for (size_t r = 0; r < children.size(); ++r)
+    if (::write(port_pipe[1], &port, sizeof port) != sizeof port) fail_errno("the ranks cannot be told of their store");
+  ::close(port_pipe[0]);
+  ::close(port_pipe[1]);
   std::vector<int> out(children.size());
   const auto collect = [&](size_t r) {
     int status = 0;
