@@ -13,7 +13,6 @@
 #include "base/parallel.h"
 #include "convert/training_state.h"
 #include "checkpoint/tensor_dtype.h"
-#include "convert/weight_source.h"
 #include "format/torch_dist.h"
 #include "kernels/device.h"
 
@@ -81,11 +80,6 @@ SchedulePolicy policy_of(const SchedulerConfig& config) {
 
 }  // namespace
 
-void load_weights(const fs::path& path, RankModel& model) {
-  const std::unique_ptr<WeightSource> source = WeightSource::open(path, model.config());
-  model.load(*source);
-}
-
 std::optional<DataRecord> stored_data(const FoundCheckpoint& checkpoint) {
   const fs::path file = checkpoint.folder / kRunRecord;
   if (!fs::exists(file)) return std::nullopt;
@@ -94,32 +88,31 @@ std::optional<DataRecord> stored_data(const FoundCheckpoint& checkpoint) {
   return state.data;
 }
 
-LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, RankModel& model, AdamW* optimizer) {
-  const std::string what = checkpoint.folder.string();
-  const TorchDistReader reader(checkpoint.folder);
-  const std::optional<Value> common = training_state(reader);
+LoadedRun load_run(const NativeSource& source, const Config& config, const Schedule& schedule, RankModel& model, AdamW* optimizer) {
+  const fs::path& folder = source.iteration_directory();
+  const std::string what = folder.string();
+  const std::optional<Value> common = training_state(source.reader());
   require(common.has_value(), "{}: no common.pt, no common_state and no iteration object: not a checkpoint of a run", what);
   const bool with_optimizer = optimizer && has_optimizer_state(*common, what);
   LoadedRun out{.state = {}, .schedule = with_optimizer ? reconcile_schedule(schedule, *common, policy_of(config.scheduler), what) : schedule,
                 .has_optimizer = with_optimizer};
-  if (fs::exists(checkpoint.folder / "train_state.pt"))
-    out.state.train = train_state_from(load_torch_file(checkpoint.folder / "train_state.pt"), what + "/train_state.pt");
+  if (fs::exists(folder / "train_state.pt"))
+    out.state.train = train_state_from(load_torch_file(folder / "train_state.pt"), what + "/train_state.pt");
   else if (const Value* iteration = common->find("iteration"))
     out.state.train.step = iteration->as_count(what);
-  const bool ours = fs::exists(checkpoint.folder / kRunRecord);
-  if (ours) read_run_record(read_json(checkpoint.folder / kRunRecord), what + "/" + kRunRecord, out.state);
+  const bool ours = fs::exists(folder / kRunRecord);
+  if (ours) read_run_record(read_json(folder / kRunRecord), what + "/" + kRunRecord, out.state);
 
-  const std::unique_ptr<WeightSource> source = WeightSource::open(checkpoint.folder, model.config());
-  model.load(*source);
+  model.load(source);
   if (with_optimizer) {
     read_common_state(*common, what, out.state);
-    load_optimizer(*source, *optimizer, model.options().device);
+    load_optimizer(source, *optimizer, model.options().device);
     if (common->at("optimizer", what).at("param_state_sharding_type", what).as_text(what) == "dp_reshardable") check_main_params(*optimizer, what);
     optimizer->set_steps(out.state.optimizer_steps);
   } else if (optimizer) {
     optimizer->main_params_from_values();
   }
-  if (config.checkpoint.load_rng && ours) restore_generator(reader);  // a generator state of another program means nothing here
+  if (config.checkpoint.load_rng && ours) restore_generator(source.reader());  // a generator state of another program means nothing here
   return out;
 }
 

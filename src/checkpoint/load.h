@@ -6,13 +6,11 @@
 #include "checkpoint/layout.h"
 #include "checkpoint/run_record.h"
 #include "config/config.h"
+#include "convert/segment_source.h"
 #include "optim/adamw.h"
 #include "parallel/rank_model.h"
 
 namespace ponte {
-
-// Weights alone, from an HF folder, a folder of checkpoints or one iteration's folder. UserError when they do not fit the model.
-void load_weights(const fs::path& path, RankModel& model);
 
 // Which data the checkpoint's positions count in; nullopt when another program wrote it.
 std::optional<DataRecord> stored_data(const FoundCheckpoint& checkpoint);
@@ -23,9 +21,9 @@ struct LoadedRun {
   bool has_optimizer = false;
 };
 
-// Everything a checkpoint holds into the live objects. `optimizer` null: its state is not wanted. UserError where the checkpoint does not hold
-// what is wanted, or is of another model or schedule. Optimizer state of fully_reshardable, dp_reshardable (whatever tensor-, pipeline- and expert-parallel
-// ranks wrote it) and fsdp_dtensor.
-LoadedRun load_run(const FoundCheckpoint& checkpoint, const Config& config, const Schedule& schedule, RankModel& model, AdamW* optimizer);
+// Everything a checkpoint holds into the live objects. `source`: the checkpoint, opened. `optimizer` null: its state is not wanted. UserError where the
+// checkpoint does not hold what is wanted, is not what was written, or is of another model or schedule. Optimizer state of fully_reshardable,
+// dp_reshardable (whatever tensor-, pipeline- and expert-parallel ranks wrote it) and fsdp_dtensor.
+LoadedRun load_run(const NativeSource& source, const Config& config, const Schedule& schedule, RankModel& model, AdamW* optimizer);
 
 }  // namespace ponte

@@ -150,13 +150,14 @@ void write_hf(const fs::path& folder, const CheckpointContent& c, const Share& s
 
 // What one rank writes.
 void write_rest(const fs::path& folder, const CheckpointContent& c, const Share& share, const std::vector<SavedPart>& parts) {
-  join_native_parts(folder, parts);
+  Manifest manifest = join_native_parts(folder, parts);
   const bool torch_dist = container_of(c) == Container::torch_dist;
   if (torch_dist) save_torch_file(folder / "common.pt", common_state_of_run(c));
   save_torch_file(folder / "train_state.pt", train_state_value(c.state.train));
   write_file_atomically(folder / "run_config.yaml", bridge_run_config_yaml(c.config));
   write_kept_files(folder, c);
   if (!c.tokenizer_folder.empty() && c.config.checkpoint.save_tokenizer_assets) copy_tokenizer(c.tokenizer_folder, folder / "tokenizer");
+  write_native_manifest(folder, std::move(manifest));
   if (c.config.checkpoint.save_hf) write_hf(folder, c, share);
   if (torch_dist) write_file_atomically(folder / "metadata.json", metadata_json());  // last: its presence says "this is a checkpoint"
 }

@@ -105,6 +105,7 @@ std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& to
   options.device = device;
   agree(ranks.world(), [&] {
     source = WeightSource::open(weights);
+    source->check_part({ranks.rank(), ranks.size()}, WeightSource::Contents::weights);
     options.dtype = scalar_type(torch_dtype == "auto" ? source->dtype(source->rules().rules.front()) : dtype_from_user(torch_dtype));
     config = laid_out(source->config(), layout);
     mesh.emplace(mesh_sizes(config, ranks.size()));
@@ -114,6 +115,7 @@ std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& to
   agree(ranks.world(), [&] {
     model = std::make_unique<Model>(config, groups, options);
     const auto start = std::chrono::steady_clock::now();
+    source->take_as_checked();
     model->load(*source);
     wait_for_device(device);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -116,7 +116,7 @@ Manifest write_iteration(const NativeSource& source, const fs::path& directory, 
     save_torch_file(directory / "common.pt", common_state_of(source.config(), state));
     write_file_atomically(directory / "metadata.json", metadata_json());
   }
-  write_file_atomically(directory / kKeptFolder / kNativeManifest, manifest_text(manifest));
+  write_native_manifest(directory, manifest);
   return manifest;
 }
 

@@ -1,15 +1,11 @@
 #include "convert/hash_check.h"
 
-#include <algorithm>
-
 #include "base/errors.h"
 #include "convert/manifest.h"
 #include "convert/transfer.h"
 
 namespace ponte {
 namespace {
-
-constexpr size_t kListed = 20;
 
 // Pieces of tensors, each one run of bytes, and the hash each should have.
 class HashCheck {
@@ -34,48 +30,14 @@ class HashCheck {
 
 }  // namespace
 
-void Differences::add(const std::string& name, const std::string& text) {
-  std::lock_guard lock(mutex_);
-  found_.emplace(name, text);
-}
-
-void Differences::settle(const std::string& headline) const {
-  if (found_.empty()) return;
-  std::string text = format("{}: {} tensors differ", headline, found_.size());
-  size_t n = 0;
-  for (const auto& [name, what] : found_) {
-    if (++n > kListed) break;
-    text += format("\n    {}: {}", name, what);
-  }
-  if (found_.size() > kListed) text += format("\n    ... and {} more", found_.size() - kListed);
-  fail("{}", text);
-}
-
-void check_native_manifest(const NativeSource& source, const fs::path& file, int64_t threads) {
-  const Manifest manifest = read_manifest(file);
+void check_native_manifest(const NativeSource& source, int64_t threads) {
+  const ContentChecks& checks = source.checks();
+  if (!checks.present()) return;
   Differences differences;
-  HashCheck check;
-  std::vector<ChunkBytes> opened;
-  for (const auto& [name, tensor] : manifest.tensors) {
-    const TorchDistTensor* stored = source.reader().find(name);
-    if (!stored || stored->dtype != tensor.dtype || stored->shape != tensor.shape || stored->chunks.size() != tensor.chunks.size()) {
-      differences.add(name, stored ? "another type, shape or chunking than the manifest's" : "gone");
-      continue;
-    }
-    for (const ManifestChunk& chunk : tensor.chunks) {
-      const auto match = std::ranges::find_if(stored->chunks, [&](const TorchDistChunk& c) { return c.offsets == chunk.offsets && c.sizes == chunk.sizes; });
-      if (match == stored->chunks.end()) {
-        differences.add(name, format("no chunk at {}", chunk.offsets));
-        continue;
-      }
-      opened.push_back(source.reader().bytes(*stored, *match));
-      check.expect(name, tensor.dtype, opened.back().bytes, chunk.hash);
-    }
-  }
-  for (const TorchDistTensor& stored : source.reader().tensors())
-    if (!manifest.tensors.contains(stored.name)) differences.add(stored.name, "stored, but not in the manifest");
-  check.run(threads, differences);
-  differences.settle(file.string());
+  for (const TorchDistTensor& tensor : source.reader().tensors())
+    if (!tensor.chunks.empty() && !checks.of(tensor.chunks[0])) differences.add(tensor.name, "stored, but not in the manifest");
+  differences.settle(checks.manifest().string());
+  checks.compare(checks.of_tensors([](const TorchDistTensor&) { return true; }), {}, threads, "check hashes");
 }
 
 void check_hf_manifest(const HfCheckpoint& checkpoint, int64_t threads) {

@@ -53,7 +53,7 @@ Manifest write_iteration(const HfSource& source, const fs::path& directory, cons
   keep_hf_files(options.hf_model, directory);
   keep_hf_storage(source.config(), source.rules(), directory);
   keep_exact_values(source, options.torch_dtype, directory);
-  write_file_atomically(directory / kKeptFolder / kNativeManifest, manifest_text(manifest));
+  write_native_manifest(directory, manifest);
   return manifest;
 }
 

@@ -92,7 +92,7 @@ fs::path iteration_directory(const fs::path& path) {
 bool is_native_checkpoint(const fs::path& path) { return is_iteration(path) || fs::exists(path / kTracker); }
 
 NativeSource::NativeSource(const fs::path& path, const ModelConfig* config, const HfTensors& hf)
-    : directory_(ponte::iteration_directory(path)), reader_(directory_) {
+    : directory_(ponte::iteration_directory(path)), reader_(directory_), checks_(reader_) {
   config_ = config ? *config : native_model_config(directory_, reader_);
   // The stored tensors decide whether the head is tied, not a flag.
   config_.share_embeddings_and_output_weights = !reader_.find("output_layer.weight") && !reader_.find("model.module.output_layer.weight");
@@ -124,16 +124,18 @@ void NativeSource::choose_dialect() {
   dialect_.packing = packing;  // nothing fits: the accounting will say what is missing
 }
 
+SourceBuffer NativeSource::open_chunk(const TorchDistTensor& tensor, const TorchDistChunk& chunk, std::vector<ChunkBytes>& opened) const {
+  opened.push_back(reader_.bytes(tensor, chunk));
+  return {format("{} at {}", tensor.name, chunk.offsets), tensor.dtype, opened.back().bytes, checks_.of(chunk)};
+}
+
 void NativeSource::bind() {
   Accounting accounting(directory_.string());
   std::set<std::string> used;
   std::map<const TorchDistChunk*, int64_t> numbers;
   const auto open = [&](const TorchDistTensor& tensor, const TorchDistChunk& chunk) {
     const auto [it, fresh] = numbers.emplace(&chunk, static_cast<int64_t>(buffers_.size()));
-    if (fresh) {
-      opened_.push_back(reader_.bytes(tensor, chunk));
-      buffers_.push_back({format("{} at {}", tensor.name, chunk.offsets), tensor.dtype, opened_.back().bytes});
-    }
+    if (fresh) buffers_.push_back(open_chunk(tensor, chunk, opened_));
     return it->second;
   };
   for (const Rule& rule : table_.rules) {
@@ -168,6 +170,16 @@ void NativeSource::append_feeds(size_t rule, size_t segment, const Window& to, s
   for (const SegmentChunk& chunk : chunks_[rule][segment]) append_copies(chunk.window, to, chunk.buffer, out);
 }
 
+void NativeSource::check_part(Part part, Contents contents) {
+  if (part.count == 1) return;
+  divided_ = checks_.of_tensors([&](const TorchDistTensor& tensor) { return contents == Contents::weights_and_state || !is_training_state(tensor.name); });
+  checks_.compare(divided_, part, 0, "");
+}
+
+void NativeSource::take_as_checked() {
+  for (ContentCheck* check : divided_) check->take_as_done();
+}
+
 std::string NativeSource::key_of_state(std::string_view prefix, const Rule& rule, size_t segment) const {
   return prefixed_key(prefix, stored_segment(rule, segment, dialect_).key, dialect_.container);
 }
@@ -191,8 +203,7 @@ bool NativeSource::main_param_rounds_to_weight(const FlatState& flat, const Rule
   std::vector<ChunkBytes> opened;
   std::vector<SourceBuffer> buffers;
   const OpenChunk open = [&](const TorchDistTensor& tensor, const TorchDistChunk& chunk) {
-    opened.push_back(reader_.bytes(tensor, chunk));
-    buffers.push_back({tensor.name, tensor.dtype, opened.back().bytes});
+    buffers.push_back(open_chunk(tensor, chunk, opened));
     return static_cast<int64_t>(buffers.size()) - 1;
   };
   const auto agrees = [&](size_t segment, const SegmentChunk& piece) {
@@ -240,8 +251,7 @@ void NativeSource::read_state(std::string_view prefix, const Rule& wanted, const
   std::vector<std::vector<SegmentChunk>> chunks;
   for (size_t s = 0; s < rule.segments.size(); ++s)
     chunks.push_back(bind_state(prefix, rule, s, [&](const TorchDistTensor& tensor, const TorchDistChunk& chunk) {
-      opened.push_back(reader_.bytes(tensor, chunk));
-      buffers.push_back({tensor.name, tensor.dtype, opened.back().bytes});
+      buffers.push_back(open_chunk(tensor, chunk, opened));
       return static_cast<int64_t>(buffers.size()) - 1;
     }));
   fill(rule, slice, out, out_dtype, buffers, 0, [&](size_t segment, const Window& to, std::vector<Copy>& copies) {

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "base/file.h"
+#include "convert/content_checks.h"
 #include "convert/dialect.h"
 #include "convert/flat_state.h"
 #include "convert/transfer.h"
@@ -80,6 +81,11 @@ class NativeSource : public SegmentSource {
   std::span<const SegmentChunk> chunks(size_t rule, size_t segment) const { return chunks_[rule][segment]; }
   bool has_state(std::string_view prefix, const Rule& rule) const override;
   void read_state(std::string_view prefix, const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const override;
+  void check_part(Part part, Contents contents) override;
+  void take_as_checked() override;
+  const ContentChecks& checks() const { return checks_; }
+  // A chunk to copy from, with what its content should be; its bytes live as long as `opened`.
+  SourceBuffer open_chunk(const TorchDistTensor& tensor, const TorchDistChunk& chunk, std::vector<ChunkBytes>& opened) const;
   const TorchDistReader& reader() const { return reader_; }
   const fs::path& iteration_directory() const { return directory_; }
   Dialect dialect() const { return dialect_; }
@@ -93,6 +99,8 @@ class NativeSource : public SegmentSource {
   bool main_param_rounds_to_weight(const FlatState& flat, const Rule& rule) const;
   fs::path directory_;
   TorchDistReader reader_;
+  ContentChecks checks_;
+  std::vector<ContentCheck*> divided_;  // those that ranks check together
   Dialect dialect_;
   std::vector<std::vector<std::vector<SegmentChunk>>> chunks_;  // [rule][segment]
   std::vector<ChunkBytes> opened_;                              // keeps owned bytes alive

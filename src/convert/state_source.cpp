@@ -14,10 +14,7 @@ StateSource::StateSource(const NativeSource& native, std::string_view kind) {
   std::map<const TorchDistChunk*, int64_t> numbers;  // layers are stacked: many parameters share a chunk
   const OpenChunk open = [&](const TorchDistTensor& tensor, const TorchDistChunk& chunk) {
     const auto [it, fresh] = numbers.emplace(&chunk, static_cast<int64_t>(buffers_.size()));
-    if (fresh) {
-      opened_.push_back(native.reader().bytes(tensor, chunk));
-      buffers_.push_back({tensor.name, tensor.dtype, opened_.back().bytes});
-    }
+    if (fresh) buffers_.push_back(native.open_chunk(tensor, chunk, opened_));
     return it->second;
   };
   for (const Rule& rule : table_.rules) {

@@ -57,7 +57,7 @@ std::optional<double> fsdp_step(const TorchDistReader& reader, const std::string
   for (const TorchDistTensor& tensor : reader.tensors()) {
     if (!tensor.name.starts_with("optimizer.state.") || !tensor.name.ends_with(".step")) continue;
     require(tensor.dtype == DType::f32 && tensor.chunks.size() == 1, "{}: '{}': one fp32 number was expected", what, tensor.name);
-    const ChunkBytes bytes = reader.bytes(tensor, tensor.chunks[0]);
+    const ChunkBytes bytes = reader.bytes(tensor, tensor.chunks[0], CheckCrc::yes);
     float value = 0;
     require(bytes.bytes.size() == sizeof value, "{}: '{}': one fp32 number was expected", what, tensor.name);
     std::memcpy(&value, bytes.bytes.data(), sizeof value);
@@ -170,7 +170,7 @@ std::vector<RandomState> fsdp_random_states(const TorchDistReader& reader) {
     if (name.starts_with(prefix)) place_leaf(name.substr(prefix.size()), reader.object(name), trees);
   for (const TorchDistTensor& tensor : reader.tensors()) {
     if (!tensor.name.starts_with(prefix) || tensor.chunks.size() != 1) continue;
-    const ChunkBytes bytes = reader.bytes(tensor, tensor.chunks[0]);
+    const ChunkBytes bytes = reader.bytes(tensor, tensor.chunks[0], CheckCrc::yes);
     std::string copy(reinterpret_cast<const char*>(bytes.bytes.data()), bytes.bytes.size());
     place_leaf(tensor.name.substr(prefix.size()), Value::tensor(tensor.dtype, tensor.shape, std::move(copy)), trees);
   }

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "base/parallel.h"
 #include "base/progress.h"
+#include "convert/content_checks.h"
 
 namespace ponte {
 namespace {
@@ -94,6 +95,10 @@ void walk(const Copy& copy, size_t depth, const std::byte* from, int64_t from_by
     walk(copy, depth + 1, from + i * axis.from * from_bytes, from_bytes, to + i * axis.to * to_bytes, to_bytes, kernel, add);
 }
 
+void check_content(const SourceBuffer& source) {
+  if (source.check) source.check->require_of(source.bytes);
+}
+
 // A block that is one run of a source in its own type needs no gathering.
 bool is_one_run(std::span<const Copy> parts, int64_t elements, std::span<const SourceBuffer> sources, const Target& target) {
   if (parts.size() != 1 || sources[parts[0].source].dtype != target.dtype || target.add != 0) return false;
@@ -119,6 +124,7 @@ std::string fill_target(std::span<const SourceBuffer> sources, const Target& tar
 }  // namespace
 
 void run_copy(const Copy& copy, const SourceBuffer& from, std::byte* to, DType to_dtype, float add) {
+  check_content(from);
   const int64_t from_bytes = dtype_bytes(from.dtype), to_bytes = dtype_bytes(to_dtype);
   walk(copy, 0, from.bytes.data() + copy.from * from_bytes, from_bytes, to + copy.to * to_bytes, to_bytes,
        kernel_for(from.dtype, to_dtype, add, from.name), add);
@@ -131,8 +137,11 @@ std::span<const std::byte> gather(std::span<const SourceBuffer> sources, const T
   for (const Copy& part : parts) covered += part.elements();
   require(covered == end - begin, "{}: elements {} to {} are fed by {} source elements; the sources do not cover it exactly", target.name, begin, end, covered);
   const auto element = static_cast<size_t>(dtype_bytes(target.dtype)), bytes = static_cast<size_t>(end - begin) * element;
-  if (is_one_run(parts, end - begin, sources, target))
-    return sources[parts[0].source].bytes.subspan(static_cast<size_t>(parts[0].from) * element, bytes);
+  if (is_one_run(parts, end - begin, sources, target)) {
+    const SourceBuffer& source = sources[parts[0].source];
+    check_content(source);
+    return source.bytes.subspan(static_cast<size_t>(parts[0].from) * element, bytes);
+  }
   if (scratch.size() < bytes) scratch.resize(bytes);
   for (const Copy& part : parts) run_copy(part, sources[part.source], scratch.data(), target.dtype, target.add);
   return std::span(scratch).first(bytes);

@@ -12,11 +12,14 @@
 
 namespace ponte {
 
+class ContentCheck;
+
 // A row-major tensor (or a piece of one) to read from, usually mapped from a file.
 struct SourceBuffer {
   std::string name;
   DType dtype = DType::f32;
   std::span<const std::byte> bytes;
+  ContentCheck* check = nullptr;  // of all the bytes, before the first of them is used; nullptr: there is none
 };
 
 // A linear buffer to be produced: the copies together write each of its elements once.
@@ -28,7 +31,8 @@ struct Target {
   float add = 0;  // to every element, in fp32 (a norm's offset)
 };
 
-// Copies; adds `add` in fp32 and casts where the types differ (floating types only: UserError otherwise, naming the source).
+// Copies; adds `add` in fp32 and casts where the types differ (floating types only: UserError otherwise, naming the source). UserError, here and below,
+// when a source is not what its check says.
 void run_copy(const Copy& copy, const SourceBuffer& from, std::byte* to, DType to_dtype, float add = 0);
 
 // Elements [begin, end) of the target: in place when they are one unchanged run of a source, else gathered into `scratch`. UserError (naming the target)

@@ -59,10 +59,9 @@ VerifyReport verify_checkpoint(const VerifyOptions& options) {
   std::optional<HfSource> hf;
   if (options.hf_model) hf.emplace(*options.hf_model);
   const NativeSource native(options.megatron_path, hf ? &hf->config() : nullptr);
-  const fs::path manifest = native.iteration_directory() / kKeptFolder / kNativeManifest;
-  report.manifest_checked = fs::exists(manifest);
+  report.manifest_checked = native.checks().present();
   require(hf || report.manifest_checked, "{}: no manifest of Ponte is in it; give --hf-model to compare with", native.iteration_directory());
-  if (report.manifest_checked) check_native_manifest(native, manifest, options.threads);
+  check_native_manifest(native, options.threads);
   report.compared.architecture = native.config().hf_architecture;
   report.compared.tensors = static_cast<int64_t>(native.reader().tensors().size());
   for (const TorchDistTensor& t : native.reader().tensors()) report.compared.bytes += static_cast<uint64_t>(tensor_bytes({t.name, t.dtype, t.shape}));

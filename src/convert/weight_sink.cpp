@@ -124,7 +124,7 @@ SavedPart save_native_part(const fs::path& directory, int64_t rank, const ModelC
   return {writer.finish_rank(), manifest_text(manifest)};
 }
 
-void join_native_parts(const fs::path& directory, const std::vector<SavedPart>& parts) {
+Manifest join_native_parts(const fs::path& directory, const std::vector<SavedPart>& parts) {
   PONTE_ASSERT(!parts.empty());
   std::vector<std::string> metadata;
   Manifest manifest = parse_manifest(parts[0].manifest, "part of the manifest");
@@ -137,13 +137,13 @@ void join_native_parts(const fs::path& directory, const std::vector<SavedPart>& 
     }
   }
   write_dist_metadata(directory, metadata);
-  fs::create_directories(directory / kKeptFolder);
-  write_file_atomically(directory / kKeptFolder / kNativeManifest, manifest_text(manifest));
+  return manifest;
 }
 
 void save_torch_dist(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
                      const NativeExtras& extras) {
-  join_native_parts(directory, {save_native_part(directory, 0, config, table, shards, extras, Container::torch_dist, {0, "checkpoint"})});
+  const SavedPart whole = save_native_part(directory, 0, config, table, shards, extras, Container::torch_dist, {0, "checkpoint"});
+  write_native_manifest(directory, join_native_parts(directory, {whole}));
 }
 
 void save_hf(const fs::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards, int64_t max_shard_bytes) {

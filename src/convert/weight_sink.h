@@ -34,7 +34,7 @@ struct LiveShard {
   bool copied = false;     // bytes() copies (from a device): few such shards are in host memory at a time
 };
 
-// Writes a torch_dist checkpoint (the .distcp data, .metadata, the manifest of content hashes) into the existing folder `directory`. extras: what else lies
+// Writes a torch_dist checkpoint (the .distcp data, .metadata, the manifest) into the existing folder `directory`. extras: what else lies
 // in it.
 void save_torch_dist(const std::filesystem::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,
                      const NativeExtras& extras);
@@ -46,8 +46,8 @@ struct SavedPart {
 };
 SavedPart save_native_part(const std::filesystem::path& directory, int64_t rank, const ModelConfig& config, const RuleTable& table,
                            const std::vector<LiveShard>& shards, const NativeExtras& extras, Container container, const TransferOptions& options);
-// UserError when the parts leave a hole or overlap.
-void join_native_parts(const std::filesystem::path& directory, const std::vector<SavedPart>& parts);
+// Writes .metadata. UserError when the parts leave a hole or overlap. The manifest is for write_native_manifest, when everything else is there.
+Manifest join_native_parts(const std::filesystem::path& directory, const std::vector<SavedPart>& parts);
 
 // Writes an HF safetensors checkpoint (weights and config.json) from whole parameters held by this rank. Files of at most `max_shard_bytes`.
 void save_hf(const std::filesystem::path& directory, const ModelConfig& config, const RuleTable& table, const std::vector<LiveShard>& shards,

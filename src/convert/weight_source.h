@@ -16,6 +16,11 @@
 
 namespace ponte {
 
+// One of several parts of a whole.
+struct Part {
+  int64_t number = 0, count = 1;
+};
+
 class WeightSource {
  public:
   // `path`: an HF folder (config.json + safetensors), a Megatron checkpoint's root, or one of its iter_* folders. Checks that every parameter is present
@@ -31,8 +36,14 @@ class WeightSource {
   virtual DType dtype(const Rule& rule) const = 0;
   // Fills `out` (row-major, slice.shape, out_dtype) with the slice; padding rows are zeros. Casts as torch's .to(). Const and safe from several threads.
   virtual void read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const = 0;
-  // Bytes of tensors that read and read_state have taken from the files so far: a rank's share, and nothing of others'.
+  // Bytes of tensors that read and read_state have taken from the files so far: a rank's share, and nothing of others'. What is only checked does not count.
   virtual uint64_t bytes_read() const = 0;
+  // A checkpoint that says what its content should be (ponte/manifest.json) is checked while it is read, each stored chunk whole and before the first of its
+  // elements is handed out: UserError naming file, tensor and chunk. Ranks that read one together divide that: each calls check_part with its number, and when
+  // all have passed, take_as_checked. With one part both leave it to the reading.
+  enum class Contents { weights, weights_and_state };
+  virtual void check_part(Part part, Contents contents) {}
+  virtual void take_as_checked() {}
   // Model-shaped state beside the weights, LiveShard's counterpart: the tensor stored as `prefix` + the weight's key ("optimizer.state.exp_avg."). Layers
   // stacked like the weight. HF folders have none.
   virtual bool has_state(std::string_view prefix, const Rule& rule) const { return false; }

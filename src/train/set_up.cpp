@@ -8,14 +8,13 @@
 
 #include "base/errors.h"
 #include "base/log.h"
-#include "checkpoint/load.h"
 #include "checkpoint/tensor_dtype.h"
 #include "comm/same_settings.h"
 #include "config/field.h"
 #include "families/settings.h"
-#include "hub/hub.h"
 #include "kernels/fused_attention.h"
 #include "train/run.h"
+#include "train/starting_point.h"
 #include "train/train_data.h"
 
 namespace ponte {
@@ -44,67 +43,6 @@ LossScaler loss_scaler_of(const Config& config) {
   if (!config.model.fp16) return LossScaler::constant(1.0);
   return LossScaler::dynamic({.initial_scale = o.initial_loss_scale, .min_scale = o.min_loss_scale, .growth_interval = o.loss_scale_window,
                               .hysteresis = o.hysteresis});
-}
-
-// The positions of a checkpoint count in its data; on other data they would silently mean other samples.
-void check_same_data(const DataRecord& stored, const DataRecord& now, const std::string& folder) {
-  require(stored.order == now.order, "{}: its sample order is {} and this run's {} (dataset.order)", folder, stored.order, now.order);
-  require(stored.order != "megatron" || stored.requested_train_samples == now.requested_train_samples,
-          "{}: its sample order was made for {} training samples and this run asks for {} (train.train_iters x train.global_batch_size); Megatron's order "
-          "changes with that number, so the run would not continue. Keep the number (train.exit_interval stops earlier), or start a new run from these "
-          "weights with checkpoint.finetune=true",
-          folder, stored.requested_train_samples, now.requested_train_samples);
-  require(stored.train_fingerprint == now.train_fingerprint,
-          "{}: it was trained on other data (fingerprint {}, now {}): dataset.data_path, split, seq_length and random_seed must be as they were, or start a "
-          "new run from these weights with checkpoint.finetune=true",
-          folder, stored.train_fingerprint, now.train_fingerprint);
-}
-
-void resume(const FoundCheckpoint& found, Run& run) {
-  const DataRecord data = run.state.data;
-  const CheckpointConfig& c = run.config.checkpoint;
-  const std::optional<DataRecord> stored = stored_data(found);
-  if (stored) check_same_data(*stored, data, found.folder.string());
-  const auto start = std::chrono::steady_clock::now();
-  LoadedRun loaded = load_run(found, run.config, run.schedule, *run.model, c.load_optim ? run.optimizer.get() : nullptr);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (!c.load_optim) run.optimizer->main_params_from_values();
-  require(loaded.has_optimizer || !c.load_optim || loaded.state.train.step == 0,
-          "{}: it holds no optimizer state; checkpoint.load_optim=false goes on without, checkpoint.finetune=true takes the weights alone", found.folder);
-  if (stored && stored->valid_fingerprint != data.valid_fingerprint) loaded.state.train.consumed_valid_samples = 0;
-  if (loaded.has_optimizer && run.loss_scaler.is_dynamic()) run.loss_scaler.restore(loaded.state.loss_scaler);
-  run.state = loaded.state;
-  run.state.data = data;
-  run.schedule = loaded.schedule;
-  if (!loaded.has_optimizer) run.state.schedule_steps = run.state.train.consumed_train_samples;
-  if (run.speaks())
-    log_info("resuming from {} at iteration {} of {}, {} samples consumed; {}, read in {:.2f} s; {}", found.folder, run.state.train.step,
-             run.config.train.train_iters, run.state.train.consumed_train_samples,
-             loaded.has_optimizer ? "weights and optimizer state" : "weights only", seconds,
-             stored ? "data checked to be the same" : "written by another program, so that the data cannot be checked to be the same");
-}
-
-void take_weights(const fs::path& path, Run& run) {
-  load_weights(path, *run.model);
-  run.optimizer->main_params_from_values();
-  if (run.speaks()) log_info("starting from the weights of {}", path);
-}
-
-void go_to_starting_point(const ResolvedRun& resolved, Run& run) {
-  const CheckpointConfig& c = run.config.checkpoint;
-  if (!c.load.empty()) {
-    const std::optional<FoundCheckpoint> found = find_checkpoint(c.load, c.ckpt_step);
-    if (found && !c.finetune) return resume(*found, run);
-    if (found) return take_weights(found->folder, run);
-    require(!c.exit_on_missing_checkpoint, "checkpoint.load {}: no checkpoint there", c.load);
-    if (run.speaks()) log_info("no checkpoint in {} yet", c.load);
-  }
-  if (!c.pretrained_checkpoint.empty())
-    return take_weights(is_hub_id(c.pretrained_checkpoint) ? resolve_model(c.pretrained_checkpoint) : fs::path(c.pretrained_checkpoint), run);
-  if (!resolved.hf_model_folder.empty()) return take_weights(resolved.hf_model_folder, run);
-  run.model->initialize(static_cast<uint64_t>(run.config.rng.seed));
-  run.optimizer->main_params_from_values();
-  if (run.speaks()) log_info("starting from random weights, seed {}", run.config.rng.seed);
 }
 
 // Taken before anything is read: a folder that cannot be written to, or that another run writes to, shows before the first step and not at the first
@@ -270,9 +208,12 @@ Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const 
   run.ranks->phase("building the model");
   build_model(run, device);
   say_device(run);
+  run.ranks->phase("checking what it starts from");
+  StartingPoint start;
+  agree(everyone, [&] { start = open_starting_point(resolved, run); });
   run.ranks->phase("loading");
   agree(everyone, [&] {
-    go_to_starting_point(resolved, run);
+    go_to_starting_point(start, run);
     protect_other_runs(run);
   });
   return run;

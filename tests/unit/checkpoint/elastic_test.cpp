@@ -137,7 +137,7 @@ void expect_loads(const fs::path& root, const Config& base, const Layout& layout
     const at::NoGradGuard off;
     Rank loaded(base, layout, groups), wanted(base, layout, groups);
     wanted.fill();
-    const LoadedRun run = load_run(*find_checkpoint(root, 0), loaded.config, Schedule{}, loaded.model, &loaded.optimizer);
+    const LoadedRun run = load_run(NativeSource(root, &loaded.config.model), loaded.config, Schedule{}, loaded.model, &loaded.optimizer);
     EXPECT_TRUE(run.has_optimizer && run.state.optimizer_steps == 7) << what;
     for (size_t i = 0; i < loaded.model.parameters().size(); ++i)
       EXPECT_TRUE(at::equal(loaded.model.parameters()[i]->kept_value.tensor, wanted.model.parameters()[i]->kept_value.tensor))

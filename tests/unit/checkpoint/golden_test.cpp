@@ -37,8 +37,7 @@ Loaded load_golden() {
   out.config.scheduler.use_checkpoint_opt_param_scheduler = true;
   out.model = std::make_unique<RankModel>(out.config.model, single_groups(), ModelOptions{.dtype = at::kBFloat16});
   out.optimizer = std::make_unique<AdamW>(out.model->parameters(), AdamSettings{});
-  const std::optional<FoundCheckpoint> found = find_checkpoint(kGolden / "mcore", 0);
-  out.run = load_run(*found, out.config, Schedule{}, *out.model, out.optimizer.get());
+  out.run = load_run(NativeSource(kGolden / "mcore", &out.config.model), out.config, Schedule{}, *out.model, out.optimizer.get());
   return out;
 }
 
@@ -113,7 +112,7 @@ TEST(MegatronCheckpoint, SavedAgainItHasTheSameTensorsAndObjects) {
 
   // And once more into fresh objects: the same values, now with a record of the data.
   Loaded again = load_golden();
-  const LoadedRun run = load_run(*find_checkpoint(root, 0), again.config, golden.run.schedule, *again.model, again.optimizer.get());
+  const LoadedRun run = load_run(NativeSource(root, &again.config.model), again.config, golden.run.schedule, *again.model, again.optimizer.get());
   ASSERT_TRUE(stored_data(*find_checkpoint(root, 0)));
   EXPECT_EQ(stored_data(*find_checkpoint(root, 0))->requested_train_samples, 400);
   EXPECT_EQ(run.state.schedule_steps, 12);
@@ -129,7 +128,7 @@ TEST(MegatronCheckpoint, AnotherModelIsRefused) {
   golden.config.model.ffn_hidden_size = 128;
   RankModel other(golden.config.model, single_groups(), ModelOptions{.dtype = at::kBFloat16});
   try {
-    load_weights(kGolden / "mcore", other);
+    other.load(*WeightSource::open(kGolden / "mcore", other.config()));
     FAIL() << "loaded weights of another shape";
   } catch (const UserError& e) {
     EXPECT_NE(std::string(e.what()).find("linear_fc1"), std::string::npos) << e.what();

@@ -112,8 +112,10 @@ TEST_P(HostMemory, SavingAndLoadingTakeSomeBlocks) {
     const int64_t saving = taken(*groups.world, [&] { save_checkpoint(root, rank.content()); });
     const fs::path folder = root / "iter_0000001";
     const auto found = find_checkpoint(root, 0);
-    const int64_t loading = taken(*groups.world, [&] { load_run(*found, rank.config, rank.schedule, rank.model, &rank.optimizer); });
-    const int64_t from_hf = !c.for_hf ? 0 : taken(*groups.world, [&] { load_weights(folder / "hf", rank.model); });
+    const int64_t loading = taken(*groups.world, [&] {
+      load_run(NativeSource(found->folder, &rank.config.model), rank.config, rank.schedule, rank.model, &rank.optimizer);
+    });
+    const int64_t from_hf = !c.for_hf ? 0 : taken(*groups.world, [&] { rank.model.load(*WeightSource::open(folder / "hf", rank.config.model)); });
     if (!looks) return;
     int64_t written = 0;
     for (const auto& file : fs::directory_iterator(folder))

@@ -29,7 +29,7 @@ struct Training {
     const fs::path golden = fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3/hf";
     config.model = WeightSource::open(golden)->config();
     model = std::make_unique<RankModel>(config.model, single_groups(), ModelOptions{.device = test_device(), .dtype = dtype});
-    load_weights(golden, *model);
+    model->load(*WeightSource::open(golden, config.model));
     optimizer = std::make_unique<AdamW>(model->parameters(), AdamSettings{});
     fs::remove_all(root);
   }

@@ -20,6 +20,7 @@ TEST(Manifest, ReadsWhatItWrites) {
   manifest.absent = {"mtp.fc.weight: the model has 0"};
   manifest.tensors["b\"quoted"] = {DType::bf16, {2, 3}, {{{0, 0}, {1, 3}, "00ff"}, {{1, 0}, {1, 3}, "ee11"}}};
   manifest.tensors["scalar"] = {DType::f32, {}, {{{}, {}, "aa"}}};
+  manifest.files = {{".metadata", "01"}, {"ponte/run.json", "02"}};
   write_file_atomically(kFile, manifest_text(manifest));
   const Manifest back = read_manifest(kFile);
   EXPECT_EQ(manifest_text(back), manifest_text(manifest));
@@ -27,11 +28,23 @@ TEST(Manifest, ReadsWhatItWrites) {
   EXPECT_EQ(back.casts, manifest.casts);
   EXPECT_EQ(back.dropped, manifest.dropped);
   EXPECT_EQ(back.absent, manifest.absent);
+  EXPECT_EQ(back.files, manifest.files);
   fs::remove(kFile);
+}
+
+// Without files, and without a hash of itself.
+TEST(Manifest, OfBeforeIsRead) {
+  const Manifest back = parse_manifest(R"({"ponte_manifest": 1, "architecture": "x", "casts": [], "dropped": [], "absent": [], "tensors": {}})", "m.json");
+  EXPECT_EQ(back.architecture, "x");
+  EXPECT_TRUE(back.files.empty());
 }
 
 TEST(Manifest, OtherDocumentsAreErrors) {
   for (const char* text : {"", "[]", "{}", R"({"ponte_manifest": 2, "architecture": "x", "tensors": {}})", R"({"ponte_manifest": 1, "architecture": "x"})",
+                           R"({"ponte_manifest": 1, "architecture": "x", "tensors": {}, "file": {}})",
+                           R"({"ponte_manifest": 1, "architecture": "x", "tensors": {}, "files": {".metadata": 1}})",
+                           R"({"ponte_manifest": 1, "architecture": "x", "tensors": {}, "files": {"../a": "00"}})",
+                           R"({"ponte_manifest": 1, "architecture": "x", "tensors": {}, "xxh3_128": "00"})",
                            R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": 1}})",
                            R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": {"dtype": "B16", "shape": [], "chunks": []}}})",
                            R"({"ponte_manifest": 1, "architecture": "x", "tensors": {"a": {"dtype": "F32", "shape": ["1"], "chunks": []}}})",
