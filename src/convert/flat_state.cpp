@@ -33,7 +33,7 @@ BucketKey parse_key(const TorchDistTensor& tensor, const std::string& what) {
   const auto rank = number_after(name, ".dp_group_idx_"), buffer = number_after(name, ".gbuf_idx_"), bucket = number_after(name, ".bucket_idx_");
   const size_t dtype = name.find(".dtype_("), comma = name.find(',', std::min(dtype, name.size()));
   require(rank && buffer && bucket && comma != std::string::npos && tensor.shape.size() == 1 && tensor.dtype == DType::f32,
-          "{}: '{}': a flat fp32 bucket was expected", what, name);
+          "{}: '{}' is {} of shape {}; a flat fp32 bucket was expected", what, name, torch_name(tensor.dtype), tensor.shape);
   const size_t first = dtype + std::string_view(".dtype_(").size();
   return {number_after(name, "chained_").value_or(0), *rank, *buffer, *bucket, name.substr(first, comma - first), name.substr(0, name.rfind('.') + 1)};
 }
