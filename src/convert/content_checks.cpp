@@ -73,7 +73,8 @@ void ContentCheck::require_of(std::span<const std::byte> bytes) {
        reader_.directory() / kKeptFolder / kNativeManifest);
 }
 
-ContentChecks::ContentChecks(const TorchDistReader& reader) : reader_(reader), manifest_(reader.directory() / kKeptFolder / kNativeManifest), present_(fs::exists(manifest_)) {
+ContentChecks::ContentChecks(const TorchDistReader& reader)
+    : reader_(reader), manifest_(reader.directory() / kKeptFolder / kNativeManifest), present_(fs::exists(manifest_)) {
   if (!present_) return;
   const std::string headline = format("{} ({} {})", reader.directory(), kRemedy, manifest_);
   const Manifest manifest = read_manifest(manifest_);
