@@ -187,7 +187,7 @@ std::string NativeSource::key_of_state(std::string_view prefix, const Rule& rule
 std::vector<SegmentChunk> NativeSource::bind_state(std::string_view prefix, const Rule& rule, size_t segment, const OpenChunk& open) const {
   if (const FlatState* flat = state_kind(prefix).empty() ? nullptr : this->flat()) return flat->chunks(state_kind(prefix), rule, segment, open);
   StoredSegment stored = stored_segment(rule, segment, dialect_);
-  stored.key = key_of_state(prefix, rule, segment);
+  if (rule.is_optimized()) stored.key = key_of_state(prefix, rule, segment);  // else what stands for a main parameter is the weight
   const TorchDistTensor& tensor = reader_.at(stored.key);
   Shape found = tensor.shape;
   if (rule.segments[segment].padded && found.size() == stored.shape.size() && found[0] > stored.shape[0]) found[0] = stored.shape[0];

@@ -58,6 +58,8 @@ void plan_content(const NativeContent& content, int64_t first_buffer, Dialect di
   const RuleTable& table = content.source.rules();
   for (size_t r = 0; r < table.rules.size(); ++r) {
     const Rule& rule = table.rules[r];
+    const bool in_place_of_weights = content.kind == "param" && dialect.container == Container::fsdp_dtensor;
+    if (!rule.is_optimized() && !content.kind.empty() && !in_place_of_weights) continue;
     const DType from = content.source.dtype(rule), to = native_dtype(content.source, r, content.asked);
     if (from != to) plan.casts.push_back(format("{}: {} to {}", rule.name(), torch_name(from), torch_name(to)));
     for (size_t s = 0; s < rule.segments.size(); ++s) plan_segment({content, r, to, first_buffer}, s, dialect, plan);

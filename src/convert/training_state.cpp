@@ -218,6 +218,7 @@ void add_fsdp_optimizer(const RuleTable& table, const Value& optimizer, FsdpStat
   const std::string what = "optimizer";
   const Values& groups = optimizer.at("optimizer", what).at("param_groups", what).items(what);
   for (const Rule& rule : table.rules) {
+    if (!rule.is_optimized()) continue;
     const Value& group = group_of(rule, groups, options, what);
     for (const auto& [key, value] : group.entries(what)) {
       const std::string& field = key.as_text(what);

@@ -32,6 +32,8 @@ std::string Rule::name() const {
   return expert >= 0 ? out + std::to_string(expert) : out;
 }
 
+bool Rule::is_optimized() const { return !leaf.ends_with("router.expert_bias"); }
+
 const Rule& RuleTable::find(std::string_view live_name) const {
   for (const Rule& rule : rules)
     if (is_named(rule, live_name)) return rule;

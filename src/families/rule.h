@@ -74,6 +74,7 @@ struct Rule {
   SegmentKeys segment_keys = SegmentKeys::joined;
 
   std::string name() const;   // Megatron's live name
+  bool is_optimized() const;  // false: no optimizer moves it or has state of it (the balancing bias of a router's experts)
 };
 
 // An HF tensor that adds nothing: when present its bytes must equal `same_as`'s; it is not written on export (tied head).

@@ -16,8 +16,6 @@ int64_t elements_of(const Shape& shape) {
   return out;
 }
 
-bool is_frozen(const Rule& rule) { return rule.leaf.ends_with("router.expert_bias"); }
-
 struct LayerRules {
   LayerClass layer;
   std::string key;  // leaves and shapes
@@ -137,7 +135,7 @@ LocalLayer local_layer(const ModelLayers& layers, size_t layer_class, const Laye
     const Slice slice = slice_of(*rule, expert ? shards.expert_tensor : shards.tensor);
     const Shape& shape = slice.shape;
     const int64_t elements = elements_of(shape);
-    if (layers.all_trained() && slice.gradient == GradientReduction::sum_tensor_parallel && !is_frozen(*rule)) out.weights.summed += elements;
+    if (layers.all_trained() && slice.gradient == GradientReduction::sum_tensor_parallel && rule->is_optimized()) out.weights.summed += elements;
     if (layers.all_trained() && slice.gradient == GradientReduction::sum_sharers) out.weights.with_sharers += elements;
     const Flops flops = forward_flops(*rule, shape, layers.config, layers.config.seq_length);
     int64_t& largest = expert ? out.largest_expert_matrix : out.largest_matrix;
@@ -155,7 +153,7 @@ LocalLayer local_layer(const ModelLayers& layers, size_t layer_class, const Laye
     } else if (expert) {
       out.weights.expert += elements * copies;
     } else {
-      (is_frozen(*rule) ? out.weights.frozen : rule->precision == Precision::fp32 ? out.weights.fp32 : out.weights.dense) += elements;
+      (!rule->is_optimized() ? out.weights.frozen : rule->precision == Precision::fp32 ? out.weights.fp32 : out.weights.dense) += elements;
     }
   }
   return out;
