@@ -44,10 +44,22 @@ void check_choice(const ModelChoice& choice) {
   require(choice.adapters.empty(), "adapters: {} given, but generating with adapters is not part of this version; merge them first", choice.adapters);
 }
 
+// Layers that do not divide over the stages: the first stages have one more.
+std::string nearly_even_layout(const ModelConfig& config, int64_t stages) {
+  if (config.num_layers % stages == 0) return "";
+  std::string out = "E";
+  for (int64_t stage = 0; stage < stages; ++stage) {
+    if (stage > 0) out += '|';
+    out.append(static_cast<size_t>(config.num_layers / stages + (stage < config.num_layers % stages)), 't');
+  }
+  return out.append(static_cast<size_t>(config.mtp_num_layers), 'm') + 'L';
+}
+
 ModelConfig laid_out(ModelConfig config, const RankLayout& layout) {
   config.tensor_model_parallel_size = layout.tp;
   config.pipeline_model_parallel_size = layout.pp;
   config.virtual_pipeline_model_parallel_size = 0;
+  config.pipeline_model_parallel_layout = nearly_even_layout(config, layout.pp);
   config.context_parallel_size = 1;
   config.expert_model_parallel_size = layout.ep;
   config.expert_tensor_parallel_size = layout.etp;

@@ -11,7 +11,7 @@ from test_generate import PROMPTS, generate_json
 from training import ONE_THREAD
 
 LAYOUTS = {
-    "qwen3": [("--tp", 2), ("--pp", 2), ("--tp", 2, "--pp", 2), ("--tp", 4)],  # tp 4: two ranks to a query group
+    "qwen3": [("--tp", 2), ("--pp", 2), ("--tp", 2, "--pp", 2), ("--tp", 4), ("--pp", 3)],  # tp 4: two ranks to a query group; pp 3: stages of 2, 1 and 1 layers
     "qwen3_moe": [("--tp", 2, "--pp", 2), ("--ep", 2), ("--tp", 2, "--ep", 2), ("--tp", 2, "--etp", 2)],
     "qwen3_next": [("--tp", 2), ("--pp", 2, "--ep", 2)],
 }
