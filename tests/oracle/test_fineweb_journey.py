@@ -1,12 +1,14 @@
 """docs/journeys/fineweb.md on a slice: Parquet, tokens, training with the 3B's layers at a small width, resuming, export, transformers, text."""
 import gzip
 import json
+import re
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 import transformers
+from conftest import ROOT
 from parity import Probe, batch
 from training import ONE_THREAD, comparable
 
@@ -71,3 +73,13 @@ def test_journey(ponte, demo, tmp_path):
     text = ponte("generate", "--hf-model-path", tmp_path / "hf", "--prompt", prompt, "--max-new-tokens", 12, "--no-echo", "--torch-dtype", "fp32",
                  env=ONE_THREAD).out
     assert text.strip() == tokenizer.decode(wanted, skip_special_tokens=True).strip()
+
+
+def test_the_settings_it_offers_are_a_configuration(ponte):
+    """Each row of the page's table, beside the recipe, on the eight ranks it speaks of."""
+    page = (ROOT / "docs/journeys/fineweb.md").read_text()
+    rows = [row for row in re.findall(r"^\| `([a-z_]+\.[^`]*)`", page, re.MULTILINE) if "..." not in row]
+    assert len(rows) > 5
+    for row in rows:
+        shown = ponte("train", "--recipe", "qwen3_next_3b_fineweb", "--nproc-per-node", 8, "--dry-run", *row.split())
+        assert shown.out.count("# command line") >= len(row.split()) and "lacks" not in shown.err, row
