@@ -71,6 +71,7 @@ class Walk {
     std::vector<std::pair<Order, const Rule*>> decoder, prediction;
     const Rule *norm = nullptr, *output = nullptr;
     for (const Rule& rule : table.rules) {
+      if (!rule.is_optimized()) continue;
       if (rule.leaf == kEmbedding) embedding_ = &rule;
       else if (rule.leaf == kFinalNorm) norm = &rule;
       else if (rule.leaf == kOutput) output = &rule;

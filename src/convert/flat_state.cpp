@@ -118,7 +118,8 @@ FlatState::FlatState(const TorchDistReader& reader, FlatModel model, const Agree
         continue;
       }
       layout_ = std::move(*layout);
-      const auto wrong = std::find_if(model_.table.rules.begin(), model_.table.rules.end(), [&](const Rule& rule) { return !agrees(*this, rule); });
+      const auto wrong = std::find_if(model_.table.rules.begin(), model_.table.rules.end(),
+                                      [&](const Rule& rule) { return rule.is_optimized() && !agrees(*this, rule); });
       if (wrong == model_.table.rules.end()) return;
       if (disagrees.empty()) disagrees = wrong->name();
     }

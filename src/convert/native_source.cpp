@@ -185,7 +185,8 @@ std::string NativeSource::key_of_state(std::string_view prefix, const Rule& rule
 }
 
 std::vector<SegmentChunk> NativeSource::bind_state(std::string_view prefix, const Rule& rule, size_t segment, const OpenChunk& open) const {
-  if (const FlatState* flat = state_kind(prefix).empty() ? nullptr : this->flat()) return flat->chunks(state_kind(prefix), rule, segment, open);
+  if (const FlatState* flat = state_kind(prefix).empty() || !rule.is_optimized() ? nullptr : this->flat())
+    return flat->chunks(state_kind(prefix), rule, segment, open);
   StoredSegment stored = stored_segment(rule, segment, dialect_);
   if (rule.is_optimized()) stored.key = key_of_state(prefix, rule, segment);  // else what stands for a main parameter is the weight
   const TorchDistTensor& tensor = reader_.at(stored.key);

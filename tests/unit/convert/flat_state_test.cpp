@@ -36,6 +36,7 @@ ModelConfig tiny(int64_t layers, int64_t experts) {
   c.params_dtype = DType::f32;
   c.num_moe_experts = experts;
   c.moe_ffn_hidden_size = experts ? 4 : 0;
+  c.moe_router_enable_expert_bias = experts > 0;  // in no bucket: no optimizer moves it
   return c;
 }
 
@@ -233,6 +234,7 @@ class Writer {
 void expect_every_value(const Writer& made, const NativeSource& source) {
   for (size_t r = 0; r < made.table.rules.size(); ++r) {
     const Rule& rule = made.table.rules[r];
+    if (!rule.is_optimized()) continue;
     const Slice whole = slice_of(rule, {});
     const int64_t count = dense_window(Shape(whole.shape.size(), 0), whole.shape).elements();
     for (size_t k = 0; k < 3; ++k) {
