@@ -87,7 +87,7 @@ AdamW::AdamW(std::span<const Part> parts, const AdamSettings& settings) : settin
     }
     slots_.push_back(std::move(slot));
   }
-  require(!slots_.empty(), "nothing to train: every parameter is frozen");
+  require(parts.empty() || !slots_.empty(), "nothing to train: every parameter is frozen");  // a pipeline stage may be empty
 }
 
 namespace {

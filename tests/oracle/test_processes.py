@@ -21,6 +21,7 @@ LAYOUTS = {
     "tp4, two ranks to a query group": (4, ["model.tensor_model_parallel_size=4"]),
     "pp2": (2, ["model.pipeline_model_parallel_size=2"]),
     "pp2 dp2, distributed optimizer": (4, ["model.pipeline_model_parallel_size=2", "ddp.use_distributed_optimizer=true"]),
+    "pp3, a stage without layers": (3, ["model.pipeline_model_parallel_size=3", "model.pipeline_model_parallel_layout=Ett||ttL"]),
     "cp2": (2, ["model.context_parallel_size=2"]),
     "pp2 vpp2": (2, ["model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2"]),
     "cp4 in levels": (4, ["model.context_parallel_size=4", "model.cp_comm_type=a2a+p2p", "model.hierarchical_context_parallel_sizes=[2,2]"]),
