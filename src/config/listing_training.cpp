@@ -13,7 +13,8 @@ void list_train(Listing<TrainConfig> row) {
   row("micro_batch_size", &T::micro_batch_size, "sequences per forward pass on one replica");
   row("accumulate_grad_batches", &T::accumulate_grad_batches, none_is_null,
       "micro-batches of one replica in a step: global_batch_size is this x micro_batch_size x data-parallel size; null: as that says");
-  row("rampup_batch_size", &T::rampup_batch_size, "batch size ramp: start, increment, samples");
+  row("rampup_batch_size", &T::rampup_batch_size,
+      "batch size ramp: sequences of the first step, by how many they grow, and over how many samples they reach global_batch_size");
   row("decrease_batch_size_if_needed", &T::decrease_batch_size_if_needed, "lower the batch size of a ramp until replicas divide it");
   row("exit_interval", &T::exit_interval, none_is_null, "save and stop when the iteration is a multiple of this");
   row("exit_duration_in_mins", &T::exit_duration_in_mins, none_is_null, "save and stop after so many minutes");

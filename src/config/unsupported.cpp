@@ -55,7 +55,6 @@ constexpr Part kParts[] = {
      "checkpoint.load_main_params_from_ckpt"},
     {"8-bit and 4-bit matrix multiplication",
      [](const Config& c, int64_t) { return !c.mixed_precision.fp8.empty() || !c.mixed_precision.fp4.empty(); }, "mixed_precision"},
-    {"batch size ramps", [](const Config& c, int64_t) { return !c.train.rampup_batch_size.empty(); }, "train.rampup_batch_size"},
     {"dropout", [](const Config& c, int64_t) { return c.model.hidden_dropout > 0 || c.model.attention_dropout > 0; },
      "model.hidden_dropout, model.attention_dropout"},
     {"non-persistent checkpoints", [](const Config& c, int64_t) { return c.checkpoint.non_persistent_save_interval > 0; },
@@ -66,7 +65,7 @@ constexpr Part kParts[] = {
 // Keys that steer speed or display only, and steer nothing in this version.
 constexpr std::string_view kIdle[] = {
     "model.attention_softmax_in_fp32", "model.cross_entropy_loss_fusion", "model.moe_grouped_gemm", "model.moe_pad_expert_input_to_capacity",
-    "train.check_weight_hash_across_dp_replicas_interval", "train.check_optimizer_step_success", "train.decrease_batch_size_if_needed",
+    "train.check_weight_hash_across_dp_replicas_interval", "train.check_optimizer_step_success",
     "ddp.align_param_gather", "ddp.average_in_collective", "ddp.check_for_large_grads", "dist.distributed_backend",
     "dist.use_gloo_process_groups", "dataset.mmap_bin_files",
     "dataset.data_sharding", "tokenizer.make_vocab_size_divisible_by", "checkpoint.fully_parallel_save",

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "base/errors.h"
+#include "config/batch_sizes.h"
 #include "config/config.h"
 #include "config/limits.h"
 
@@ -276,9 +277,31 @@ std::string ramp_is_whole(const Case& c) {
   const auto& ramp = c.config.train.rampup_batch_size;
   if (ramp.empty()) return "";
   if (ramp.size() != 3) return format("train.rampup_batch_size wants start, increment and samples, not {} numbers", ramp.size());
-  if (c.config.train.train_samples > 0) return "train.rampup_batch_size does not go with train.train_samples";
-  if (ramp[0] < 1 || ramp[1] < 1 || ramp[2] < 0) return format("train.rampup_batch_size {}: start and increment must be positive", ramp);
-  return divides("train.global_batch_size - start of the ramp", c.config.train.global_batch_size - ramp[0], "the increment", ramp[1]);
+  const TrainConfig& t = c.config.train;
+  if (t.train_samples > 0 || t.num_epochs > 0) return "train.rampup_batch_size goes with train.train_iters, not with train.train_samples or train.num_epochs";
+  if (ramp[0] < 1 || ramp[1] < 1 || ramp[2] < 1) return format("train.rampup_batch_size {}: start, increment and samples must be positive", ramp);
+  if (ramp[0] >= t.global_batch_size) return format("train.rampup_batch_size starts at {}, train.global_batch_size is {}", ramp[0], t.global_batch_size);
+  if (std::string wrong = divides("train.global_batch_size - start of the ramp", t.global_batch_size - ramp[0], "the increment", ramp[1]); !wrong.empty())
+    return wrong;
+  return (t.global_batch_size - ramp[0]) / ramp[1] < 100000 ? "" : format("train.rampup_batch_size {} has too many steps", ramp);
+}
+// The sizes on the way up to train.global_batch_size, which batch_divides is about.
+std::string ramp_divides(const Case& c) {
+  const TrainConfig& t = c.config.train;
+  const ModelConfig& m = c.config.model;
+  const int64_t model_ranks = m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
+  if (t.rampup_batch_size.empty() || !ramp_is_whole(c).empty() || !batch_divides(c).empty() || model_ranks <= 0 || c.world_size % model_ranks != 0) return "";
+  const int64_t share = t.micro_batch_size * (c.world_size / model_ranks);
+  for (const int64_t size : BatchSizes::all(t)) {
+    const int64_t running = t.decrease_batch_size_if_needed ? size / share * share : size;
+    if (running == 0 || running % share != 0)
+      return format("a step of the ramp of train.rampup_batch_size has {} sequences, for micro_batch_size x replicas = {}{}", size, share,
+                    t.decrease_batch_size_if_needed ? "" : "; train.decrease_batch_size_if_needed=true lowers it to a multiple");
+    if (m.virtual_pipeline_model_parallel_size > 1 && running / share % m.pipeline_model_parallel_size != 0)
+      return format("a step of the ramp of train.rampup_batch_size has {} micro-batches, with interleaved pipeline stages they must be a multiple of {}",
+                    running / share, m.pipeline_model_parallel_size);
+  }
+  return "";
 }
 std::string evaluation_is_whole(const Case& c) {
   const ValidationConfig& v = c.config.validation;
@@ -423,6 +446,7 @@ constexpr std::string (*kChecks[])(const Case&) = {
     batch_divides,
     one_duration,
     ramp_is_whole,
+    ramp_divides,
     evaluation_is_whole,
     learning_rates_are_ordered,
     adam_is_stable,

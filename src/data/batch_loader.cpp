@@ -42,7 +42,8 @@ BatchLoader::~BatchLoader() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-int64_t BatchLoader::samples_per_step() const {
+int64_t BatchLoader::samples_of_step(int64_t first_sample) const {
+  if (settings_.samples_of_step) return settings_.samples_of_step(first_sample);
   return settings_.micro_batch_size * settings_.micro_batches_per_step * settings_.data_parallel_size;
 }
 
@@ -81,18 +82,20 @@ MicroBatch BatchLoader::make_micro_batch(int64_t first_sample) const {
 std::vector<MicroBatch> BatchLoader::make_step(int64_t first_sample) const {
   std::vector<MicroBatch> out;
   const int64_t stride = settings_.micro_batch_size * settings_.data_parallel_size;
-  for (int64_t m = 0; m < settings_.micro_batches_per_step; ++m)
+  const int64_t count = samples_of_step(first_sample) / stride;
+  PONTE_ASSERT(count > 0 && count * stride == samples_of_step(first_sample));
+  for (int64_t m = 0; m < count; ++m)
     out.push_back(make_micro_batch(first_sample + m * stride + settings_.data_parallel_rank * settings_.micro_batch_size));
   return out;
 }
 
 void BatchLoader::prepare() {
-  const int64_t stride = samples_per_step();
   for (std::unique_lock lock(mutex_);;) {
-    changed_.wait(lock, [&] { return stopping_ || next_ < consumed_ + settings_.steps_ahead * stride; });
-    if (stopping_ || next_ + stride > source_.size()) return;
-    const int64_t first = next_;
-    next_ += stride;
+    changed_.wait(lock, [&] { return stopping_ || ahead_ < settings_.steps_ahead; });
+    const int64_t first = next_, samples = samples_of_step(first);
+    if (stopping_ || first + samples > source_.size()) return;
+    next_ += samples;
+    ++ahead_;
     lock.unlock();
     Slot slot;
     try {
@@ -110,15 +113,16 @@ std::vector<MicroBatch> BatchLoader::next_step() {
   const auto start = std::chrono::steady_clock::now();
   if (threads_.empty())
     for (int64_t i = 0; i < std::min(settings_.workers, settings_.steps_ahead); ++i) threads_.emplace_back([this] { prepare(); });
-  require(consumed_ + samples_per_step() <= source_.size(), "the data set ends at sample {}: a step from sample {} wants {} more", source_.size(), consumed_,
-          samples_per_step());
+  const int64_t samples = samples_of_step(consumed_);
+  require(consumed_ + samples <= source_.size(), "the data set ends at sample {}: a step from sample {} wants {} more", source_.size(), consumed_, samples);
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return ready_.contains(consumed_); });
   const auto it = ready_.find(consumed_);
   if (it->second.error) std::rethrow_exception(it->second.error);  // and again, should it be asked for again
   std::vector<MicroBatch> step = std::move(it->second.step);
   ready_.erase(it);
-  consumed_ += samples_per_step();
+  consumed_ += samples;
+  --ahead_;
   lock.unlock();
   changed_.notify_all();
   last_wait_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -28,6 +29,7 @@ class BatchLoader {
     int64_t micro_batches_per_step = 1;
     int64_t data_parallel_rank = 0, data_parallel_size = 1;
     int64_t first_sample = 0;         // samples consumed so far, over all ranks
+    std::function<int64_t(int64_t consumed)> samples_of_step;  // over all ranks, of a ramp; empty: micro_batches_per_step is the same for all
     bool reset_position_ids = false;  // positions restart after each end of document
     bool reset_attention_mask = false;  // attention stays inside a document
     int32_t eod_id = -1;
@@ -45,7 +47,7 @@ class BatchLoader {
   std::vector<MicroBatch> next_step();
   double last_wait_seconds() const { return last_wait_seconds_; }  // how long the last next_step() waited for data
   int64_t consumed_samples() const { return consumed_; }  // over all ranks, steps handed out so far included
-  int64_t samples_per_step() const;
+  int64_t samples_of_step(int64_t first_sample) const;
 
  private:
   struct Slot {
@@ -64,6 +66,7 @@ class BatchLoader {
   std::condition_variable changed_;
   std::map<int64_t, Slot> ready_;  // by first sample; at most steps_ahead and those being made
   int64_t next_;                   // first sample of the next step to make
+  int64_t ahead_ = 0;              // steps from consumed_ to next_
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "base/errors.h"
 #include "base/file.h"
@@ -61,8 +60,8 @@ int open_json(const fs::path& file, int64_t last) {
 }  // namespace
 
 Reporter::Reporter(const Run& run)
-    : tokens_per_step_(static_cast<double>(run.config.train.global_batch_size * run.config.dataset.seq_length)),
-      flops_per_step_(run.model->training_flops_per_token(run.config.dataset.seq_length) * tokens_per_step_),
+    : tokens_per_sample_(static_cast<double>(run.config.dataset.seq_length)),
+      flops_per_sample_(run.model->training_flops_per_token(run.config.dataset.seq_length) * tokens_per_sample_),
       steps_before_(run.state.train.step),
       json_(open_json(run.config.logger.jsonl, run.state.train.step)),
       progress_("training", static_cast<uint64_t>(run.config.train.train_iters), Progress::Unit::items, "steps") {
@@ -84,12 +83,13 @@ void Reporter::step(const Run& run, const StepResult& result, const StepTime& ti
   ++interval_.steps;
   interval_.seconds += time.seconds;
   interval_.data_wait_seconds += time.data_wait_seconds;
-  window_seconds_.push_back(time.seconds);
-  if (std::ssize(window_seconds_) > run.config.logger.throughput_window_size) window_seconds_.pop_front();
+  interval_.samples += time.samples;
+  window_.push_back(time);
+  if (std::ssize(window_) > run.config.logger.throughput_window_size) window_.pop_front();
   if (result.skipped) ++interval_.skipped;
   else interval_.loss += result.loss;
   if (!std::isfinite(result.loss)) ++interval_.nan;
-  progress_.set_note(printed("loss %.4f, %.0f tokens/s", result.loss, tokens_per_step_ / time.seconds));
+  progress_.set_note(printed("loss %.4f, %.0f tokens/s", result.loss, last_tokens() / time.seconds));
   progress_.advance(1);
   if (run.state.train.step % std::max<int64_t>(run.config.logger.log_interval, 1) == 0) log_step(run);
   if (events_ && run.state.train.step % std::max<int64_t>(run.config.logger.tensorboard_log_interval, 1) == 0) write_events(run);
@@ -98,16 +98,17 @@ void Reporter::step(const Run& run, const StepResult& result, const StepTime& ti
 void Reporter::log_step(const Run& run) {
   const TrainState& state = run.state.train;
   const double steps = static_cast<double>(interval_.steps), seconds = interval_.seconds / steps;
+  const double rate = static_cast<double>(interval_.samples) / interval_.seconds;
   std::string line = " [" + time_stamp() + "]";
   line += printed(" iteration %8lld/%8lld |", static_cast<long long>(state.step), static_cast<long long>(run.config.train.train_iters));
   line += printed(" consumed samples: %12lld |", static_cast<long long>(state.consumed_train_samples));
   if (state.skipped_train_samples > 0) line += printed(" skipped samples: %12lld |", static_cast<long long>(state.skipped_train_samples));
   line += printed(" elapsed time per iteration (ms): %.1f |", seconds * 1000);
   line += printed(" batch-generator (ms): %.2f |", interval_.data_wait_seconds / steps * 1000);
-  line += printed(" throughput per GPU (TFLOP/s/GPU): %.3g |", flops_per_step_ / seconds / 1e12 / static_cast<double>(run.ranks->size()));
-  line += printed(" tokens/s: %.0f |", tokens_per_step_ / seconds);
+  line += printed(" throughput per GPU (TFLOP/s/GPU): %.3g |", rate * flops_per_sample_ / 1e12 / static_cast<double>(run.ranks->size()));
+  line += printed(" tokens/s: %.0f |", rate * tokens_per_sample_);
   line += printed(" learning rate: %.6E |", learning_rate(run));
-  line += printed(" global batch size: %5lld |", static_cast<long long>(run.config.train.global_batch_size));
+  line += printed(" global batch size: %5lld |", static_cast<long long>(last_time_.samples));
   const int64_t taken = interval_.steps - interval_.skipped;  // a step whose gradients overflowed has neither loss nor norm, as in Megatron
   if (taken > 0) line += printed(" lm loss: %.6E |", interval_.loss / static_cast<double>(taken));
   line += summarize_experts(*run.model).log;
@@ -132,7 +133,7 @@ void Reporter::write_events(const Run& run) {
     by_samples.push_back({tag_by_samples, value});
   };
   add(true, "learning-rate", "learning-rate vs samples", learning_rate(run));
-  add(true, "batch-size", "batch-size vs samples", static_cast<double>(run.config.train.global_batch_size));
+  add(true, "batch-size", "batch-size vs samples", static_cast<double>(last_time_.samples));
   add(true, "lm loss", "lm loss vs samples", last_.loss);
   add(!last_.skipped, "grad-norm", "grad-norm vs samples", last_.grad_norm);
   add(c.log_loss_scale_to_tensorboard, "loss-scale", "loss-scale vs samples", run.loss_scaler.scale());
@@ -140,11 +141,11 @@ void Reporter::write_events(const Run& run) {
   add(run.config.optimizer.log_num_zeros_in_grad, "num-zeros", "num-zeros vs samples", static_cast<double>(last_.zeros));
   add(c.log_params_norm, "params-norm", "params-norm vs samples", parameter_norm_);
   if (state.skipped_train_samples > 0) by_step.push_back({"skipped-train-samples", static_cast<double>(state.skipped_train_samples)});
-  const double teraflops = flops_per_step_ / last_time_.seconds / 1e12;
+  const double teraflops = last_teraflops();
   by_step.insert(by_step.end(), {{"throughput/tflops/device", teraflops / ranks}, {"throughput/tflops", teraflops}, {"throughput_per_gpu", teraflops / ranks},
                                  {"iteration-time", last_time_.seconds}, {"batch-generator-time", last_time_.data_wait_seconds}});
   if (c.log_throughput_to_tensorboard) append_throughput(run, by_step);
-  else by_step.push_back({"throughput/tokens_per_sec", tokens_per_step_ / last_time_.seconds});
+  else by_step.push_back({"throughput/tokens_per_sec", last_tokens() / last_time_.seconds});
   if (c.log_runtime_to_tensorboard) append_run_time(run, by_step);
   const ExpertSummary experts = summarize_experts(*run.model);
   for (const auto& [tag, value] : experts.losses) by_step.push_back({tag, value});
@@ -159,15 +160,16 @@ void Reporter::write_events(const Run& run) {
 // Averages over the last throughput_window_size steps; none before there have been as many.
 void Reporter::append_throughput(const Run& run, std::vector<Scalar>& out) const {
   const TrainConfig& c = run.config.train;
-  if (std::ssize(window_seconds_) < run.config.logger.throughput_window_size) return;
-  const double batches = static_cast<double>(window_seconds_.size()) / std::accumulate(window_seconds_.begin(), window_seconds_.end(), 0.0);
-  const double samples = batches * static_cast<double>(c.global_batch_size), tokens = batches * tokens_per_step_;
+  if (std::ssize(window_) < run.config.logger.throughput_window_size) return;
+  double seconds = 0, sequences = 0;
+  for (const StepTime& step : window_) seconds += step.seconds, sequences += static_cast<double>(step.samples);
+  const double batches = static_cast<double>(window_.size()) / seconds, samples = sequences / seconds, tokens = samples * tokens_per_sample_;
   const double ranks = static_cast<double>(run.ranks->size());
   out.insert(out.end(), {{"throughput/batches_per_sec", batches}, {"throughput/samples_per_sec", samples}, {"throughput/tokens_per_sec", tokens},
                          {"throughput/device/batches_per_sec", batches / ranks}, {"throughput/device/samples_per_sec", samples / ranks},
                          {"throughput/device/tokens_per_sec", tokens / ranks},
                          {"throughput/micro_batch_size", static_cast<double>(c.micro_batch_size)},
-                         {"throughput/global_batch_size", static_cast<double>(c.global_batch_size)}});
+                         {"throughput/global_batch_size", static_cast<double>(last_time_.samples)}});
 }
 
 // What remains is reckoned from the steps of this process, so that a continued run is no slower for its pause.
@@ -202,8 +204,8 @@ void Reporter::end_step(const Run& run) {
 
 void Reporter::write_json(const Run& run) {
   Json entry{{"iteration", run.state.train.step}, {"lm_loss", last_.loss}, {"grad_norm", last_.grad_norm}, {"learning_rate", learning_rate(run)},
-             {"consumed_samples", run.state.train.consumed_train_samples}, {"tokens_per_second", tokens_per_step_ / last_time_.seconds},
-             {"throughput_per_gpu", flops_per_step_ / last_time_.seconds / 1e12 / static_cast<double>(run.ranks->size())},
+             {"consumed_samples", run.state.train.consumed_train_samples}, {"tokens_per_second", last_tokens() / last_time_.seconds},
+             {"throughput_per_gpu", last_teraflops() / static_cast<double>(run.ranks->size())},
              {"ms_per_iteration", last_time_.seconds * 1000}, {"data_wait_ms", last_time_.data_wait_seconds * 1000}};
   if (run.loss_scaler.is_dynamic()) entry.update({{"loss_scale", run.loss_scaler.scale()}, {"skipped", last_.skipped}});
   if (run.config.optimizer.log_num_zeros_in_grad) entry["num_zeros"] = last_.zeros;

@@ -14,6 +14,7 @@ namespace ponte {
 struct StepTime {
   double seconds = 0;            // of the whole iteration
   double data_wait_seconds = 0;  // of these, until its batches were there
+  int64_t samples = 0;           // sequences of the step, over all ranks
 };
 
 class Reporter {
@@ -30,7 +31,7 @@ class Reporter {
 
  private:
   struct Interval {  // since the last log line
-    int64_t steps = 0, skipped = 0, nan = 0;
+    int64_t steps = 0, skipped = 0, nan = 0, samples = 0;
     double loss = 0, seconds = 0, data_wait_seconds = 0;
   };
   void log_step(const Run& run);
@@ -39,10 +40,13 @@ class Reporter {
   void append_run_time(const Run& run, std::vector<Scalar>& out) const;
   void write_json(const Run& run);
 
-  double tokens_per_step_, flops_per_step_;
+  double last_tokens() const { return static_cast<double>(last_time_.samples) * tokens_per_sample_; }
+  double last_teraflops() const { return static_cast<double>(last_time_.samples) * flops_per_sample_ / last_time_.seconds / 1e12; }
+
+  double tokens_per_sample_, flops_per_sample_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   int64_t steps_before_;               // of the run, before this process
-  std::deque<double> window_seconds_;  // of the last logger.throughput_window_size steps
+  std::deque<StepTime> window_;  // the last logger.throughput_window_size steps
   Interval interval_;
   StepResult last_;
   StepTime last_time_;

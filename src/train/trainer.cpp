@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "checkpoint/layout.h"
 #include "checkpoint/save.h"
+#include "config/batch_sizes.h"
 #include "train/reporter.h"
 #include "train/stop_signal.h"
 #include "train/train_step.h"
@@ -26,8 +27,7 @@ class Trainer {
   explicit Trainer(Run& run)
       : run_(run),
         stop_(run.config.train.exit_signal_handler ? StopSignal::Handle::terminate_and_interrupt : StopSignal::Handle::none),
-        train_loader_(*run.data[0],
-                      loader_settings(run.config.train.micro_batch_size, run.config.train.global_batch_size, run.state.train.consumed_train_samples)),
+        batch_sizes_(run.config.train, run.groups.data->size()), train_loader_(*run.data[0], training_settings(run)),
         reporter_(run.speaks() ? std::make_unique<Reporter>(run) : nullptr) {
     const ValidationConfig& v = run.config.validation;
     if (v.eval_iters > 0 && v.eval_interval > 0 && run.data[1])
@@ -38,6 +38,7 @@ class Trainer {
     const TrainConfig& config = run_.config.train;
     if (run_.config.validation.skip_train) return do_evaluation();
     while (run_.state.train.step < config.train_iters && !asked_to_stop()) {
+      save_before_growing();
       do_step();
       publish(Wait::no);
       if (due(run_.state.train.step, run_.config.validation.eval_interval) || run_.state.train.step == config.train_iters) do_evaluation();
@@ -62,12 +63,29 @@ class Trainer {
   // An evaluation without training always sees the same samples; those of a run follow one another.
   static int64_t first_valid_sample(const Run& run) { return run.config.validation.skip_train ? 0 : run.state.train.consumed_valid_samples; }
 
+  BatchLoader::Settings training_settings(const Run& run) const {
+    const TrainConfig& c = run.config.train;
+    BatchLoader::Settings out = loader_settings(c.micro_batch_size, c.global_batch_size, run.state.train.consumed_train_samples);
+    if (!c.rampup_batch_size.empty()) out.samples_of_step = [this](int64_t consumed) { return batch_sizes_.at(consumed); };
+    return out;
+  }
+
   BatchLoader::Settings loader_settings(int64_t micro_batch_size, int64_t global_batch_size, int64_t first_sample) const {
     const Group& replicas = *run_.groups.data;
     return {.micro_batch_size = micro_batch_size, .micro_batches_per_step = global_batch_size / (micro_batch_size * replicas.size()),
             .data_parallel_rank = replicas.rank(), .data_parallel_size = replicas.size(), .first_sample = first_sample,
             .reset_position_ids = run_.config.dataset.reset_position_ids, .reset_attention_mask = run_.config.dataset.reset_attention_mask,
             .eod_id = run_.eod_id, .workers = std::clamp<int64_t>(run_.config.dataset.num_workers, 1, 2), .device = run_.model->options().device};
+  }
+
+  // Before the first step of a larger batch, as Megatron does: replicas may be added there.
+  void save_before_growing() {
+    const int64_t consumed = run_.state.train.consumed_train_samples;
+    if (batch_size_ != 0 && batch_sizes_.at(consumed) != batch_size_) {
+      if (run_.speaks()) log_info("batch size {} from here on, before {}", batch_sizes_.at(consumed), batch_size_);
+      save();
+    }
+    batch_size_ = batch_sizes_.at(consumed);
   }
 
   void do_step() {
@@ -78,11 +96,12 @@ class Trainer {
     const bool skip = std::find(skips.begin(), skips.end(), run_.state.train.step + 1) != skips.end();
     if (!skip) result = train_step(run_, micro_batches);
     advance(result, skip);
-    if (!skip && reporter_) reporter_->step(run_, result, {.seconds = seconds_since(start), .data_wait_seconds = train_loader_.last_wait_seconds()});
+    if (skip || !reporter_) return;
+    reporter_->step(run_, result, {.seconds = seconds_since(start), .data_wait_seconds = train_loader_.last_wait_seconds(), .samples = batch_size_});
   }
 
   void advance(const StepResult& result, bool skip) {
-    const int64_t samples = run_.config.train.global_batch_size;
+    const int64_t samples = batch_size_;
     TrainState& state = run_.state.train;
     ++state.step;
     state.consumed_train_samples = train_loader_.consumed_samples();
@@ -169,6 +188,8 @@ class Trainer {
   StopSignal stop_;
   const int64_t started_at_ = run_.state.train.step;
   const Clock::time_point started_ = Clock::now();
+  const BatchSizes batch_sizes_;
+  int64_t batch_size_ = 0;  // of the step under way or made last; 0: none yet
   BatchLoader train_loader_;
   std::optional<BatchLoader> valid_loader_;
   std::unique_ptr<Reporter> reporter_;  // where this rank speaks

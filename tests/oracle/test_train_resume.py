@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import BIN, interrupted
-from training import ONE_THREAD, Training, assert_same_tensors, comparable, load_checkpoint, records, series, write_corpus
+from training import ONE_THREAD, Training, assert_same_tensors, comparable, expect_bitwise_resume, load_checkpoint, records, series, write_corpus
 
 STEPS = 12
 
@@ -37,6 +37,28 @@ def whole(ponte, tmp_path_factory, tiny):
     steps, _ = training_in(folder, ponte, tiny).run(f"checkpoint.save={folder / 'save'}", "checkpoint.most_recent_k=2", name="whole")
     assert len(steps) == STEPS
     return steps, folder / "save"
+
+
+def test_a_batch_that_grows(ponte, tiny, tmp_path):
+    """train.rampup_batch_size: steps of 2, 2, 4, 6, 8, 8 samples as Megatron reckons them, the schedule by samples, a checkpoint before each growth, losses that
+    are the means of their samples', and the same run continued from the middle of the ramp, or on two replicas."""
+    model, _ = tiny("qwen3")
+    ramp = ("train.global_batch_size=8", "train.micro_batch_size=1", "train.rampup_batch_size=[2,2,12]", "scheduler.lr_decay_style=linear", "scheduler.lr_warmup_iters=0")
+    expect_bitwise_resume(ponte, tmp_path, model, "fp32", *ramp)
+    steps = records(tmp_path / "whole.jsonl")
+    consumed = [step["consumed_samples"] for step in steps]
+    assert consumed == [2, 4, 8, 14, 22, 30]
+    assert [step["learning_rate"] for step in steps] == pytest.approx([1e-3 * (1 - samples / 48) for samples in consumed])
+    assert sorted(p.name for p in (tmp_path / "whole").glob("iter_*")) == [f"iter_{step:07d}" for step in (2, 3, 4, 6)]
+    still = Training(ponte, tmp_path, "--hf-model", model, f"dataset.data_path=[{tmp_path / 'corpus'}]", "dataset.split='100,0,0'", "model.seq_length=32",
+                     "optimizer.lr=1e-20", "validation.eval_interval=0", "train.micro_batch_size=1")
+    singly, _ = still.run("train.train_iters=48", "train.global_batch_size=1", name="singly")
+    single = [step["lm_loss"] for step in singly]
+    for number, settings in enumerate(([], ["--nproc-per-node", 2])):
+        grown, result = still.run("train.train_iters=6", *ramp[:3], *settings, name=f"grown{number}")
+        assert [step["consumed_samples"] for step in grown] == consumed and "batch size 4 from here on, before 2" in result.err
+        means = [sum(single[first:last]) / (last - first) for first, last in zip([0, *consumed], consumed)]
+        assert [step["lm_loss"] for step in grown] == pytest.approx(means, rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16_mixed", "fp16_mixed"])

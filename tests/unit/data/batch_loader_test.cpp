@@ -43,6 +43,22 @@ TEST(BatchLoader, TokensLabelsAndMask) {
   EXPECT_EQ(loader.consumed_samples(), 8);
 }
 
+// Steps that grow, prepared ahead by two threads; and from the middle.
+TEST(BatchLoader, AStepMayHaveMoreThanTheOneBefore) {
+  Counting source;
+  const auto sizes = [](int64_t consumed) { return consumed < 4 ? 2 : consumed < 8 ? 4 : 8; };
+  const std::vector<std::vector<int64_t>> wanted[] = {{{1}}, {{3}}, {{5}, {7}}, {{9}, {11}, {13}, {15}}, {{17}, {19}, {21}, {23}}};
+  for (const auto& [from, consumed] : {std::pair<size_t, int64_t>{0, 0}, {2, 4}, {3, 8}}) {
+    BatchLoader loader(source, {.data_parallel_rank = 1, .data_parallel_size = 2, .first_sample = consumed, .samples_of_step = sizes, .workers = 2});
+    for (size_t i = from; i < std::size(wanted); ++i) {
+      std::vector<std::vector<int64_t>> found;
+      for (const MicroBatch& m : loader.next_step()) found.push_back(m.sample_ids);
+      EXPECT_EQ(found, wanted[i]) << i;
+    }
+    EXPECT_EQ(loader.consumed_samples(), 24);
+  }
+}
+
 // Whatever the split of a step over ranks and micro-batches, the ranks together read Megatron's samples in Megatron's order.
 TEST(BatchLoader, OrderOverRanks) {
   struct Case {
