@@ -291,13 +291,7 @@ std::optional<Slice> flat_slice(const FlatModel& model, const Rule& rule, int64_
       cut.padding = rows - (end - begin);
       cut.shape[segment.shard_dim] = rows;
     }
-    if (slice.segments.empty()) {
-      slice.shape = cut.shape;
-    } else {
-      cut.offset = slice.shape[0];
-      slice.shape[0] += cut.shape[0];
-    }
-    slice.segments.push_back(std::move(cut));
+    append_segment(slice, std::move(cut));
   }
   return slice;
 }

@@ -45,7 +45,6 @@ DType parameter_dtype(const BucketKey& key, const std::string& what) {
   fail("{}: '{}param': optimizer state of parameters of {}, which this version does not read", what, key.prefix, key.dtype);
 }
 
-
 // The values of a map whose keys are 0, 1, ...
 template <typename T>
 std::vector<T> counted(std::map<int64_t, T>&& numbered, const std::string& what, std::string_view thing) {

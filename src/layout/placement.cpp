@@ -65,6 +65,16 @@ GradientReduction reduction(const Rule& rule, const Slice& slice, const TensorPa
 
 }  // namespace
 
+void append_segment(Slice& slice, SegmentSlice cut) {
+  if (slice.segments.empty()) {
+    slice.shape = cut.shape;
+  } else {
+    cut.offset = slice.shape[0];
+    slice.shape[0] += cut.shape[0];
+  }
+  slice.segments.push_back(std::move(cut));
+}
+
 Slice slice_of(const Rule& rule, const TensorParallel& tp) {
   PONTE_ASSERT(tp.size >= 1 && tp.rank >= 0 && tp.rank < tp.size);
   Slice slice;
@@ -72,13 +82,7 @@ Slice slice_of(const Rule& rule, const TensorParallel& tp) {
   for (const Segment& segment : rule.segments) {
     SegmentSlice cut = slice_segment(rule, segment, tp);
     PONTE_ASSERT(rule.segments.size() == 1 || segment.shard_dim <= 0);  // segments are joined on dim 0
-    if (slice.segments.empty()) {
-      slice.shape = cut.shape;
-    } else {
-      cut.offset = slice.shape[0];
-      slice.shape[0] += cut.shape[0];
-    }
-    slice.segments.push_back(std::move(cut));
+    append_segment(slice, std::move(cut));
   }
   slice.gradient = reduction(rule, slice, tp);
   return slice;

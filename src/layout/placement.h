@@ -51,6 +51,8 @@ struct Slice {
 
 // UserError when the parameter does not divide: it names the parameter, the units found and the ranks asked for.
 Slice slice_of(const Rule& rule, const TensorParallel& tensor_parallel);
+// Segments are joined on dim 0: another one after those that the slice has.
+void append_segment(Slice& slice, SegmentSlice cut);
 // The part of a whole slice that lies in these local rows.
 Slice rows_of(Slice slice, Rows rows);
 // The local rows this rank answers for when ranks add up what each of them holds: all but those that another rank, a first sharer, holds too.

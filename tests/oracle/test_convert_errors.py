@@ -1,4 +1,5 @@
-"""What goes wrong in conversions: bad models, damaged checkpoints, full disks, killed processes. Always a clear error, exit 1, and nothing lost."""
+"""What goes wrong in conversions: bad models, damaged checkpoints, full disks, killed processes. Always a clear error, exit 1, and nothing lost. More
+than 400 lines: one small model and its ways to be edited serve every case, and the cases of one kind stand in one table."""
 import fcntl
 import itertools
 import json
