@@ -10,7 +10,9 @@ if(MOLD)
   include(CheckLinkerFlag)
   check_linker_flag(CXX -fuse-ld=mold COMPILER_KNOWS_MOLD)  # gcc from 12 on
   if(COMPILER_KNOWS_MOLD)
-    add_link_options(-fuse-ld=mold)
+    # Segments begin on pages of their own, as GNU ld has them. Without it mold 1.10 (Debian 12) links, where the code happens to end in a page's last bytes and
+    # a thread_local of one byte comes next (ATen's headers have one), a RELRO range that begins in an unmapped page: such a program does not start.
+    add_link_options(-fuse-ld=mold -Wl,-z,separate-code)
   endif()
 endif()
 
