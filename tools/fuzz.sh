@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# usage: tools/fuzz.sh SECONDS [NAME...]    runs the fuzz targets of build/fuzz, two at a time, from tests/fuzz/corpus/NAME; with the dictionary (tests/fuzz/*.dict) that names it; finds go to build/fuzz/found
+# usage: tools/fuzz.sh SECONDS [NAME...]    runs the fuzz targets of build/fuzz, two at a time, from tests/fuzz/corpus/NAME, with the dictionary
+# (tests/fuzz/*.dict) that names it; finds go to build/fuzz/found. PONTE_FUZZ_SEED=N walks the same way each time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=$1; shift
@@ -12,7 +13,7 @@ run_one() {
   local name=$1 seconds=$2 log=build/fuzz/$1.log dictionary
   dictionary=$(grep -lE "^# for:.* $name( |\$)" tests/fuzz/*.dict || true)  # words of the language that the target reads
   mkdir -p "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name"
-  if "build/fuzz/tests/${name}_fuzz" ${dictionary:+"-dict=$dictionary"} -max_total_time="$seconds" -timeout=10 -rss_limit_mb=3000 -artifact_prefix="build/fuzz/found/$name-" \
+  if "build/fuzz/tests/${name}_fuzz" ${dictionary:+"-dict=$dictionary"} ${PONTE_FUZZ_SEED:+"-seed=$PONTE_FUZZ_SEED"} -max_total_time="$seconds" -timeout=10 -rss_limit_mb=3000 -artifact_prefix="build/fuzz/found/$name-" \
       "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name" >"$log" 2>&1; then
     echo "fuzz $name: clean, $(grep -oE 'stat::number_of_executed_units: *[0-9]+|Done [0-9]+ runs' "$log" | tail -1)"
   else
