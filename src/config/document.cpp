@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "config/field.h"
 #include "config/foreign.h"
+#include "config/layer_patterns.h"
 #include "config/precision.h"
 
 namespace ponte {
@@ -126,15 +127,27 @@ YamlValue empty_list(const YamlValue& in_place_of) {
   return out;
 }
 
+// What Megatron-LM's command line says as "([0]+[1]*23)", as the list it stands for.
+YamlValue written_out(const std::string& key, const YamlValue& value, const Place& place) {
+  if (!value.is_scalar() || !is_layer_expression(value.text)) return value;
+  YamlValue out = empty_list(value);
+  for (int64_t flag : layer_expression(value.text, format("{}: model.{}", place.at(value), key))) out.items.push_back(scalar(std::to_string(flag), value.line));
+  return out;
+}
+
+bool is_layer_pattern(std::string_view key) { return key == "moe_layer_freq" || key == "linear_attention_freq"; }
+
 // Which layers have experts, and which linear attention (1). Of numbers write_out_layer_patterns() makes lists.
-bool apply_layer_pattern(ConfigDraft& draft, const std::string& key, const YamlValue& value, const Place& place) {
+bool apply_layer_pattern(ConfigDraft& draft, const std::string& key, const YamlValue& said, const Place& place) {
+  if (!is_layer_pattern(key)) return false;
+  const YamlValue value = written_out(key, said, place);
   if (key == "moe_layer_freq") {
     const std::optional<int64_t> period = layer_period(key, value, place);
     draft.moe_layer_interval = period.value_or(1) > 1 ? *period : 0;
     assign(draft, "model.moe_layer_freq", period ? empty_list(value) : value, place);
     return true;
   }
-  if (key != "linear_attention_freq" || value.is_null()) return false;
+  if (value.is_null()) return false;
   if (layer_period(key, value, place)) {
     // A configuration as we print it has the list too, which says more.
     const auto listed = draft.origins.find("model.layer_types");
@@ -306,8 +319,9 @@ void apply_override(ConfigDraft& draft, std::string_view assignment, const std::
   while (name.starts_with('+')) name.erase(0, 1);  // Hydra's spelling for a new key
   std::string_view text = assignment.substr(equals + 1);
   const Place place{"", origin};
-  // Commands are not YAML: "a: b" or "# x" in a path must stay text, so only lists, maps and quotes are parsed.
-  const bool structured = !text.empty() && std::string_view("[{\"'").find(text.front()) != std::string_view::npos;
+  // Commands are not YAML: "a: b" or "# x" in a path must stay text, so only lists, maps and quotes are parsed; [0]+[1]*23 is none of them.
+  const bool expression = text.starts_with('[') && is_layer_pattern(name.substr(name.find('.') + 1));
+  const bool structured = !text.empty() && !expression && std::string_view("[{\"'").find(text.front()) != std::string_view::npos;
   YamlValue value;
   if (structured) value = parse_value(text, origin);
   else if (!text.empty() && text != "null" && text != "None") value = scalar(std::string(text), 0);

@@ -52,7 +52,8 @@ void list_architecture(Listing<ModelConfig>& row) {
   row("moe_router_topk", &M::moe_router_topk, "experts per token");
   row("moe_shared_expert_intermediate_size", &M::moe_shared_expert_intermediate_size, none_is_null, "width of the shared expert; null: none");
   row("moe_shared_expert_gate", &M::moe_shared_expert_gate, "sigmoid gate on the shared expert");
-  row("moe_layer_freq", &M::moe_layer_freq, "per layer 1 (experts) or 0 (dense), or a number N: experts in layers 0, N, 2N, ...; empty: in every layer");
+  row("moe_layer_freq", &M::moe_layer_freq,
+      "per layer 1 (experts) or 0 (dense), also as ([0]+[1]*23), or a number N: experts in layers 0, N, 2N, ...; empty: in every layer");
   row("moe_router_pre_softmax", &M::moe_router_pre_softmax, "softmax before the choice of experts");
   row("moe_router_score_function", &M::moe_router_score_function, {"softmax", "sigmoid"}, "scores of the router");
   row("moe_router_enable_expert_bias", &M::moe_router_enable_expert_bias, "balancing bias per expert");
@@ -63,7 +64,8 @@ void list_architecture(Listing<ModelConfig>& row) {
   row("attention_output_gate", &M::attention_output_gate, "gate on the attention output");
   row("experimental_attention_variant", &M::experimental_attention_variant, none_is_null, {"gated_delta_net"},
       "mixer of the linear_attention layers");
-  row("linear_attention_freq", &M::linear_attention_freq, none_is_null, "every n-th layer has full attention: another way to say layer_types");
+  row("linear_attention_freq", &M::linear_attention_freq, none_is_null,
+      "every n-th layer has full attention, or a list of 1 (linear) and 0, also as ([1]*3+[0])*6: another way to say layer_types");
   row("linear_conv_kernel_dim", &M::linear_conv_kernel_dim, none_is_null, "gated delta net: convolution width");
   row("linear_key_head_dim", &M::linear_key_head_dim, none_is_null, "gated delta net: key head dimension");
   row("linear_value_head_dim", &M::linear_value_head_dim, none_is_null, "gated delta net: value head dimension");

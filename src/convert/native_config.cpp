@@ -26,6 +26,11 @@ struct Settings {
     require(value && *value > 0 && *value < 4294967296.0, "{}: '{}' is {}, wanted a positive size", origin, key, value ? format("{}", *value) : "missing");
     return static_cast<int64_t>(*value);
   }
+  // One number for each layer: a list, or the expression that Megatron-LM's command line has for it.
+  std::vector<int64_t> layers(const char* key) const {
+    const auto said = text(key);
+    return said && is_layer_expression(*said) ? layer_expression(*said, format("{}: '{}'", origin, key)) : sizes(key);
+  }
   int64_t size_or(const char* key, int64_t fallback) const { return number(key) ? size(key) : fallback; }
   double number_or(const char* key, double fallback) const { return number(key).value_or(fallback); }
   bool flag_or(const char* key, bool fallback) const { return flag(key).value_or(fallback); }
@@ -73,8 +78,8 @@ void read_experts(const Settings& s, ModelConfig& c) {
   c.moe_router_enable_expert_bias = s.flag_or("moe_router_enable_expert_bias", false);
   c.moe_router_load_balancing_type = s.text("moe_router_load_balancing_type").value_or("aux_loss");
   c.moe_aux_loss_coeff = s.number_or("moe_aux_loss_coeff", 0.0);
-  c.moe_layer_freq = s.sizes("moe_layer_freq");
-  const int64_t every = s.size_or("moe_layer_freq", 1);
+  c.moe_layer_freq = s.layers("moe_layer_freq");
+  const int64_t every = c.moe_layer_freq.empty() ? s.size_or("moe_layer_freq", 1) : 1;
   if (every > 1) c.moe_layer_freq = periodic_expert_layers(c.num_layers, every);
   require(c.moe_layer_freq.empty() || static_cast<int64_t>(c.moe_layer_freq.size()) == c.num_layers, "{}: moe_layer_freq has {} entries for {} layers",
           s.origin, c.moe_layer_freq.size(), c.num_layers);
@@ -94,7 +99,7 @@ void read_hybrid(const Settings& s, ModelConfig& c) {
   c.linear_num_value_heads = s.size("linear_num_value_heads");
   require(c.linear_num_value_heads % c.linear_num_key_heads == 0, "{}: {} linear value heads do not divide over {} key heads", s.origin,
           c.linear_num_value_heads, c.linear_num_key_heads);
-  const std::vector<int64_t> linear = s.sizes("linear_attention_freq");
+  const std::vector<int64_t> linear = s.layers("linear_attention_freq");
   if (linear.empty()) {
     c.linear_attention_freq = s.size("linear_attention_freq");
     c.layer_types = periodic_layer_types(c.num_layers, c.linear_attention_freq);

@@ -185,10 +185,11 @@ def test_round_trip(ponte, tmp_path, name, witness):
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "qwen2_moe"])
 @pytest.mark.parametrize("witness", ["run_config.yaml", "args"])
-@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("every", [2, 3, "([1]+[0]*2)+[1]"])
 def test_a_number_over_layers(ponte, tmp_path, kind, witness, every):
-    """Megatron's moe_layer_freq=N: experts in layers 0, N, 2N, ..., where HF's decoder_sparse_step=N has them in layers N-1, 2N-1, ..."""
-    dense = [layer for layer in range(4) if layer % every]
+    """Megatron's moe_layer_freq=N: experts in layers 0, N, 2N, ..., where HF's decoder_sparse_step=N has them in layers N-1, 2N-1, ...;
+    or the expression of Megatron-LM's command line."""
+    dense = [1, 2] if isinstance(every, str) else [layer for layer in range(4) if layer % every]
     own = dict(head_dim=12) if kind == "qwen3_moe" else dict(shared_expert_intermediate_size=28)
     sparse_model(kind, tmp_path / "hf", mlp_only_layers=dense, **own)
     ponte("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "m")

@@ -81,6 +81,8 @@ TEST(Document, MistakesAreNamed) {
       {"model:\n  hf_config_json: x\n", {"no key model.hf_config_json"}},
       {"model:\n  moe_layer_freq: 0\n", {"my.yaml line 2", "model.moe_layer_freq must be a number of layers or a list of 0 and 1", "not 0"}},
       {"model:\n  moe_layer_freq: [0, 2]\n", {"a list of 0 and 1", "not [0, 2]"}},
+      {"model:\n  moe_layer_freq: ([0]+[2]*3)\n", {"a list of 0 and 1", "not [0, 2, 2, 2]"}},
+      {"model:\n  moe_layer_freq: ([0]+[1]\n", {"my.yaml line 2: model.moe_layer_freq: '([0]+[1]'", "wanted ')' at character 9"}},
       {"model:\n  linear_attention_freq: -4\n", {"model.linear_attention_freq must be a number of layers", "not -4"}},
       {"mixed_precision: bf16_mixd\n", {"bf16_mixed"}},
       {"peft:\n  _target_: megatron.bridge.peft.canonical.Foo\n", {"LoRA"}},

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/errors.h"
 #include "config/document.h"
 
 namespace ponte {
@@ -36,6 +37,61 @@ TEST(LayerPatterns, NumbersAreMegatronsLists) {
     for (const std::string& type : m.layer_types) linear.push_back(type == "linear_attention");
     EXPECT_EQ(linear, row.linear) << row.every;
   }
+}
+
+// What Python makes of them, which evaluates them in megatron/training/arguments.py.
+TEST(LayerPatterns, ExpressionsOfMegatronsCommandLine) {
+  const std::pair<const char*, std::vector<int64_t>> rows[] = {{"([0]+[1]*6)", {0, 1, 1, 1, 1, 1, 1}},
+                                                               {"[0]+[1]*6", {0, 1, 1, 1, 1, 1, 1}},
+                                                               {"([1]*2+[0]*1)*2+[1]", {1, 1, 0, 1, 1, 0, 1}},
+                                                               {"[1,0]*3+[1,]", {1, 0, 1, 0, 1, 0, 1}},
+                                                               {"3*[0, 1] + (2*[])+[1*1]", {0, 1, 0, 1, 0, 1, 1}},
+                                                               {"[0]*(1+2)*2+[0+1]", {0, 0, 0, 0, 0, 0, 1}},
+                                                               {"[0,0,0,1,1,1,1]", {0, 0, 0, 1, 1, 1, 1}}};
+  for (const auto& [text, flags] : rows) {
+    EXPECT_EQ(layer_expression(text, "test"), flags) << text;
+    const ModelConfig m = written_out({std::string("model.moe_layer_freq=") + text, std::string("model.linear_attention_freq=") + text}, 7);
+    EXPECT_EQ(m.moe_layer_freq, flags) << text;
+    std::vector<int64_t> linear;
+    for (const std::string& type : m.layer_types) linear.push_back(type == "linear_attention");
+    EXPECT_EQ(linear, flags) << text;
+  }
+  EXPECT_EQ(written_out({"model.moe_layer_freq=\"([0]+[1]*2)\""}, 3).moe_layer_freq, (std::vector<int64_t>{0, 1, 1}));
+  ConfigDraft draft;
+  apply_yaml(draft, "model:\n  moe_layer_freq: ([0]+[1]*2)\n  linear_attention_freq: \"[1]*3\"\n", "file.yaml");
+  EXPECT_EQ(draft.config.model.moe_layer_freq, (std::vector<int64_t>{0, 1, 1}));
+  EXPECT_EQ(draft.config.model.layer_types, std::vector<std::string>(3, "linear_attention"));
+}
+
+TEST(LayerPatterns, WhatIsNoExpression) {
+  const std::pair<std::string, const char*> rows[] = {{"[0]+", "wanted a list, '(' or a number at character 5"},
+                                                      {"([0]", "wanted ')' at character 5"},
+                                                      {"[0]]", "wanted an operator or the end at character 4"},
+                                                      {"[0]+1", "wanted two lists or two numbers around '+'"},
+                                                      {"[0]*[1]", "wanted a number on one side of '*'"},
+                                                      {"[[0]]", "wanted a number in a list"},
+                                                      {"[0 1]", "wanted ',' or ']'"},
+                                                      {"[,]", "wanted a list, '(' or a number"},
+                                                      {"[-1]", "wanted a list, '(' or a number"},
+                                                      {"[x]", "wanted a list, '(' or a number"},
+                                                      {"__import__('os')[0]", "wanted a list, '(' or a number at character 1"},
+                                                      {"[0]\t", "wanted an operator or the end"},
+                                                      {"[0]*65536*2", "no more than 65536 layers"},
+                                                      {"[0]*99999999999999999999", "wanted a list, '(' or a number"},
+                                                      {"[65537]", "no more than 65536 layers"},
+                                                      {std::string(100, '(') + "[0]" + std::string(100, ')'), "no more than 64 levels"},
+                                                      {std::string(100, '['), "no more than 64 levels"},
+                                                      {"[0]" + std::string(5000, '*'), "no more than 4096 characters"}};
+  for (const auto& [text, wanted] : rows) {
+    try {
+      layer_expression(text, "the key");
+      ADD_FAILURE() << text;
+    } catch (const UserError& e) {
+      EXPECT_TRUE(std::string_view(e.what()).starts_with("the key: '")) << e.what();
+      EXPECT_TRUE(std::string_view(e.what()).find(wanted) != std::string_view::npos) << e.what();
+    }
+  }
+  EXPECT_THROW(layer_expression("(1+1)", "the key"), UserError);
 }
 
 TEST(LayerPatterns, TheLastWordStands) {
