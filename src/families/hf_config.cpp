@@ -163,10 +163,18 @@ void update_field(Json& document, const std::string& key, const Json& value) {
 
 }  // namespace
 
-void read_sliding_window(const Json& hf, std::string_view origin, ModelConfig& c) {
+namespace {
+
+bool slides(SlidingLayers rule, int64_t layer, int64_t max_window_layers) {
+  return rule == SlidingLayers::from_max_window_layers ? layer >= max_window_layers : layer % 2 == 0 && layer < max_window_layers;
+}
+
+}  // namespace
+
+void read_sliding_window(const Json& hf, std::string_view origin, ModelConfig& c, SlidingLayers rule) {
   if (!json_get_or<bool>(hf, "use_sliding_window", false, origin)) return;
-  if (!hf.contains("sliding_window") || hf["sliding_window"].is_null()) return;
-  c.window_size = size_field(hf, "sliding_window", origin);
+  if (hf.contains("sliding_window") && hf["sliding_window"].is_null()) return;
+  c.window_size = hf.contains("sliding_window") ? size_field(hf, "sliding_window", origin) : 4096;
   if (hf.contains("layer_types") && !hf["layer_types"].is_null()) {
     require(hf["layer_types"].is_array(), "{}: 'layer_types' is not a list", origin);
     for (const Json& type : hf["layer_types"]) {
@@ -176,8 +184,8 @@ void read_sliding_window(const Json& hf, std::string_view origin, ModelConfig& c
     }
     require(static_cast<int64_t>(c.layer_types.size()) == c.num_layers, "{}: {} layer_types for {} layers", origin, c.layer_types.size(), c.num_layers);
   } else {
-    const int64_t first = json_get_or<int64_t>(hf, "max_window_layers", 28, origin);
-    for (int64_t i = 0; i < c.num_layers; ++i) c.layer_types.push_back(i >= first ? "sliding_attention" : "full_attention");
+    const int64_t bound = json_get_or<int64_t>(hf, "max_window_layers", 28, origin);
+    for (int64_t i = 0; i < c.num_layers; ++i) c.layer_types.push_back(slides(rule, i, bound) ? "sliding_attention" : "full_attention");
   }
 }
 

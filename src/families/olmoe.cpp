@@ -11,13 +11,17 @@ namespace ponte::olmoe {
 void read_config(const Json& hf, std::string_view origin, ModelConfig& config) {
   require(!json_get_or<bool>(hf, "attention_bias", false, origin),
           "{}: attention_bias is true; OLMoE checkpoints are converted without attention biases", origin);
-  require(!hf.contains("clip_qkv") || hf["clip_qkv"].is_null(), "{}: clip_qkv is {}; clipped queries, keys and values are not supported", origin,
-          hf["clip_qkv"].dump());
+  const Json clip = hf.value("clip_qkv", Json());
+  require(clip.is_null(), "{}: clip_qkv is {}; clipped queries, keys and values are not supported", origin, clip.dump());
   config.qk_layernorm = true;
   Json experts = hf;
   experts["moe_intermediate_size"] = config.ffn_hidden_size;  // intermediate_size is an expert's
   read_moe_config(experts, origin, config);
   config.moe_router_load_balancing_type = "seq_aux_loss";
+  // OlmoeConfig's defaults where the other families have others.
+  config.layernorm_epsilon = json_get_or<double>(hf, "rms_norm_eps", 1e-5, origin);
+  config.moe_aux_loss_coeff = json_get_or<double>(hf, "router_aux_loss_coef", 0.01, origin);
+  if (!hf.contains("max_position_embeddings")) config.max_position_embeddings = config.seq_length = 4096;
 }
 
 void write_config(const ModelConfig& config, Json& hf) {

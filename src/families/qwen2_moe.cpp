@@ -13,7 +13,7 @@ void read_config(const Json& hf, std::string_view origin, ModelConfig& config) {
   require(json_get_or<bool>(hf, "qkv_bias", true, origin), "{}: qkv_bias is false; Qwen2-MoE checkpoints are converted with these biases", origin);
   config.add_qkv_bias = true;
   config.qk_layernorm = false;
-  read_sliding_window(hf, origin, config);
+  read_sliding_window(hf, origin, config, SlidingLayers::every_other_below_max_window_layers);
   read_moe_config(hf, origin, config);
   require(config.moe_shared_expert_intermediate_size > 0, "{}: 'shared_expert_intermediate_size' is missing", origin);
   config.moe_shared_expert_gate = true;

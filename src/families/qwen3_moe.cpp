@@ -10,6 +10,8 @@ namespace ponte::qwen3_moe {
 
 void read_config(const Json& hf, std::string_view origin, ModelConfig& config) {
   qwen3::read_config(hf, origin, config);
+  // Qwen3MoeAttention looks at the window alone, at no layer's type.
+  if (config.window_size) config.layer_types.assign(static_cast<size_t>(config.num_layers), "sliding_attention");
   read_moe_config(hf, origin, config);
   config.moe_shared_expert_intermediate_size = 0;
 }

@@ -1,5 +1,7 @@
 """Sparse models against transformers: logits, loss, every gradient with the balancing losses in the objective, greedy tokens."""
+import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ VARIANTS = {
     "dense layers among them": ("qwen3_moe", dict(mlp_only_layers=[1])),
     "qwen2-moe": ("qwen2_moe", {}),
     "qwen2-moe with dense layers, tied": ("qwen2_moe", dict(mlp_only_layers=[1], tie_word_embeddings=True, norm_topk_prob=True)),
+    "qwen3-moe, sliding": ("qwen3_moe", dict(use_sliding_window=True, sliding_window=11, max_window_layers=1)),
+    "qwen2-moe, sliding": ("qwen2_moe", dict(use_sliding_window=True, sliding_window=11, max_window_layers=2)),
     "olmoe": ("olmoe", {}),
     "olmoe, odd sizes": ("olmoe", dict(hidden_size=72, intermediate_size=20, num_experts=7, num_experts_per_tok=3, num_attention_heads=6, num_key_value_heads=3,
                                        norm_topk_prob=True)),
@@ -76,6 +80,26 @@ def test_logits_loss_and_gradients(variant, tiny, tmp_path):
     assert_parity(Probe(folder, data, tmp_path / "out", AUX_LOSS), *reference(folder, *data))
 
 
+# Keys a config.json may leave to its class, with what to say instead in the model that is compared.
+SILENT = {"qwen3_moe": dict(norm_topk_prob=False), "qwen2_moe": {}, "olmoe": {}, "qwen3_next": {}}
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_a_config_that_leaves_keys_to_its_class(kind, tiny, tmp_path):
+    folder, model = tiny(kind, **SILENT[kind])
+    config, wanted = json.loads((folder / "config.json").read_text()), {"num_hidden_layers", "num_experts_per_tok", "num_key_value_heads", "hidden_size",
+                                                                        "intermediate_size", "moe_intermediate_size", "num_attention_heads", "head_dim",
+                                                                        "vocab_size", "num_experts", "num_local_experts", "architectures", "model_type",
+                                                                        "shared_expert_intermediate_size"}
+    silent = tmp_path / "silent"
+    shutil.copytree(folder, silent)
+    (silent / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key in wanted or key.startswith("linear_")}))
+    data = batch(8192)
+    with torch.no_grad():
+        logits = load_transformers(silent)(data[0]).logits
+    assert relative(Probe(silent, data, tmp_path / "out").logits, logits) <= 1e-5
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_balancing_loss_alone_is_that_of_transformers_in_one_layer(layers, tiny, tmp_path):
     """transformers multiplies shares and probabilities averaged over all layers, and counts a token once for each choice; with one layer its loss is
@@ -108,7 +132,8 @@ def test_recompute_changes_no_bit(how, tiny, tmp_path):
     expect_same_bits_recomputed(folder, how, tmp_path)
 
 
-@pytest.mark.parametrize("variant", ["qwen3-moe", "odd sizes", "dense layers among them", "qwen2-moe", "olmoe", "olmoe, odd sizes"])
+@pytest.mark.parametrize("variant", ["qwen3-moe", "odd sizes", "dense layers among them", "qwen3-moe, sliding", "qwen2-moe", "qwen2-moe, sliding",
+                                     "olmoe", "olmoe, odd sizes"])
 def test_cached_greedy_tokens(variant, tiny, tmp_path):
     kind, changes = VARIANTS[variant]
     folder, _ = tiny(kind, **changes)
