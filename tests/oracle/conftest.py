@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 DEMO = ROOT / "demo"
 BIN = pathlib.Path(os.environ.get("PONTE_BIN", ROOT / "build" / "release" / "bin"))
+CHECKPOINTS = BIN.parent / "golden"  # the archives of GOLDEN, unpacked when the build is configured
 
 
 def pytest_configure(config):
@@ -48,7 +49,8 @@ def ponte():
 
 @pytest.fixture(scope="session")
 def golden():
-    return GOLDEN
+    assert (CHECKPOINTS / ".hashes").exists(), f"no checkpoints at {CHECKPOINTS}: configure the build with PONTE_TESTS"
+    return CHECKPOINTS
 
 
 @pytest.fixture(scope="session")

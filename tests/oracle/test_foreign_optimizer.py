@@ -3,7 +3,7 @@ import dataclasses
 import json
 import pickle
 import re
-import tarfile
+import shutil
 
 import pytest
 import torch
@@ -20,15 +20,6 @@ GOLDENS = [("qwen3_opt_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"],
            ("qwen3_moe_opt_pp2ep2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed"], 189),
            ("qwen3_next_mtp_opt_tp2pp2_dp_reshardable", "mcore", ["mixed_precision=bf16_mixed", "model.mtp_num_layers=1"], 315)]
 FLAT = [(name, count) for name, _, _, count in GOLDENS if name.endswith("_dp_reshardable")]
-
-
-def golden_run(golden, tmp_path, name):
-    """The folder of a run; those of many small files are archives."""
-    if not (golden / "trained" / name).exists():
-        with tarfile.open(golden / f"trained/{name}.tar.xz") as archive:
-            archive.extractall(tmp_path / name)
-        return tmp_path / name
-    return golden / "trained" / name
 
 
 def place(name):
@@ -81,10 +72,9 @@ def values_that_arrived(saved, folder):
 
 @pytest.mark.parametrize("name, container, settings, count", GOLDENS, ids=[g[0] for g in GOLDENS])
 def test_every_value_arrives(ponte, golden, tmp_path, name, container, settings, count):
-    folder = golden_run(golden, tmp_path, name)
+    folder = golden / "trained" / name
     corpus = write_corpus(tmp_path / "corpus", vocab=96)
-    model = folder / "hf" if (folder / "hf").exists() else golden / "trained/qwen3_opt_fully_reshardable/hf"  # the same, and only its configuration counts
-    training = Training(ponte, tmp_path, "--hf-model", model, f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", "train.train_iters=10",
+    training = Training(ponte, tmp_path, "--hf-model", folder / "hf", f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", "train.train_iters=10",
                         "train.global_batch_size=2", "train.micro_batch_size=1", "model.seq_length=16", "optimizer.lr=1e-3", "validation.eval_interval=0",
                         "scheduler.use_checkpoint_opt_param_scheduler=true", f"checkpoint.load={folder / container}", f"checkpoint.save={tmp_path / 'run'}",
                         "train.iterations_to_skip=[4]", "train.exit_interval=4", *settings)
@@ -98,7 +88,7 @@ def test_every_value_arrives(ponte, golden, tmp_path, name, container, settings,
 @pytest.mark.parametrize("name, count", FLAT, ids=[name for name, _ in FLAT])
 def test_flat_state_becomes_any_layouts(ponte, golden, tmp_path, name, count):
     """`convert` makes fully_reshardable of it; the weights stay as they are, a vocabulary without its padding."""
-    folder = golden_run(golden, tmp_path, name)
+    folder = golden / "trained" / name
     ponte("convert", "--megatron-path", folder / "mcore", "--save", tmp_path / "m", "--ckpt-format", "torch_dist")
     saved, source = load_checkpoint(tmp_path / "m/iter_0000003"), load_checkpoint(folder / "mcore/iter_0000003")
     assert values_that_arrived(saved, folder) == count
@@ -115,7 +105,7 @@ REFUSED = [("exchanged", r"dp_group_idx_(0|1)\.gbuf", lambda rank: f"dp_group_id
 @pytest.mark.parametrize("what, pattern, other, message", REFUSED, ids=[row[0] for row in REFUSED])
 def test_flat_state_of_other_ranks_is_refused_before_anything_is_written(ponte, golden, tmp_path, what, pattern, other, message):
     """Megatron's own files, but what `.metadata` says of which rank wrote them."""
-    folder = golden_run(golden, tmp_path / "golden", "qwen3_opt_tp2pp2dp2_dp_reshardable")
+    folder = shutil.copytree(golden / "trained/qwen3_opt_tp2pp2dp2_dp_reshardable", tmp_path / "golden")
     path = folder / "mcore/iter_0000003/.metadata"
     metadata = pickle.loads(path.read_bytes())
     renamed = lambda name: re.sub(pattern, lambda found: other(found[1]), name)  # noqa: E731
@@ -131,7 +121,7 @@ def test_flat_state_of_other_ranks_is_refused_before_anything_is_written(ponte, 
 def test_ranks_of_another_layout_go_on_from_flat_state(ponte, golden, tmp_path):
     """Four ranks, laid out otherwise than the four that wrote it; each takes its shards out of the buckets."""
     name = "qwen3_moe_opt_tp2pp2vp2ep2_dp_reshardable"
-    folder = golden_run(golden, tmp_path, name)
+    folder = golden / "trained" / name
     corpus = write_corpus(tmp_path / "corpus", vocab=96)
     ponte("train", "--nproc-per-node", "4", "--hf-model", folder / "hf", f"dataset.data_path=[{corpus}]", "dataset.split='100,0,0'", "train.train_iters=10",
           "train.global_batch_size=2", "train.micro_batch_size=1", "model.seq_length=16", "optimizer.lr=1e-3", "validation.eval_interval=0",

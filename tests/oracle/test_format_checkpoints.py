@@ -12,9 +12,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
-from conftest import BIN, GOLDEN
+from conftest import BIN, CHECKPOINTS
 
-FOLDERS = sorted(str(p.parent.relative_to(GOLDEN)) for p in GOLDEN.glob("**/.metadata"))
+FOLDERS = sorted(str(p.parent.relative_to(CHECKPOINTS)) for p in CHECKPOINTS.glob("**/.metadata"))
 MEGATRON = [f for f in FOLDERS if "/mcore/" in f]
 
 
@@ -64,25 +64,25 @@ def assert_same_tensors(ours, theirs):
 @pytest.mark.fast
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_reads_what_torch_reads(folder, tmp_path):
-    tool("dist-to-safetensors", GOLDEN / folder, tmp_path / "all.safetensors")
-    assert_same_tensors(load_file(tmp_path / "all.safetensors"), dcp_tensors(GOLDEN / folder))
+    tool("dist-to-safetensors", CHECKPOINTS / folder, tmp_path / "all.safetensors")
+    assert_same_tensors(load_file(tmp_path / "all.safetensors"), dcp_tensors(CHECKPOINTS / folder))
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_torch_reads_what_is_written(folder, tmp_path):
-    tool("dist-copy", GOLDEN / folder, tmp_path / "copy")
-    assert_same_tensors(dcp_tensors(tmp_path / "copy"), dcp_tensors(GOLDEN / folder))
-    ours, theirs = dcp_objects(tmp_path / "copy"), dcp_objects(GOLDEN / folder)
+    tool("dist-copy", CHECKPOINTS / folder, tmp_path / "copy")
+    assert_same_tensors(dcp_tensors(tmp_path / "copy"), dcp_tensors(CHECKPOINTS / folder))
+    ours, theirs = dcp_objects(tmp_path / "copy"), dcp_objects(CHECKPOINTS / folder)
     assert set(ours) == set(theirs)
     assert [name for name in ours if not same(ours[name], theirs[name])] == []
-    common = GOLDEN / folder / "common.pt"
+    common = CHECKPOINTS / folder / "common.pt"
     if common.exists():
         assert same(torch.load(tmp_path / "copy" / "common.pt", weights_only=True), torch.load(common, weights_only=True))
 
 
 def test_every_item_is_a_sound_zip(tmp_path):
-    source = GOLDEN / "qwen3_tp2pp2/mcore/iter_0000000"
+    source = CHECKPOINTS / "qwen3_tp2pp2/mcore/iter_0000000"
     tool("dist-copy", source, tmp_path / "copy")
     metadata = pickle.loads((tmp_path / "copy/.metadata").read_bytes())
     for index, info in metadata.storage_data.items():
@@ -99,11 +99,11 @@ def test_every_item_is_a_sound_zip(tmp_path):
 def test_megatron_core_loads_what_is_written(folder, tmp_path):
     dist_checkpointing = pytest.importorskip("megatron.core.dist_checkpointing")
     from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
-    tool("dist-copy", GOLDEN / folder, tmp_path / "copy")
+    tool("dist-copy", CHECKPOINTS / folder, tmp_path / "copy")
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    wanted = dcp_tensors(GOLDEN / folder)
-    objects = dcp_objects(GOLDEN / folder)
+    wanted = dcp_tensors(CHECKPOINTS / folder)
+    objects = dcp_objects(CHECKPOINTS / folder)
     sharded = {name: ShardedTensor.from_rank_offsets(name, torch.empty_like(tensor), replica_id=0) for name, tensor in wanted.items()}
     for name in objects:
         key, shard = name.rsplit("/shard_", 1)

@@ -69,7 +69,7 @@ std::vector<Layout> hybrid_layouts() {
 
 Config config_of(const std::string& golden) {
   Config out;
-  out.model = WeightSource::open(fs::path(PONTE_SOURCE_DIR) / "tests/golden" / golden / "hf")->config();
+  out.model = WeightSource::open(fs::path(PONTE_GOLDEN_DIR) / golden / "hf")->config();
   out.model.num_layers = 4;
   if (!out.model.moe_layer_freq.empty()) out.model.moe_layer_freq.resize(4, 1);
   if (!out.model.layer_types.empty()) out.model.layer_types.resize(4, "full_attention");

@@ -16,7 +16,7 @@
 namespace ponte {
 namespace {
 
-const fs::path kGolden = fs::path(PONTE_SOURCE_DIR) / "tests/golden/trained/qwen3_opt_fully_reshardable";
+const fs::path kGolden = fs::path(PONTE_GOLDEN_DIR) / "trained/qwen3_opt_fully_reshardable";
 const fs::path kIteration = kGolden / "mcore/iter_0000003";
 
 struct Loaded {

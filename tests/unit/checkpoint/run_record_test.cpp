@@ -74,7 +74,7 @@ TEST(RunRecord, ComesBackAsItWas) {
 }
 
 TEST(RunRecord, UnderstandsMegatronsFiles) {
-  const fs::path folder = fs::path(PONTE_SOURCE_DIR) / "tests/golden/trained/qwen3_opt_fully_reshardable/mcore/iter_0000003";
+  const fs::path folder = fs::path(PONTE_GOLDEN_DIR) / "trained/qwen3_opt_fully_reshardable/mcore/iter_0000003";
   const Value common = load_torch_file(folder / "common.pt");
   RunState state;
   state.train = train_state_from(load_torch_file(folder / "train_state.pt"), "golden");
@@ -93,7 +93,7 @@ TEST(RunRecord, UnderstandsMegatronsFiles) {
 }
 
 TEST(RunRecord, OurCommonStateHasMegatronsKeys) {
-  const fs::path folder = fs::path(PONTE_SOURCE_DIR) / "tests/golden/trained/qwen3_opt_fully_reshardable/mcore/iter_0000003";
+  const fs::path folder = fs::path(PONTE_GOLDEN_DIR) / "trained/qwen3_opt_fully_reshardable/mcore/iter_0000003";
   const Value theirs = load_torch_file(folder / "common.pt");
   Config config = small_config();
   config.model.fp16 = false;

@@ -13,7 +13,7 @@
 namespace ponte {
 namespace {
 
-const fs::path kGolden = fs::path(PONTE_SOURCE_DIR) / "tests/golden";
+const fs::path kGolden = PONTE_GOLDEN_DIR;
 
 ModelConfig laid_out(ModelConfig config) {
   config.tensor_model_parallel_size = 2;

@@ -26,7 +26,7 @@ struct Training {
   fs::path root = fs::temp_directory_path() / format("ponte_writer_{}", getpid());
 
   explicit Training(at::ScalarType dtype) {
-    const fs::path golden = fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3/hf";
+    const fs::path golden = fs::path(PONTE_GOLDEN_DIR) / "qwen3/hf";
     config.model = WeightSource::open(golden)->config();
     model = std::make_unique<RankModel>(config.model, single_groups(), ModelOptions{.device = test_device(), .dtype = dtype});
     model->load(*WeightSource::open(golden, config.model));

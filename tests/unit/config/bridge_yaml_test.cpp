@@ -12,7 +12,7 @@ namespace ponte {
 namespace {
 
 YamlValue golden(const char* path) {
-  const fs::path file = fs::path(PONTE_SOURCE_DIR) / "tests/golden" / path;
+  const fs::path file = fs::path(PONTE_GOLDEN_DIR) / path;
   return parse_value(read_file(file), file.string());
 }
 

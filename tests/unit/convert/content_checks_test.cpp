@@ -24,7 +24,7 @@ class Copy {
  public:
   explicit Copy(const char* golden) {
     fs::remove_all(root_);
-    const fs::path from = iteration_directory(fs::path(PONTE_SOURCE_DIR) / "tests/golden" / golden);
+    const fs::path from = iteration_directory(fs::path(PONTE_GOLDEN_DIR) / golden);
     fs::create_directories(root_);
     fs::copy(from, folder, fs::copy_options::recursive);
     for (const auto& entry : fs::recursive_directory_iterator(folder)) fs::permissions(entry.path(), fs::perms::owner_write, fs::perm_options::add);
@@ -126,7 +126,7 @@ class ContentChecksOf : public testing::TestWithParam<const char*> {};
 
 TEST_P(ContentChecksOf, EveryChunkOfEveryTensor) {
   const Copy copy(GetParam());
-  const Bytes intact = read_all(NativeSource(fs::path(PONTE_SOURCE_DIR) / "tests/golden" / GetParam(), nullptr));
+  const Bytes intact = read_all(NativeSource(fs::path(PONTE_GOLDEN_DIR) / GetParam(), nullptr));
   EXPECT_EQ(read_all(NativeSource(copy.folder, nullptr)), intact);
   size_t n = 0;
   for (const Copy::Place& place : copy.places) {

@@ -14,7 +14,7 @@
 namespace ponte {
 namespace {
 
-const fs::path kGolden = fs::path(PONTE_SOURCE_DIR) / "tests/golden";
+const fs::path kGolden = PONTE_GOLDEN_DIR;
 
 struct Scratch {
   fs::path path = fs::temp_directory_path() / format("ponte-weights-{}", static_cast<int64_t>(::getpid()));

@@ -42,6 +42,6 @@ class TemporaryFolder {
   fs::path path_;
 };
 
-inline fs::path golden(std::string_view name) { return fs::path(PONTE_SOURCE_DIR) / "tests/golden" / name; }
+inline fs::path golden(std::string_view name) { return fs::path(PONTE_GOLDEN_DIR) / name; }
 
 }  // namespace ponte

@@ -57,7 +57,7 @@ TEST_F(Resolve, LaterLayersWin) {
 TEST_F(Resolve, AnHfModelGivesArchitectureTokenizerAndWeights) {
   RunRequest request;
   request.recipe = "qwen3_8b_pretrain_config";
-  request.hf_model = (fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3/hf").string();
+  request.hf_model = (fs::path(PONTE_GOLDEN_DIR) / "qwen3/hf").string();
   request.overrides = {"model.layernorm_epsilon=1e-5"};
   const ResolvedRun run = resolve_run(request);
   EXPECT_EQ(run.config.model.num_layers, 2);
@@ -79,7 +79,7 @@ TEST_F(Resolve, NumbersOverLayersKeepTheirOrigin) {
   ASSERT_EQ(run.config.model.moe_layer_freq.size(), 48u);
   EXPECT_EQ(std::ranges::count(run.config.model.moe_layer_freq, 1), 24);
   EXPECT_EQ(run.origins.at("model.moe_layer_freq"), "file " + number + " line 2");
-  request.hf_model = (fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3_moe/hf").string();
+  request.hf_model = (fs::path(PONTE_GOLDEN_DIR) / "qwen3_moe/hf").string();
   EXPECT_EQ(resolve_run(request).config.model.moe_layer_freq, std::vector<int64_t>());
   request.overrides = {"model.moe_layer_freq=2"};
   run = resolve_run(request);
@@ -112,7 +112,7 @@ TEST_F(Resolve, OneLengthIsEnough) {
 }
 
 TEST_F(Resolve, ATokenizerTheUserNamesDecidesTheVocabulary) {
-  const std::string demo = (fs::path(PONTE_SOURCE_DIR) / "tests/golden/qwen3/hf").string();
+  const std::string demo = (fs::path(PONTE_GOLDEN_DIR) / "qwen3/hf").string();
   RunRequest request;
   request.recipe = "qwen3_600m_pretrain_config";
   EXPECT_EQ(resolve_run(request).config.model.vocab_size, 151936);
