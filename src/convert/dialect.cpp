@@ -48,7 +48,8 @@ StoredSegment stored_segment(const Rule& rule, size_t index, Dialect dialect) {
   if (dialect.container == Container::fsdp_dtensor) return fsdp_segment(rule, segment, dialect);
   StoredSegment out;
   PackedSegment packed = packed_segment(rule, index, dialect.packing);
-  const std::string leaf = disk_leaf(packed.leaf);
+  std::string leaf = disk_leaf(packed.leaf);
+  if (dialect.local_norms) leaf = replaced(leaf, "pre_mlp_layernorm.", "mlp.linear_fc1.layer_norm_");
   if (is_stacked(rule.stack, rule.layer, dialect)) {
     out.key = rule.stack + "." + leaf;
     out.shape.push_back(rule.layer_count);

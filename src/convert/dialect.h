@@ -17,6 +17,9 @@ struct Dialect {
   Container container = Container::torch_dist;
   LayerKeys layer_keys = LayerKeys::stacked;
   Packing packing = Packing::megatron;
+  // The norm before a layer's experts is a module of its own; layers that Megatron builds without Transformer Engine (--transformer-impl local) give it the
+  // name that Transformer Engine's give the norm before a dense MLP (gpt_layer_specs.py, sharded_state_dict_keys_map). Read, never written.
+  bool local_norms = false;
 };
 
 // `rows` rows of a segment from `native` on are the stored ones from `stored` on.

@@ -68,6 +68,20 @@ int64_t stored_prediction_depths(const TorchDistReader& reader) {
   return depths;
 }
 
+// Do sparse layers have their norm under the name of a dense layer's, and none a module of its own?
+bool has_local_norms(const RuleTable& table, const TorchDistReader& reader, Dialect dialect) {
+  if (dialect.container != Container::torch_dist) return false;
+  Dialect local = dialect;
+  local.local_norms = true;
+  bool found = false;
+  for (const Rule& rule : table.rules) {
+    if (!rule.leaf.ends_with("pre_mlp_layernorm.weight")) continue;
+    if (reader.find(stored_segment(rule, 0, dialect).key)) return false;
+    found = found || reader.find(stored_segment(rule, 0, local).key);
+  }
+  return found;
+}
+
 }  // namespace
 
 fs::path iteration_directory(const fs::path& path) {
@@ -118,6 +132,7 @@ void NativeSource::choose_dialect() {
   for (const Dialect& dialect : candidates)
     if (reader_.find(stored_segment(*layered, 0, dialect).key)) {
       dialect_ = dialect;
+      dialect_.local_norms = has_local_norms(table_, reader_, dialect);
       return;
     }
   dialect_ = dialect_of(table_);

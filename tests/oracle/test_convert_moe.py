@@ -7,6 +7,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from test_convert_golden import assert_same, dcp_tensors, hf_tensors
+from test_convert_packing import written
 
 pytestmark = pytest.mark.fast
 
@@ -181,6 +182,26 @@ def test_round_trip(ponte, tmp_path, name, witness):
     assert sparse_layers(before) == sparse_layers(after)
     for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"):
         assert getattr(before, key) == getattr(after, key), key
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", *SPARSE_MODELS])
+def test_norms_of_layers_without_transformer_engine(ponte, tmp_path, name):
+    """megatron-core's get_gpt_decoder_block_spec(use_transformer_engine=False): a sparse layer's norm has the name of a dense layer's."""
+    kind, changes = {"qwen3-moe": ("qwen3_moe", dict(head_dim=12)), **SPARSE_MODELS}[name]
+    sparse_model(kind, tmp_path / "hf", **changes)
+    ponte("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "native")
+    state = dcp_tensors(tmp_path / "native")
+    renamed = {key.replace("pre_mlp_layernorm.", "mlp.linear_fc1.layer_norm_"): tensor for key, tensor in state.items()}
+    assert renamed.keys() != state.keys()
+    written(tmp_path / "local", renamed)
+    ponte("export", "--megatron-path", tmp_path / "local", "--hf-path", tmp_path / "back", "--hf-model", tmp_path / "hf")
+    assert_same(hf_tensors(tmp_path / "back"), hf_tensors(tmp_path / "hf"))
+    ponte("convert", "--megatron-path", tmp_path / "local", "--save", tmp_path / "m", "--ckpt-format", "torch_dist", "--hf-model", tmp_path / "hf")
+    assert_same(dcp_tensors(tmp_path / "m"), state)
+    # With a norm missing, the names are those that every other layer has.
+    norm = next(key for key in renamed if "linear_fc1.layer_norm_" in key)
+    written(tmp_path / "gap", {key: tensor for key, tensor in renamed.items() if key != norm})
+    assert "1 missing" in ponte("export", "--megatron-path", tmp_path / "gap", "--hf-path", tmp_path / "no", "--hf-model", tmp_path / "hf", code=1).err
 
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "qwen2_moe"])
