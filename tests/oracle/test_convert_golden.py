@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fast
 
 DENSE = ["qwen2", "qwen3", "qwen3_untied", "qwen3_v515", "qwen3_tp2pp2", "mcore016/qwen2", "mcore016/qwen3"]
 SPARSE = ["qwen3_moe", "mcore016/qwen3_moe"]
-TRAINED = ["trained/qwen3_opt_fully_reshardable"]
+TRAINED = ["trained/qwen3_opt_fully_reshardable", "trained/qwen3_moe_opt_ep2_fully_reshardable"]
 
 
 def hf_tensors(folder):

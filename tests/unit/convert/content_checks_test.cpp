@@ -118,7 +118,7 @@ bool names(const std::string& error, const Copy::Place& place) {
 
 // Steps and random states have CRCs, which are checked when they are taken; what lies between flat parameters holds nothing.
 bool is_read(const Copy::Place& place) {
-  const bool is_gap = place.tensor.find("bucket_idx_") != std::string::npos && place.bytes == 48 * 4;
+  const bool is_gap = place.tensor.find("bucket_idx_") != std::string::npos && (place.bytes == 48 * 4 || place.bytes == 56 * 4);
   return !is_gap && !place.tensor.ends_with(".step") && !place.tensor.starts_with("rng_state");
 }
 
