@@ -60,6 +60,7 @@ std::vector<int64_t> iterations_in(const fs::path& root) {
 }
 
 std::optional<FoundCheckpoint> find_checkpoint(const fs::path& root, int64_t wanted) {
+  require(!fs::exists(root) || fs::is_directory(root), "{}: no folder, so that no checkpoint can be there", root);
   if (const std::optional<int64_t> own = iteration_of(root); own && fs::exists(root / ".metadata")) return FoundCheckpoint{root, *own};
   std::optional<int64_t> iteration = wanted > 0 ? wanted : tracked_iteration(root);
   if (!iteration) iteration = newest_untracked(root);

@@ -13,6 +13,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "cli/command.h"
+#include "comm/same_settings.h"
+#include "config/config.h"
 #include "convert/native_config.h"
 #include "convert/segment_source.h"
 #include "convert/weight_source.h"
@@ -67,6 +69,22 @@ ModelConfig laid_out(ModelConfig config, const RankLayout& layout) {
   return config;
 }
 
+// `wrong` says what does not divide over a number of ranks.
+void require_divisible(const char* flag, int64_t asked, const std::function<std::string(int64_t ranks)>& wrong) {
+  const std::string problem = wrong(asked);
+  if (problem.empty()) return;
+  std::vector<int64_t> good;
+  for (int64_t ranks = 1; ranks <= 1024; ++ranks)
+    if (wrong(ranks).empty()) good.push_back(ranks);
+  fail("{} {}: {}; {} of this model can be one of {}", flag, asked, problem, flag, good);
+}
+
+void check_layout(const ModelConfig& config, const RankLayout& layout) {
+  require_divisible("--tp", layout.tp, [&](int64_t ranks) { return wrong_over_tensor_ranks(config, ranks); });
+  require_divisible("--etp", layout.etp, [&](int64_t ranks) { return wrong_over_expert_tensor_ranks(config, ranks); });
+  require_divisible("--ep", layout.ep, [&](int64_t ranks) { return wrong_over_expert_ranks(config, ranks); });
+}
+
 // What all ranks read, one of them fetches first.
 void one_first(Ranks& ranks, const std::function<void()>& body) {
   agree(ranks.world(), [&] {
@@ -115,10 +133,21 @@ std::unique_ptr<Model> load_model(const fs::path& weights, const std::string& to
   ModelConfig config;
   std::optional<Mesh> mesh;
   options.device = device;
+  fs::path iteration;  // of a Megatron checkpoint: rank 0 looks for all, while a run may write there
   agree(ranks.world(), [&] {
-    source = WeightSource::open(weights);
+    if (ranks.rank() == 0 && is_native_checkpoint(weights)) iteration = iteration_directory(weights);
+  });
+  iteration = gather_text(ranks.world(), iteration.string())[0];
+  std::string content;
+  agree(ranks.world(), [&] {
+    source = WeightSource::open(iteration.empty() ? weights : iteration);
+    content = format("weights with content {}", source->fingerprint());
+  });
+  agree_on_settings(ranks.world(), {content}, "what it reads is");
+  agree(ranks.world(), [&] {
     source->check_part({ranks.rank(), ranks.size()}, WeightSource::Contents::weights);
     options.dtype = scalar_type(torch_dtype == "auto" ? source->dtype(source->rules().rules.front()) : dtype_from_user(torch_dtype));
+    check_layout(source->config(), layout);
     config = laid_out(source->config(), layout);
     mesh.emplace(mesh_sizes(config, ranks.size()));
   });

@@ -271,6 +271,12 @@ SchedulerSteps scheduler_steps(const Config& config);
 // Every cross-field check; `world_size` ranks. Throws one UserError listing every violated check with its numbers. Wants a finalized config.
 void validate(const Config& config, int64_t world_size);
 
+// What of the layers does not divide over so many tensor-parallel ranks, of an expert over so many expert-tensor ones, or of the experts over so many
+// expert ones: the key and both numbers; "" when all does.
+std::string wrong_over_tensor_ranks(const ModelConfig& model, int64_t ranks);
+std::string wrong_over_expert_tensor_ranks(const ModelConfig& model, int64_t ranks);
+std::string wrong_over_expert_ranks(const ModelConfig& model, int64_t ranks);
+
 // world_size / (tensor x pipeline x context): how many replicas share the data. Throws UserError when it is not a whole number.
 int64_t data_parallel_size(const ModelConfig& model, int64_t world_size);
 // On which the layers' layout and the experts' both fit: their least common multiple.

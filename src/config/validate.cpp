@@ -1,6 +1,7 @@
 // Every check between keys, in one list, and therefore long. A check returns what is wrong with its numbers, or "".
 #include <algorithm>
 #include <array>
+#include <tuple>
 
 #include "base/errors.h"
 #include "config/batch_sizes.h"
@@ -86,7 +87,7 @@ std::string experts_fit(const Case& c) {
   if (m.num_moe_experts == 0) return "";
   if (m.moe_router_topk < 1 || m.moe_router_topk > m.num_moe_experts)
     return format("model.moe_router_topk is {}, with {} experts", m.moe_router_topk, m.num_moe_experts);
-  return divides("model.num_moe_experts", m.num_moe_experts, "model.expert_model_parallel_size", m.expert_model_parallel_size);
+  return wrong_over_expert_ranks(m, m.expert_model_parallel_size);
 }
 std::string positions_cover_sequences(const Case& c) {
   const ModelConfig& m = c.config.model;
@@ -129,15 +130,8 @@ std::string recompute_modules_are_known(const Case& c) {
 
 // --- parallel layout ---
 
-std::string heads_divide_over_tensor_ranks(const Case& c) {
-  const ModelConfig& m = c.config.model;
-  const int64_t tensor = m.tensor_model_parallel_size;
-  if (m.num_layers == 0) return "";
-  std::string wrong = divides("model.num_attention_heads", m.num_attention_heads, "tensor_model_parallel_size", tensor);
-  if (wrong.empty() && tensor > 0 && m.num_query_groups % tensor != 0 && tensor % m.num_query_groups != 0)
-    wrong = format("model.num_query_groups {} and tensor_model_parallel_size {}: neither divides the other", m.num_query_groups, tensor);
-  return wrong.empty() ? divides("model.ffn_hidden_size", m.ffn_hidden_size, "tensor_model_parallel_size", tensor) : wrong;
-}
+std::string tensor_ranks_share_layers(const Case& c) { return wrong_over_tensor_ranks(c.config.model, c.config.model.tensor_model_parallel_size); }
+std::string tensor_ranks_share_experts(const Case& c) { return wrong_over_expert_tensor_ranks(c.config.model, expert_tensor_size(c.config.model)); }
 std::string ranks_make_replicas(const Case& c) {
   const ModelConfig& m = c.config.model;
   const int64_t ranks = m.tensor_model_parallel_size * m.pipeline_model_parallel_size * m.context_parallel_size;
@@ -429,7 +423,7 @@ constexpr std::string (*kChecks[])(const Case&) = {
     recompute_is_whole,
     padding_has_a_capacity,
     recompute_modules_are_known,
-    heads_divide_over_tensor_ranks,
+    tensor_ranks_share_layers, tensor_ranks_share_experts,
     ranks_make_replicas,
     ranks_hold_experts,
     layers_divide_into_stages,
@@ -465,6 +459,32 @@ constexpr std::string (*kChecks[])(const Case&) = {
 };
 
 }  // namespace
+
+std::string wrong_over_tensor_ranks(const ModelConfig& m, int64_t ranks) {
+  const std::string_view by = "tensor_model_parallel_size";
+  if (m.num_layers == 0) return "";
+  std::string wrong = divides("model.num_attention_heads", m.num_attention_heads, by, ranks);
+  if (!wrong.empty()) return wrong;
+  if (m.num_query_groups % ranks != 0 && ranks % m.num_query_groups != 0)
+    return format("model.num_query_groups {} and {} {}: neither divides the other", m.num_query_groups, by, ranks);
+  const bool has_dense_layers = m.num_moe_experts == 0 || std::ranges::find(m.moe_layer_freq, 0) != m.moe_layer_freq.end();
+  const std::tuple<std::string_view, int64_t, bool> sizes[] = {
+      {"model.ffn_hidden_size", m.ffn_hidden_size, has_dense_layers},
+      {"model.moe_shared_expert_intermediate_size", m.moe_shared_expert_intermediate_size, m.num_moe_experts > 0},
+      {"model.linear_num_key_heads", m.linear_num_key_heads, true},
+      {"model.linear_num_value_heads", m.linear_num_value_heads, true}};
+  for (const auto& [name, size, counts] : sizes)
+    if (counts && wrong.empty()) wrong = divides(name, size, by, ranks);
+  return wrong;
+}
+
+std::string wrong_over_expert_tensor_ranks(const ModelConfig& m, int64_t ranks) {
+  return m.num_moe_experts == 0 ? "" : divides("model.moe_ffn_hidden_size", m.moe_ffn_hidden_size, "expert_tensor_parallel_size", ranks);
+}
+
+std::string wrong_over_expert_ranks(const ModelConfig& m, int64_t ranks) {
+  return m.num_moe_experts == 0 ? "" : divides("model.num_moe_experts", m.num_moe_experts, "model.expert_model_parallel_size", ranks);
+}
 
 void validate(const Config& config, int64_t world_size) {
   const Case subject{config, world_size};

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/errors.h"
+#include "base/hash.h"
 #include "convert/accounting.h"
 #include "convert/hf_files.h"
 #include "convert/native_config.h"
@@ -185,10 +186,16 @@ void NativeSource::append_feeds(size_t rule, size_t segment, const Window& to, s
   for (const SegmentChunk& chunk : chunks_[rule][segment]) append_copies(chunk.window, to, chunk.buffer, out);
 }
 
+std::string NativeSource::fingerprint() const {
+  if (!checks_.present()) return SegmentSource::fingerprint();
+  const std::string manifest = read_file(checks_.manifest());
+  return content_hash(std::as_bytes(std::span(manifest)));
+}
+
 void NativeSource::check_part(Part part, Contents contents) {
   if (part.count == 1) return;
   divided_ = checks_.of_tensors([&](const TorchDistTensor& tensor) { return contents == Contents::weights_and_state || !is_training_state(tensor.name); });
-  checks_.compare(divided_, part, 0, "");
+  checks_.compare(divided_, part, 0, part.number == 0 ? "check hashes" : "");
 }
 
 void NativeSource::take_as_checked() {

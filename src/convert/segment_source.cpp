@@ -1,9 +1,11 @@
 #include "convert/segment_source.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/checked.h"
 #include "base/errors.h"
+#include "base/hash.h"
 
 namespace ponte {
 void SegmentSource::index_rules() {
@@ -41,6 +43,22 @@ void SegmentSource::fill(const Rule& rule, const Slice& slice, std::span<std::by
     run_copy(copy, from, out.data(), out_dtype, add);
     bytes_read_ += static_cast<uint64_t>(copy.elements() * dtype_bytes(from.dtype));
   }
+}
+
+std::string SegmentSource::fingerprint() const {
+  constexpr size_t kSamples = 64, kSampleBytes = 64;
+  std::vector<const SourceBuffer*> sorted;  // the files may be cut elsewhere
+  for (const SourceBuffer& buffer : buffers_) sorted.push_back(&buffer);
+  std::ranges::sort(sorted, {}, [](const SourceBuffer* buffer) -> const std::string& { return buffer->name; });
+  const size_t stride = std::max<size_t>(1, sorted.size() / kSamples);
+  ContentHash hash;
+  for (size_t i = 0; i < sorted.size(); ++i) {
+    const SourceBuffer& buffer = *sorted[i];
+    const std::string what = format("{} {} {}\n", buffer.name, torch_name(buffer.dtype), buffer.bytes.size());
+    hash.update(std::as_bytes(std::span(what)));
+    if (i % stride == 0) hash.update(buffer.bytes.first(std::min(kSampleBytes, buffer.bytes.size())));
+  }
+  return hash.hex();
 }
 
 std::unique_ptr<WeightSource> WeightSource::open(const std::filesystem::path& path) {

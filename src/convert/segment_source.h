@@ -26,6 +26,7 @@ class SegmentSource : public WeightSource {
   void read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const override;
 
   uint64_t bytes_read() const override { return bytes_read_; }
+  std::string fingerprint() const override;
 
   std::span<const SourceBuffer> buffers() const { return buffers_; }
   // Copies from buffers() that fill `to`, a window of segment `segment` of rules().rules[rule].
@@ -81,6 +82,7 @@ class NativeSource : public SegmentSource {
   std::span<const SegmentChunk> chunks(size_t rule, size_t segment) const { return chunks_[rule][segment]; }
   bool has_state(std::string_view prefix, const Rule& rule) const override;
   void read_state(std::string_view prefix, const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const override;
+  std::string fingerprint() const override;
   void check_part(Part part, Contents contents) override;
   void take_as_checked() override;
   const ContentChecks& checks() const { return checks_; }

@@ -38,6 +38,9 @@ class WeightSource {
   virtual void read(const Rule& rule, const Slice& slice, std::span<std::byte> out, DType out_dtype) const = 0;
   // Bytes of tensors that read and read_state have taken from the files so far: a rank's share, and nothing of others'. What is only checked does not count.
   virtual uint64_t bytes_read() const = 0;
+  // Equal where the content is, wherever the files lie; so that ranks which each open their own can tell. Cheap: names, types and sizes, and the first
+  // elements of some tensors. A checkpoint with a manifest: its hashes.
+  virtual std::string fingerprint() const = 0;
   // A checkpoint that says what its content should be (ponte/manifest.json) is checked while it is read, each stored chunk whole and before the first of its
   // elements is handed out: UserError naming file, tensor and chunk. Ranks that read one together divide that: each calls check_part with its number, and when
   // all have passed, take_as_checked. With one part both leave it to the reading.

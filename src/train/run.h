@@ -1,9 +1,11 @@
 // A training run as one value: everything the loop works on, set up from a resolved configuration.
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/folder_lock.h"
+#include "checkpoint/layout.h"
 #include "checkpoint/run_state.h"
 #include "comm/ranks.h"
 #include "config/config.h"
@@ -32,6 +34,7 @@ struct Run {
   Schedule schedule;
   LossScaler loss_scaler;
   RunState state;
+  std::optional<FoundCheckpoint> found;  // in checkpoint.load; rank 0's find, so that all ranks take the same one while another run writes there
 
   bool speaks() const { return ranks->rank() == 0; }  // one rank writes logs, files and checkpoints' common parts
 };

@@ -177,6 +177,35 @@ void go_on_from_own_checkpoint(Run& run, int64_t restarts) {
   c.load_rng = c.save_rng;
 }
 
+void find_checkpoint_to_load(Run& run) {
+  const CheckpointConfig& c = run.config.checkpoint;
+  if (c.load.empty()) return;
+  std::optional<FoundCheckpoint> found;
+  agree(run.ranks->world(), [&] {
+    if (run.speaks()) found = find_checkpoint(c.load, c.ckpt_step);
+  });
+  const fs::path folder = gather_text(run.ranks->world(), found ? found->folder.string() : "")[0];
+  if (folder.empty()) return;
+  agree(run.ranks->world(), [&] {
+    require(fs::is_directory(folder), "checkpoint.load: {} is there for rank 0 and not for this rank; the folder must be on a file system all ranks share",
+            folder);
+    run.found = FoundCheckpoint{folder, iteration_of(folder).value()};
+  });
+}
+
+// Open, and whole.
+StartingPoint same_starting_point_everywhere(const ResolvedRun& resolved, const Run& run) {
+  StartingPoint out;
+  std::string content;
+  agree(run.ranks->world(), [&] {
+    out = open_starting_point(resolved, run);
+    content = out.fingerprint();
+  });
+  agree_on_settings(run.ranks->world(), {content}, "what it starts from is");
+  agree(run.ranks->world(), [&] { check_starting_point(out, run); });
+  return out;
+}
+
 }  // namespace
 
 Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const at::Device& device, int64_t restarts) {
@@ -194,11 +223,13 @@ Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const 
   go_on_from_own_checkpoint(run, restarts);
   check_same_configuration_everywhere(run);
   at::manual_seed(static_cast<uint64_t>(run.config.rng.seed));  // LibTorch starts its generator anywhere, and checkpoints keep its state
+  run.ranks->phase("looking for a checkpoint");
+  find_checkpoint_to_load(run);
   run.ranks->phase("opening the data");
   agree(everyone, [&] {
     std::string& order = run.config.dataset.order;
     const bool chosen_here = order.empty();
-    order = sample_order(run.config);
+    order = sample_order(run);
     if (chosen_here && run.speaks())
       log_info("dataset.order: {}", order == "megatron" ? "megatron (samples in Megatron Core's order)"
                                                         : "permutation (samples shuffled anew each epoch, no index files; megatron is Megatron Core's order)");
@@ -209,8 +240,7 @@ Run set_up_run(const ResolvedRun& resolved, std::shared_ptr<Ranks> ranks, const 
   build_model(run, device);
   say_device(run);
   run.ranks->phase("checking what it starts from");
-  StartingPoint start;
-  agree(everyone, [&] { start = open_starting_point(resolved, run); });
+  StartingPoint start = same_starting_point_everywhere(resolved, run);
   run.ranks->phase("loading");
   agree(everyone, [&] {
     go_to_starting_point(start, run);

@@ -28,26 +28,29 @@ void check_same_data(const DataRecord& stored, const DataRecord& now, const std:
           folder, stored.train_fingerprint, now.train_fingerprint);
 }
 
+void require_prediction_layers(const WeightSource& source, const ModelConfig& model, const fs::path& where) {
+  require(source.config().mtp_num_layers >= model.mtp_num_layers, "{}: it holds {} prediction layers, model.mtp_num_layers asks for {}", where,
+          source.config().mtp_num_layers, model.mtp_num_layers);
+}
+
 void open_checkpoint(const FoundCheckpoint& found, const Run& run, StartingPoint& out) {
   if (const std::optional<DataRecord> stored = stored_data(found)) check_same_data(*stored, run.state.data, found.folder.string());
   out.resumed = found;
   out.checkpoint = std::make_unique<NativeSource>(found.folder, &run.model->config());
-  out.checkpoint->check_part({run.ranks->rank(), run.ranks->size()},
-                             run.config.checkpoint.load_optim ? WeightSource::Contents::weights_and_state : WeightSource::Contents::weights);
+  require_prediction_layers(*out.checkpoint, run.model->config(), found.folder);
 }
 
 void open_weights(const fs::path& path, const Run& run, StartingPoint& out) {
   out.weights_path = path;
   out.weights = WeightSource::open(path, run.model->config());
-  out.weights->check_part({run.ranks->rank(), run.ranks->size()}, WeightSource::Contents::weights);
+  require_prediction_layers(*out.weights, run.model->config(), path);
 }
 
 void choose(const ResolvedRun& resolved, const Run& run, StartingPoint& out) {
   const CheckpointConfig& c = run.config.checkpoint;
   if (!c.load.empty()) {
-    const std::optional<FoundCheckpoint> found = find_checkpoint(c.load, c.ckpt_step);
-    if (found && !c.finetune) return open_checkpoint(*found, run, out);
-    if (found) return open_weights(found->folder, run, out);
+    if (run.found && !c.finetune) return open_checkpoint(*run.found, run, out);
+    if (run.found) return open_weights(run.found->folder, run, out);
     require(!c.exit_on_missing_checkpoint, "checkpoint.load {}: no checkpoint there", c.load);
     if (run.speaks()) log_info("no checkpoint in {} yet", c.load);
   }
@@ -96,6 +99,20 @@ StartingPoint open_starting_point(const ResolvedRun& resolved, const Run& run) {
   choose(resolved, run, out);
   out.seconds = seconds_since(begin);
   return out;
+}
+
+std::string StartingPoint::fingerprint() const {
+  if (checkpoint) return format("{} with content {}", resumed->folder.filename(), checkpoint->fingerprint());
+  return weights ? format("weights with content {}", weights->fingerprint()) : "random weights";
+}
+
+void check_starting_point(StartingPoint& start, const Run& run) {
+  const auto begin = Clock::now();
+  const Part part{run.ranks->rank(), run.ranks->size()};
+  using Contents = WeightSource::Contents;
+  if (start.checkpoint) start.checkpoint->check_part(part, run.config.checkpoint.load_optim ? Contents::weights_and_state : Contents::weights);
+  if (start.weights) start.weights->check_part(part, Contents::weights);
+  start.seconds += seconds_since(begin);
 }
 
 void go_to_starting_point(StartingPoint& start, Run& run) {

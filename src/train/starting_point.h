@@ -16,11 +16,15 @@ struct StartingPoint {
   fs::path weights_path;                     // "": none
   std::unique_ptr<WeightSource> weights;
   double seconds = 0;  // opening and checking
+
+  std::string fingerprint() const;  // the same on every rank, or they would train apart
 };
 
-// Chooses and opens it. Cheap refusals first (data that is not the checkpoint's), then this rank's part of the content. No collectives.
+// Chooses and opens it. Refuses data that is not the checkpoint's. No collectives.
 StartingPoint open_starting_point(const ResolvedRun& resolved, const Run& run);
-// When it is open on every rank. Rank 0 says on stderr what it is. No collectives.
+// This rank's part of the content, when all ranks have opened the same. No collectives.
+void check_starting_point(StartingPoint& start, const Run& run);
+// When every rank's part is right. Rank 0 says on stderr what it is. No collectives.
 void go_to_starting_point(StartingPoint& start, Run& run);
 
 }  // namespace ponte

@@ -57,14 +57,13 @@ std::string fingerprint_of(const DatasetSplits& splits, Split split) {
 
 }  // namespace
 
-std::string sample_order(const Config& config) {
+std::string sample_order(const Run& run) {
+  const Config& config = run.config;
   if (!config.dataset.order.empty()) return config.dataset.order;
   if (is_mock(config.dataset)) return "megatron";
-  if (config.checkpoint.load.empty() || config.checkpoint.finetune) return "permutation";
-  const std::optional<FoundCheckpoint> found = find_checkpoint(config.checkpoint.load, config.checkpoint.ckpt_step);
-  if (!found) return "permutation";
-  if (const std::optional<DataRecord> stored = stored_data(*found)) return stored->order;
-  return found->iteration > 0 ? "megatron" : "permutation";
+  if (!run.found || config.checkpoint.finetune) return "permutation";
+  if (const std::optional<DataRecord> stored = stored_data(*run.found)) return stored->order;
+  return run.found->iteration > 0 ? "megatron" : "permutation";
 }
 
 std::array<int64_t, 3> requested_samples(const Config& config) {

@@ -10,6 +10,6 @@ void open_data(const ResolvedRun& resolved, Run& run);
 
 // What dataset.order means for this run. Unless it says: the order of the checkpoint the run goes on from, for positions count in it (another program's
 // positions count in Megatron's); Megatron's for mock data, which are its own; for a new run, permutation.
-std::string sample_order(const Config& config);
+std::string sample_order(const Run& run);
 
 }  // namespace ponte

@@ -52,6 +52,16 @@ def test_errors_are_said_once(ponte, tiny):
         assert result.out == ""
 
 
+def test_a_size_that_does_not_fit_is_said_with_those_that_do(ponte, tiny):
+    dense, sparse = tiny("qwen3", num_attention_heads=6, num_key_value_heads=3, intermediate_size=192)[0], tiny("qwen3_moe", num_hidden_layers=4)[0]
+    cases = [(dense, "--tp", 2, "model.num_query_groups 3 and tensor_model_parallel_size 2: neither divides the other; --tp of this model can be one of [1, 3, 6]"),
+             (sparse, "--ep", 3, "model.num_moe_experts 8 is not a multiple of model.expert_model_parallel_size 3; --ep of this model can be one of [1, 2, 4, 8]"),
+             (sparse, "--etp", 5, "model.moe_ffn_hidden_size 48 is not a multiple of expert_tensor_parallel_size 5; --etp of this model can be one of [1, 2, 3")]
+    for folder, flag, size, words in cases:
+        result = ponte("generate", "--hf-model-path", folder, "--prompt", "x", flag, size, code=1)
+        assert f"error: {flag} {size}: {words}" in result.err, result.err
+
+
 def chat_command(folder, *more):
     return [str(BIN / "ponte"), "chat", "--hf-model-path", str(folder), "--max-new-tokens", "12", *more]
 
@@ -85,7 +95,7 @@ def test_a_dialogue_over_ranks_reads_the_terminal(tiny):
 
 def test_errors_of_a_dialogue_are_said_once(ponte, tiny):
     folder, _ = tiny("qwen3", num_hidden_layers=4)
-    for flags, words in ((("--tp", 3), "3 tensor-parallel ranks"), (("--tp", 2, "--max-context", 5000), "context of 5000 tokens")):
+    for flags, words in ((("--tp", 3), "tensor_model_parallel_size 3"), (("--tp", 2, "--max-context", 5000), "context of 5000 tokens")):
         result = ponte("chat", "--hf-model-path", folder, *flags, code=1)
         assert result.err.count("error:") == 1 and words in result.err, result.err
 

@@ -121,3 +121,13 @@ def test_a_run_writes_usual_storage_and_remembers_its_models(ponte, tiny, tmp_pa
     assert written.keys() == hf_tensors(folder).keys() and exported.keys() == hf_tensors(tmp_path / "packed").keys()
     packed(written)
     assert_same(written, exported)
+
+
+def test_prediction_layers_that_are_not_there(ponte, tmp_path, golden, tiny):
+    """More than the model or the checkpoint holds are refused by the setting's name."""
+    corpus = write_corpus(tmp_path / "corpus")
+    start = ["train", f"dataset.data_path=[{corpus}]", *SHORT]
+    for model, held in ((tiny("qwen3_next", **SHAPE)[0], 0), (golden / "qwen3_next_mtp/hf", 1)):
+        refused = ponte(*start, "--hf-model", model, "mixed_precision=null", "model.params_dtype=torch.float32", "model.bf16=false",
+                        f"model.mtp_num_layers={held + 1}", code=1).err
+        assert f"error: {model}: it holds {held} prediction layers, model.mtp_num_layers asks for {held + 1}" in refused, refused

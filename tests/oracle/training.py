@@ -33,9 +33,9 @@ class Training:
     def arguments(self, *more, log=None):
         return ["train", *self.settings, *([f"logger.jsonl={log}"] if log else []), *map(str, more)]
 
-    def run(self, *more, name="log", code=0, timeout=300):
+    def run(self, *more, name="log", code=0, timeout=300, cwd=None):
         log = self.folder / f"{name}.jsonl"
-        result = self.ponte(*self.arguments(*more, log=log), code=code, timeout=timeout, env=ONE_THREAD)
+        result = self.ponte(*self.arguments(*more, log=log), code=code, timeout=timeout, env=ONE_THREAD, cwd=cwd)
         return (records(log) if log.exists() else []), result
 
 

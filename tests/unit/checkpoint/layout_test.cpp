@@ -71,6 +71,7 @@ TEST_F(CheckpointFolder, SaysWhatIsWrong) {
   EXPECT_NE(error_of(0).find("iteration 20 named by latest_checkpointed_iteration.txt is not there; found iterations [5, 10]"), std::string::npos)
       << error_of(0);
   EXPECT_NE(error_of(7).find("checkpoint.ckpt_step 7"), std::string::npos) << error_of(7);
+  EXPECT_THROW(find_checkpoint(root_ / kLatestIteration, 0), UserError);  // a file
 }
 
 TEST_F(CheckpointFolder, KeepsTheNewestTheBestTheTrackedAndTheRetained) {

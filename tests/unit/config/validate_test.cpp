@@ -71,6 +71,8 @@ TEST(Validate, NamesEveryContradiction) {
       {{"model.moe_pad_expert_input_to_capacity=true"}, 1, "wants model.moe_expert_capacity_factor"},
       {{"model.tensor_model_parallel_size=3"}, 3, "model.num_attention_heads 8 is not a multiple of tensor_model_parallel_size 3"},
       {{"model.num_attention_heads=24", "model.num_query_groups=3", "model.tensor_model_parallel_size=2"}, 2, "neither divides the other"},
+      {{"model.linear_num_key_heads=3", "model.linear_num_value_heads=6", "model.tensor_model_parallel_size=2"}, 2,
+       "model.linear_num_key_heads 3 is not a multiple"},
       {{"model.pipeline_model_parallel_size=2"}, 3, "3 ranks do not divide"},
       {{"model.expert_model_parallel_size=2"}, 8, "the model has no experts"},
       {{"model.pipeline_model_parallel_size=8"}, 8, "layers (embedding and loss counted where asked) 4 is not a multiple of stages x chunks 8"},
