@@ -33,16 +33,22 @@ bool environment_flag(const char* name) {
 
 namespace {
 
-// "node[003-006,009]" or "node003,node007" names its first node: where rank 0 runs.
+// "node[003-006,009]", "rack[1-2]node[3-4]-ib" or "node003,node007" names its first node: where rank 0 runs.
 std::optional<std::string> first_slurm_node(const std::string& launcher) {
   if (launcher != "SLURM") return std::nullopt;
   auto list = environment("SLURM_STEP_NODELIST");
   if (!list) list = environment("SLURM_JOB_NODELIST");
   if (!list) return std::nullopt;
-  const size_t bracket = list->find('['), comma = list->find(',');
-  if (bracket == std::string::npos || comma < bracket) return list->substr(0, comma);
-  const size_t end = list->find_first_of(",-]", bracket);
-  return list->substr(0, bracket) + list->substr(bracket + 1, end - bracket - 1);
+  std::string out;
+  bool in_range = false, taken = false;  // taken: the first number of a range
+  for (const char c : *list) {
+    if (c == '[') in_range = true, taken = false;
+    else if (c == ']') in_range = false;
+    else if (!in_range && c == ',') break;
+    else if (in_range && (c == ',' || c == '-')) taken = true;
+    else if (!in_range || !taken) out += c;
+  }
+  return out;
 }
 
 }  // namespace
@@ -72,6 +78,7 @@ LaunchEnvironment launch_environment() {
   out.launcher_has_store = environment_flag("TORCHELASTIC_USE_AGENT_STORE");
   out.restarts = environment_integer("TORCHELASTIC_RESTART_COUNT").value_or(0);
   out.network_interface = environment("GLOO_SOCKET_IFNAME").value_or("");
+  require(out.world_size == 1 || (out.master_port >= 1 && out.master_port <= 65535), "MASTER_PORT is {}, wanted a port from 1 to 65535", out.master_port);
   require(out.world_size >= 1 && out.rank >= 0 && out.rank < out.world_size, "{} says rank {} of {}", out.source, out.rank, out.world_size);
   return out;
 }

@@ -27,14 +27,17 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto kGrace = std::chrono::seconds(12);  // for the other ranks, once one has ended badly: a few beats of Life and the words about it
 
-std::atomic<int> received_signal{0};
+std::atomic<int> received_signal{0}, received_signals{0};  // the last one; how many
 
 class SignalWatch {
  public:
   SignalWatch() {
-    received_signal = 0;
+    received_signal = received_signals = 0;
     struct sigaction action {};
-    action.sa_handler = [](int signal) { received_signal = signal; };
+    action.sa_handler = [](int signal) {
+      received_signal = signal;
+      ++received_signals;
+    };
     for (size_t i = 0; i < std::size(kSignals); ++i) ::sigaction(kSignals[i], &action, &before_[i]);
   }
   ~SignalWatch() {
@@ -143,9 +146,9 @@ class Attempt {
     int passed_on = 0;
     while (std::any_of(children_.begin(), children_.end(), [](const Child& c) { return !c.status; })) {
       listen();
-      if (const int signal = received_signal; signal != passed_on) {
-        kill_all(signal == SIGHUP ? SIGTERM : signal);
-        passed_on = signal;
+      if (const int count = received_signals; count != passed_on) {  // each of them: a rank ends at once at the second
+        kill_all(received_signal == SIGHUP ? SIGTERM : received_signal.load());
+        passed_on = count;
       }
       for (Child& child : children_)
         if (collect(child) && !child.ended_well()) note(child, out, deadline);

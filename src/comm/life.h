@@ -3,10 +3,10 @@
 #pragma once
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include <atomic>
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
-#include <optional>
+#include <future>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,7 +34,8 @@ class Life {
    private:
     Life& life_;
   };
-  // Who kept this rank waiting in `collective`, in a sentence; takes a few beats. `members`: the global ranks that take part.
+  // Who kept this rank waiting in `collective`, in a sentence; takes a few beats, and a few more where the store is silent. `members`: the global ranks that
+  // take part.
   std::string why_lost(std::string_view collective, std::span<const int64_t> members);
   // This rank is about to end with an error of its own: the others shall say so.
   void failed(std::string_view message);
@@ -42,23 +43,11 @@ class Life {
   static std::string record_end(c10d::Store& store, int64_t rank, std::string_view how);
 
  private:
-  struct Sign {
-    std::string beat, phase, collective;
-  };
-  static std::optional<Sign> read(c10d::Store& store, int64_t rank);
-  std::optional<Sign> read(int64_t rank);
-  std::string examine(std::string_view collective, std::span<const int64_t> members);
-  std::string first_finding(const std::string& mine);
-  void write(int64_t beat);
-  void run();
-
-  const c10::intrusive_ptr<c10d::Store> store_;
-  const int64_t rank_, size_;
+  struct Board;
   const Milliseconds interval_, patience_;
-  std::mutex store_mutex_, mutex_;
-  std::condition_variable changed_;
-  std::string phase_ = "starting", collective_;
-  bool stopping_ = false;
+  const std::shared_ptr<Board> board_;
+  std::atomic<bool> silent_ = false;  // the store has not answered in time
+  std::future<void> ended_;  // of the thread that writes the beats
   std::thread thread_;
 };
 

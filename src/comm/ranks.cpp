@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <c10/util/Logging.h>
+#include <net/if.h>
 
 #include <algorithm>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -11,6 +12,7 @@
 #include "comm/gloo.h"
 #include "comm/life.h"
 #include "comm/nccl.h"
+#include "comm/patience.h"
 #include "comm/port.h"
 #include "comm/process_group.h"
 
@@ -39,7 +41,7 @@ bool is_loopback(const std::string& host) { return host == "localhost" || host =
 class Processes final : public Ranks {
  public:
   Processes(const LaunchEnvironment& launch, Patience patience, const at::Device& device)
-      : rank_(launch.rank), size_(launch.world_size), device_(device), timeout_(patience.in_a_collective),
+      : rank_(launch.rank), size_(launch.world_size), device_(device), timeout_(patience.in_a_collective), interface_(launch.network_interface),
         gloo_{timeout_, launch.network_interface, is_loopback(launch.master_address)}, store_(open_store(launch, patience)),
         life_(std::make_shared<Life>(store_->clone(), rank_, size_, timeout_)) {
     wait_for_all(patience.to_meet);
@@ -69,6 +71,8 @@ class Processes final : public Ranks {
       const auto nccl = [&](const char* name) { return nccl_backend(c10::make_intrusive<c10d::PrefixStore>(name, own_store), mine, size, timeout_); };
       if (device_.is_cuda()) backends.device = nccl("nccl"), backends.device_back = nccl("nccl back");
       return process_group(std::move(backends), {name, members, mine, life_});
+    } catch (const c10::Error& error) {
+      fail("{} ({})", life_->why_lost(what, members), error.what_without_backtrace());
     } catch (const std::exception& error) {
       fail("{} ({})", life_->why_lost(what, members), error.what());
     }
@@ -81,12 +85,16 @@ class Processes final : public Ranks {
     options.isServer = launch.rank == 0 && !launch.launcher_has_store;
     options.waitWorkers = false;
     options.timeout = patience.to_meet;
-    // A client of c10d that finds nobody would try for twice its time, and say so in the log.
+    // A client of c10d that finds nobody would try for twice its time, and say so in the log; one that finds another program waits without end.
     if (options.isServer || answers_by(launch.master_address, launch.master_port, std::chrono::steady_clock::now() + patience.to_meet)) {
       try {
-        const auto store = c10::make_intrusive<c10d::TCPStore>(launch.master_address, options);
-        store->setTimeout(patience.in_a_collective);
-        return c10::make_intrusive<c10d::PrefixStore>(store_prefix(launch.restarts), store);
+        using Opened = c10::intrusive_ptr<c10d::TCPStore>;
+        const std::optional<Opened> store = answer_within<Opened>(
+            patience.to_meet, [address = launch.master_address, options] { return c10::make_intrusive<c10d::TCPStore>(address, options); });
+        if (store) {
+          (*store)->setTimeout(patience.in_a_collective);
+          return c10::make_intrusive<c10d::PrefixStore>(store_prefix(launch.restarts), *store);
+        }
       } catch (const std::exception&) {
         require(!options.isServer, "rank 0: port {} of {} (MASTER_PORT, MASTER_ADDR) cannot be served; another run on this machine?", launch.master_port,
                 launch.master_address);
@@ -96,13 +104,17 @@ class Processes final : public Ranks {
          launch.master_port, static_cast<double>(patience.to_meet.count()) / 1000, launch.launcher_has_store ? "the launcher" : "rank 0");
   }
 
-  // One that was told of another number of ranks leaves word of it before it joins, so that all who wait for it read that.
+  // One that cannot take part leaves word of it before it joins, so that all who wait for it read that.
   void wait_for_all(Milliseconds timeout) {
     std::vector<std::string> keys;
     for (int64_t r = 0; r < size_; ++r) keys.push_back(format("joined/{}", r));
     try {
       const std::vector<uint8_t> none, mine = bytes_of(std::to_string(size_)), told = store_->compareSet("ranks", none, mine);
-      if (told != mine) store_->set(kMisfit, bytes_of(format("rank {} was told of {} ranks, another of {}", rank_, size_, text_of(told))));
+      std::string misfit;
+      if (told != mine) misfit = format("rank {} was told of {} ranks, another of {}", rank_, size_, text_of(told));
+      else if (!interface_.empty() && ::if_nametoindex(interface_.c_str()) == 0)
+        misfit = format("rank {}: GLOO_SOCKET_IFNAME is {}, and its machine has no network interface of that name", rank_, interface_);
+      if (!misfit.empty()) store_->set(kMisfit, bytes_of(misfit));
       require(store_->add(keys[static_cast<size_t>(rank_)], 1) == 1, "two processes joined as rank {} of {}", rank_, size_);
       if (told == mine) store_->wait(keys, timeout);
       if (store_->check({kMisfit})) throw UserError(text_of(store_->get(kMisfit)));
@@ -125,6 +137,7 @@ class Processes final : public Ranks {
   const int64_t rank_, size_;
   const at::Device device_;
   const Milliseconds timeout_;
+  const std::string interface_;  // "": none named
   const GlooOptions gloo_;
   const Store store_;
   const std::shared_ptr<Life> life_;

@@ -1,4 +1,5 @@
-// SIGTERM and SIGINT ask the run to stop after the current step; a second one ends the process at once.
+// SIGTERM and SIGINT ask the run to stop after the current step; one that comes two seconds after the first, or later, ends the process at once. What comes
+// sooner is the same request: SLURM and terminals signal a launcher and its ranks, and launchers pass on what they got.
 #pragma once
 
 namespace ponte {

@@ -47,6 +47,23 @@ def start(launcher, commands, folders=None):
     return [(p.communicate(timeout=280), p.returncode) for p in processes]
 
 
+def test_a_rank_0_that_stands_still_is_not_waited_for(training, tmp_path):
+    """It serves the store, where the others would read who is missing; nobody answers there, and no connection breaks."""
+    log, port = tmp_path / "log.jsonl", free_port()
+    arguments = training.arguments("train.train_iters=100000", "dist.distributed_timeout_seconds_after_init=4", log=log)
+    ranks = [subprocess.Popen([str(BIN / "ponte"), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, **ONE_THREAD, **{k: str(v) for k, v in LAUNCHERS["PyTorchJob"](r, 2, port).items()}}) for r in (0, 1)]
+    while not (log.exists() and log.read_text()) and ranks[0].poll() is None:
+        time.sleep(0.05)
+    ranks[0].send_signal(signal.SIGSTOP)
+    try:
+        said = ranks[1].communicate(timeout=200)[1]
+    finally:
+        ranks[0].kill()
+        ranks[0].communicate()
+    assert ranks[1].returncode == 1 and "the rank that holds it (rank 0, or the launcher) has died or stopped. Rank 1 waited in " in said, said
+
+
 def losses(log):
     return [step["lm_loss"] for step in records(log)]
 
@@ -122,10 +139,40 @@ def test_what_is_wrong_on_one_rank_is_said_once(training, tmp_path, wrong, words
     assert said[0].count("error:") == 1 and words in said[0] and "error:" not in said[1], said
 
 
+def test_ranks_take_the_checkpoint_that_rank_0_finds(training, tmp_path, tiny):
+    """Each rank has a folder of its own, as where a file system shows what is written late, or is none that ranks share."""
+    settings = ["train.train_iters=3", "checkpoint.save_interval=1"]
+    whole, _ = training.run("--nproc-per-node", 2, *settings, "checkpoint.save=run", name="whole", cwd=tmp_path)
+    training.run("--nproc-per-node", 2, *settings, "optimizer.lr=2e-3", "checkpoint.save=other", "train.exit_interval=2", cwd=tmp_path)
+    for rank in "01":
+        shutil.copytree(tmp_path / "run", tmp_path / rank / "run")
+        (tmp_path / rank / "run/latest_checkpointed_iteration.txt").write_text("21"[int(rank)])
+    folders, here = [tmp_path / "0", tmp_path / "1"], tmp_path / "1/run/iter_0000002"
+
+    def resume(*more):
+        log = tmp_path / "resumed.jsonl"
+        ends = start("PyTorchJob", [training.arguments(*settings, *more, log=log)] * 2, folders)
+        return ends, [err for (_, err), _ in ends]
+    ends, said = resume("checkpoint.load=run")
+    assert [status for _, status in ends] == [0, 0], said
+    assert losses(tmp_path / "resumed.jsonl") == [step["lm_loss"] for step in whole[2:]]
+    shutil.rmtree(here)
+    refusals = [(resume("checkpoint.load=run"), "rank 1: checkpoint.load: run/iter_0000002 is there for rank 0 and not for this rank")]
+    shutil.copytree(tmp_path / "other/iter_0000002", here)
+    refusals.append((resume("checkpoint.load=run"), "rank 1: what it starts from is not rank 0's: iter_0000002 with content "))
+    for rank, folder in enumerate([tiny("qwen3")[0], tiny("qwen3", seed=77)[0]]):
+        (folders[rank] / "model").symlink_to(folder)
+    refusals.append((resume("checkpoint.pretrained_checkpoint=model"), "rank 1: what it starts from is not rank 0's: weights with content "))
+    for (ends, said), words in refusals:
+        assert [status for _, status in ends] == [1, 1], ends
+        assert said[0].count("error:") == 1 and words in said[0] and "error:" not in said[1], said
+
+
 @pytest.mark.parametrize("command, wrong, words", [
     ("generate", {"--prompt": "another\nline", "--temperature": 0.7}, ['--prompt = "another\\nline", on rank 0 --prompt = "a prompt"',
                                                                       '--temperature = "0.7", on rank 0 --temperature not given']),
     ("generate", {"--hf-model-path": "{copy}", "--tp": 1}, ["/copy\", on rank 0 --hf-model-path = ", '--tp = "1", on rank 0 --tp = "2"']),
+    ("generate", {"--hf-model-path": "model"}, ["what it reads is not rank 0's: weights with content "]),
     ("generate", {"--prompt-file": "here.txt"}, ["what it read is not rank 0's: --prompt-file"]),
     ("chat", {"--system": "be brief"}, ['its flags are not rank 0\'s: --system = "be brief", on rank 0 --system not given'])])
 def test_ranks_that_would_say_something_else(tiny, tmp_path, command, wrong, words):
@@ -135,8 +182,9 @@ def test_ranks_that_would_say_something_else(tiny, tmp_path, command, wrong, wor
     for rank in "01":
         (tmp_path / rank).mkdir()
         (tmp_path / rank / "here.txt").write_text(f"prompt {rank}\n")
+        (tmp_path / rank / "model").symlink_to(tiny("qwen3", seed=77)[0] if rank == "1" else folder)
     flags = {"--hf-model-path": folder, "--tp": 2, "--threads": 1} | ({"--prompt": "a prompt"} if command == "generate" else {})
-    flags |= {flag: value for flag, value in wrong.items() if flag == "--prompt-file"}
+    flags |= {flag: value for flag, value in wrong.items() if value in ("here.txt", "model")}
     other = flags | {flag: str(value).format(copy=tmp_path / "copy") for flag, value in wrong.items()} | {"--threads": 2}
     ends = start("PyTorchJob", [[command, *(str(word) for pair in given.items() for word in pair)] for given in (flags, other)], [tmp_path / "0", tmp_path / "1"])
     assert [status for _, status in ends] == [1, 1], ends

@@ -280,6 +280,23 @@ def test_restarts_go_on_from_their_own_checkpoints_wherever_the_run_began(traini
     assert not list((tmp_path / "run").glob(".*")), "what a launch marks goes with its end"
 
 
+def test_asking_again_ends_ranks_that_cannot_stop(training, tmp_path):
+    """One rank stands still, so that no step ends. The launcher passes on every signal, not the first alone."""
+    log = tmp_path / "log.jsonl"
+    process = subprocess.Popen([str(BIN / "ponte"), *training.arguments("--nproc-per-node", 2, "train.train_iters=100000", log=log)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD})
+    while not (log.exists() and log.read_text()) and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(ranks_below(process.pid)[1], signal.SIGSTOP)
+    ranks = ranks_below(process.pid)
+    while pathlib.Path(f"/proc/{ranks[0]}").exists():
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    os.kill(ranks[1], signal.SIGKILL)
+    err = process.communicate()[1]
+    assert process.returncode == 1 and "rank 0 was killed by signal 15" in err, err
+
+
 def test_term_stops_all_ranks_after_a_checkpoint(training, tmp_path):
     stopped = Interrupted(training, tmp_path, signal.SIGTERM, 1, "train.train_iters=100000", "checkpoint.most_recent_k=2")
     assert stopped.process.returncode == 0, stopped.err

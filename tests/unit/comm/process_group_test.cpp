@@ -178,26 +178,44 @@ TEST(ProcessGroup, ProcessesThatDoNotFitAreRefused) {
   EXPECT_EQ(std::count(other.begin(), other.end(), 1), 0);
 }
 
-// A port that is taken and never answers: rank 0, which would serve the store there, does not come.
+TEST(ProcessGroup, ANetworkInterfaceThatOneMachineLacksStopsAllBeforeTheyConnect) {
+  const std::vector<int> ends = fork_ranks({{0, 3}, {1, 3}, {2, 3}}, [](const LaunchEnvironment& launch) {
+    LaunchEnvironment mine = launch;
+    if (mine.rank == 1) mine.network_interface = "nowhere0";
+    try {
+      Ranks::join(mine, {60s, 60s});
+    } catch (const UserError& error) {
+      ::_exit(std::string(error.what()).starts_with("rank 1: GLOO_SOCKET_IFNAME is nowhere0") ? 2 : 3);
+    }
+  });
+  EXPECT_EQ(ends, (std::vector<int>{2, 2, 2}));
+}
+
+// A port that is taken and never answers, whether or not it lets others in: rank 0, which would serve the store there, does not come.
 TEST(ProcessGroup, WithoutAStoreARankSaysWhereItLooked) {
-  const int taken = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}, .sin_zero = {}};
-  socklen_t length = sizeof address;
-  ASSERT_EQ(::bind(taken, reinterpret_cast<sockaddr*>(&address), length), 0);
-  ASSERT_EQ(::getsockname(taken, reinterpret_cast<sockaddr*>(&address), &length), 0);
-  LaunchEnvironment launch;
-  launch.rank = 1;
-  launch.world_size = 2;
-  launch.master_port = ntohs(address.sin_port);
-  std::string said;
-  try {
-    Ranks::join(launch, {300ms, 60s});
-  } catch (const UserError& error) {
-    said = error.what();
+  for (const bool listening : {false, true}) {
+    const int taken = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}, .sin_zero = {}};
+    socklen_t length = sizeof address;
+    ASSERT_EQ(::bind(taken, reinterpret_cast<sockaddr*>(&address), length), 0);
+    ASSERT_EQ(::getsockname(taken, reinterpret_cast<sockaddr*>(&address), &length), 0);
+    if (listening) {
+      ASSERT_EQ(::listen(taken, 8), 0);
+    }
+    LaunchEnvironment launch;
+    launch.rank = 1;
+    launch.world_size = 2;
+    launch.master_port = ntohs(address.sin_port);
+    std::string said;
+    try {
+      Ranks::join(launch, {300ms, 60s});
+    } catch (const UserError& error) {
+      said = error.what();
+    }
+    ::close(taken);
+    EXPECT_TRUE(said.starts_with("rank 1: no store of this run answers at ")) << said;
+    EXPECT_NE(said.find(format(":{} (MASTER_ADDR, MASTER_PORT) within 0.3 s; it is served by rank 0", launch.master_port)), std::string::npos) << said;
   }
-  ::close(taken);
-  EXPECT_TRUE(said.starts_with("rank 1: no store of this run answers at ")) << said;
-  EXPECT_NE(said.find(format(":{} (MASTER_ADDR, MASTER_PORT) within 0.3 s; it is served by rank 0", launch.master_port)), std::string::npos) << said;
 }
 
 }  // namespace

@@ -2,8 +2,10 @@
 #include "train/run.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <vector>
 
 #include "base/errors.h"
 #include "train/stop_signal.h"
@@ -49,6 +51,19 @@ TEST(Run, ScheduleCountsSamples) {
   EXPECT_THROW(schedule_of(c), UserError);
 }
 
+TEST(StopSignal, TheSameRequestTwiceIsOneAndALaterOneEndsAtOnce) {
+  const auto stop_asked_by = [](const std::vector<int>& signals, int seconds_between) {
+    const StopSignal stop(StopSignal::Handle::terminate_and_interrupt);
+    for (const int number : signals) {
+      if (number != signals.front()) ::sleep(static_cast<unsigned>(seconds_between));
+      ::raise(number);
+    }
+    ::_exit(StopSignal::received() ? 0 : 1);
+  };
+  EXPECT_EXIT(stop_asked_by({SIGTERM, SIGTERM, SIGTERM}, 0), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(stop_asked_by({SIGTERM, SIGINT}, 3), testing::KilledBySignal(SIGINT), "");
+}
+
 TEST(StopSignal, IsRememberedAndTheOldHandlersComeBack) {
   for (const int number : {SIGTERM, SIGINT}) {
     {
@@ -57,10 +72,10 @@ TEST(StopSignal, IsRememberedAndTheOldHandlersComeBack) {
       std::raise(number);
       EXPECT_TRUE(StopSignal::received());
       EXPECT_STREQ(StopSignal::name(), number == SIGINT ? "SIGINT" : "SIGTERM");
-      struct sigaction now {};
-      sigaction(number, nullptr, &now);
-      EXPECT_EQ(now.sa_handler, SIG_DFL);  // a second one ends the process
     }
+    struct sigaction now {};
+    sigaction(number, nullptr, &now);
+    EXPECT_EQ(now.sa_handler, SIG_DFL);
     StopSignal none(StopSignal::Handle::none);
     EXPECT_FALSE(StopSignal::received());
   }
