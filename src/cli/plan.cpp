@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -102,6 +103,7 @@ int run_plan(const Arguments& arguments) {
   if (parse_arguments(app, arguments) == Parsed::done) return 0;
 
   require(dry_run->count() == 0 || !flags.search, "--dry-run is of one layout, --search of many; give one of them");
+  require(!std::isnan(flags.memory_gb), "--gpu-memory: a number of GB is wanted, this is none");  // no range refuses it
   require(flags.gpus > 0, "ponte plan: on how many GPUs? give --gpus N; see ponte plan --help");
   TrainArguments train = parse_train_arguments(app.remaining());
   train.request.world_size = flags.gpus;

@@ -47,8 +47,8 @@ double network_gb_per_s(std::string_view text) {
   }
   double gigabits = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), gigabits);
-  require(error == std::errc() && end == text.data() + text.size() && gigabits > 0, "--network {}: wanted Gbit/s for each GPU (400) or one of {}", text,
-          join(known, ", "));
+  require(error == std::errc() && end == text.data() + text.size() && gigabits > 0 && std::isfinite(gigabits),
+          "--network {}: wanted Gbit/s for each GPU (400) or one of {}", text, join(known, ", "));
   return gigabits / 8;
 }
 

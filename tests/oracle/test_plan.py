@@ -99,6 +99,8 @@ def test_search_keeps_what_was_said(ponte):
     (["--gpus", "8"], "which model?"),
     (["--recipe", "qwen3_8b_pretrain_config", "--gpus", "8", "--gpu", "h10"], "did you mean h100"),
     (["--recipe", "qwen3_8b_pretrain_config", "--gpus", "8", "--network", "fast"], "--network fast"),
+    (["--recipe", "qwen3_8b_pretrain_config", "--gpus", "8", "--network", "inf"], "--network inf"),
+    (["--recipe", "qwen3_8b_pretrain_config", "--gpus", "8", "--gpu-memory", "nan"], "--gpu-memory"),
     (["--recipe", "qwen3_8b_pretrain_config", "--gpus", "0"], "--gpus"),
     (["--recipe", "qwen3_8b_pretrain_config", "--gpus", "12", "model.tensor_model_parallel_size=8"], "12 ranks do not divide"),
     (["--recipe", "qwen3_8b_pretrain_config", "--gpus", "8", "model.pipeline_model_parallel_size=8"], "stages x chunks 8"),
