@@ -14,6 +14,7 @@ FOLDER/mcore is the checkpoint, FOLDER/optimizer_values.json what the ranks held
     qwen3_moe_opt_ep2_dp_reshardable             0.7.0   2  ep=2
     qwen3_moe_opt_tp2pp2vp2ep2_dp_reshardable    0.7.0   4  tp=2 pp=2 vp=2 ep=2
     qwen3_moe_opt_pp2ep2_dp_reshardable          0.7.0   4  pp=2 ep=2 grouped=0
+    qwen3_moe_opt_ep2_expert_bias                0.7.0   2  ep=2 bias=1
     qwen3_next_opt_dp_reshardable                0.7.0   2
     qwen3_next_mtp_opt_tp2pp2_dp_reshardable     0.7.0   4  tp=2 pp=2
 """
@@ -48,6 +49,8 @@ def provider_of(hf_model, options):
     provider.num_layers_in_first_pipeline_stage = options["first"] or None
     if options["divisible"]:
         provider.make_vocab_size_divisible_by, provider.should_pad_vocab = options["divisible"], True
+    if options["bias"]:
+        provider.moe_router_enable_expert_bias, provider.moe_router_score_function, provider.moe_router_load_balancing_type = True, "sigmoid", "none"
     provider.pipeline_dtype = provider.params_dtype = torch.bfloat16
     provider.bf16, provider.seq_length = True, 16
     provider.gradient_accumulation_fusion = provider.moe_permute_fusion = False
@@ -75,6 +78,14 @@ def named_parameters(provider, model, experts_of_a_rank):
             split = getattr(parameter, "tensor_model_parallel", False) or "eh_proj" in key
             rank = parallel_state.get_expert_tensor_parallel_rank() if number else tensor if split else 0
             yield f"tp{rank}.{key.replace('mtp_model_layer', 'transformer_layer')}", parameter
+
+
+def set_expert_biases(model):
+    """Buffers, which no optimizer moves: layer + expert / 100."""
+    for chunk in model:
+        for module in chunk.modules():
+            if getattr(module, "expert_bias", None) is not None:
+                module.expert_bias.copy_(torch.arange(module.expert_bias.numel()) * 0.01 + (module.layer_number - 1))
 
 
 def seeded(shape, *words):
@@ -152,7 +163,7 @@ def save(folder, provider, ddp, model, settings, optimizer, schedule, fully):
 
 
 def main(hf_model, folder, *changes):
-    options = dict(tp=1, pp=1, vp=0, ep=1, bucket=0, fully=0, grouped=1, first=0, divisible=0)
+    options = dict(tp=1, pp=1, vp=0, ep=1, bucket=0, fully=0, grouped=1, first=0, divisible=0, bias=0)
     options.update((word.split("=")[0], int(word.split("=")[1])) for word in changes)
     folder = pathlib.Path(folder).resolve()
     folder.mkdir(exist_ok=True)
@@ -166,6 +177,7 @@ def main(hf_model, folder, *changes):
                                         bucket_size=options["bucket"] or None)
     model = provider.provide_distributed_model(ddp_config=ddp, data_parallel_random_init=False)
     named = list(named_parameters(provider, model, (provider.num_moe_experts or 0) // options["ep"]))
+    set_expert_biases(model)
     settings, optimizer, schedule = trained(model, named)
     vocabulary = json.loads((pathlib.Path(hf_model) / "config.json").read_text())["vocab_size"]
     write_values(named, optimizer, vocabulary, folder / "optimizer_values.json")
