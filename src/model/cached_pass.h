@@ -17,6 +17,9 @@ struct CachedStep {
 // Positions go on from the cache. token_counts empty: T each. UserError when the cache lacks room.
 CachedStep cached_step(const Model::State& state, const at::Tensor& tokens_BT, const KvCache& cache, std::span<const int64_t> token_counts);
 
+// Each row's last new token, as b * T + t.
+std::vector<int64_t> last_tokens(const CachedStep& step);
+
 // Does not advance the cache.
 at::Tensor run_layer(const DecoderLayer& layer, const at::Tensor& x_SH, int64_t index, KvCache& cache, const CachedStep& step);
 

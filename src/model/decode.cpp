@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "base/errors.h"
@@ -21,19 +22,42 @@ class Decoding {
   Decoding(const Model::State& state, KvCache& cache, const CachedStep& step)
       : state_(state), cache_(cache), step_(step), B_(step.B), T_(step.T), S_(step.B * step.T), H_(state.config.hidden_size) {}
 
-  CachedPass run(const int64_t* tokens) {
-    std::vector<float> x(S_ * H_), normed(S_ * H_);
-    const Parameter& table = *state_.embedding.weight;
-    for (int64_t s = 0; s < S_; ++s) typed_.to_float(H_, weights(table) + tokens[s] * H_, x.data() + s * H_);
-    for (size_t i = 0; i < state_.decoder.layers.size(); ++i) layer(static_cast<int64_t>(i), x, normed);
-    norm(state_.final_norm, x, normed);
-    CachedPass out{at::empty({S_, H_}, at::kFloat), at::empty({S_, state_.config.vocab_size}, at::kFloat)};
-    std::copy(normed.begin(), normed.end(), out.hidden_SH.mutable_data_ptr<float>());
-    product(*state_.loss_head.weight, normed.data(), out.logits.mutable_data_ptr<float>(), false);
-    return out;
+  CachedPass run(const int64_t* tokens, std::span<const int64_t> wanted) {
+    std::vector<float> x = embedded(tokens), normed(S_ * H_);
+    for (size_t i = 0; i < state_.decoder.layers.size(); ++i) layer(state_.decoder.layers[i], static_cast<int64_t>(i), x, normed);
+    return finish(state_.final_norm, x, normed, wanted);
+  }
+
+  CachedPass run(const PredictionLayer& prediction, const int64_t* tokens, const float* hidden, std::span<const int64_t> wanted) {
+    const std::vector<float> before(hidden, hidden + S_ * H_);
+    std::vector<float> x = embedded(tokens), normed(S_ * H_), both(S_ * 2 * H_);
+    norm(prediction.embedding_norm, x, normed);
+    for (int64_t s = 0; s < S_; ++s) std::copy_n(normed.data() + s * H_, H_, both.data() + s * 2 * H_);
+    norm(prediction.hidden_norm, before, normed);
+    for (int64_t s = 0; s < S_; ++s) std::copy_n(normed.data() + s * H_, H_, both.data() + (2 * s + 1) * H_);
+    product(*prediction.eh_proj.weight, both.data(), x.data(), false);
+    layer(prediction.layer, 0, x, normed);
+    return finish(prediction.final_norm, x, normed, wanted);
   }
 
  private:
+  std::vector<float> embedded(const int64_t* tokens) const {
+    std::vector<float> x(S_ * H_);
+    for (int64_t s = 0; s < S_; ++s) typed_.to_float(H_, weights(*state_.embedding.weight) + tokens[s] * H_, x.data() + s * H_);
+    return x;
+  }
+
+  CachedPass finish(const RmsNorm& final_norm, const std::vector<float>& x, std::vector<float>& normed, std::span<const int64_t> wanted) const {
+    norm(final_norm, x, normed);
+    const auto rows = static_cast<int64_t>(wanted.size());
+    CachedPass out{at::empty({S_, H_}, at::kFloat), at::empty({rows, state_.config.vocab_size}, at::kFloat)};
+    std::copy(normed.begin(), normed.end(), out.hidden_SH.mutable_data_ptr<float>());
+    std::vector<float> last(rows * H_);
+    for (int64_t i = 0; i < rows; ++i) std::copy_n(normed.data() + wanted[i] * H_, H_, last.data() + i * H_);
+    product(*state_.loss_head.weight, last.data(), out.logits.mutable_data_ptr<float>(), false, rows);
+    return out;
+  }
+
   // Token s = b * T + t of the pass: whether its row appends it, and its place in the row's cache.
   bool appends(int64_t s) const { return s % T_ < step_.counts[s / T_]; }
   int64_t place(int64_t s) const { return cache_.length(s / T_) + s % T_; }
@@ -57,8 +81,8 @@ class Decoding {
     plain_.rms_norm(S_, H_, x.data(), widened(n.weight).data(), static_cast<float>(n.options.epsilon), static_cast<float>(n.options.offset), y.data(), rstd);
   }
 
-  void layer(int64_t index, std::vector<float>& x, std::vector<float>& normed) {
-    const DecoderLayer& layer = state_.decoder.layers[index];
+  // index: in the cache.
+  void layer(const DecoderLayer& layer, int64_t index, std::vector<float>& x, std::vector<float>& normed) {
     norm(layer.mixer_norm, x, normed);
     if (const auto* linear = std::get_if<GatedDeltaNet>(&layer.mixer)) linear_attention(*linear, index, normed, x);
     else attention(std::get<SelfAttention>(layer.mixer), index, normed, x);
@@ -78,18 +102,46 @@ class Decoding {
     product(fc2, activated.data(), y, true, rows);
   }
 
-  // Only the chosen experts' weights are read, each once for each row that chose it.
+  // Only the chosen experts' weights are read, each once for all tokens that chose it.
   void experts(const MoeMlp& moe, const std::vector<float>& normed, std::vector<float>& x) const {
     at::Tensor logits = at::empty({S_, moe.router.options.experts}, at::kFloat);
     product(*moe.router.weight, normed.data(), logits.mutable_data_ptr<float>(), false);
     const Routing routing = moe.router.choose(logits);
     const at::Tensor chosen = routing.experts_SK.contiguous(), weights = routing.weights_SK.contiguous();
-    const int64_t K = chosen.size(1);
     if (moe.shared) shared_expert(*moe.shared, normed, x);
-    for (int64_t i = 0; i < S_ * K; ++i) {
-      const int64_t e = chosen.const_data_ptr<int64_t>()[i], row = i / K * H_;
-      gated(*moe.experts.linear_fc1[e], *moe.experts.linear_fc2[e], 1, normed.data() + row, weights.const_data_ptr<float>() + i, x.data() + row);
+    const int64_t P = chosen.numel(), K = chosen.size(1), F = moe.experts.linear_fc2[0]->value.size(1);
+    const int64_t* expert = chosen.const_data_ptr<int64_t>();
+    std::vector<int64_t> order(P), place(P);  // choices, expert by expert, and where each of them stands there
+    std::iota(order.begin(), order.end(), int64_t{0});
+    std::stable_sort(order.begin(), order.end(), [expert](int64_t a, int64_t b) { return expert[a] < expert[b]; });
+    std::vector<int64_t> first;  // of each chosen expert's rows
+    std::vector<float> rows(P * H_), gate_up(P * 2 * F), activated(P * F), out(P * H_);
+    for (int64_t p = 0; p < P; ++p) {
+      place[order[p]] = p;
+      std::copy_n(normed.data() + order[p] / K * H_, H_, rows.data() + p * H_);
+      if (p == 0 || expert[order[p]] != expert[order[p - 1]]) first.push_back(p);
     }
+    const auto number = [&](int64_t row) { return expert[order[row]]; };
+    first.push_back(P);
+    grouped_product(moe.experts.linear_fc1, number, first, rows.data(), gate_up.data());
+    plain_.swiglu(P, F, gate_up.data(), activated.data());
+    for (int64_t i = 0; i < P * F; ++i) activated[i] *= weights.const_data_ptr<float>()[order[i / F]];
+    grouped_product(moe.experts.linear_fc2, number, first, activated.data(), out.data());
+    for (int64_t i = 0; i < P; ++i)  // in the order of the choices
+      for (int64_t h = 0; h < H_; ++h) x[i / K * H_ + h] += out[place[i] * H_ + h];
+  }
+
+  // Rows first[g] .. first[g + 1] by the weight of the expert that number(first[g]) names, all experts' output rows shared out together.
+  template <class Number>
+  void grouped_product(const std::vector<Parameter*>& experts, const Number& number, const std::vector<int64_t>& first, const float* x, float* y) const {
+    const int64_t O = experts[0]->value.size(0), I = experts[0]->value.size(1);
+    parallel_parts(0, static_cast<int64_t>(first.size() - 1) * O, kRowsPerThread, [&](int64_t begin, int64_t end) {
+      while (begin < end) {
+        const int64_t g = begin / O, stop = std::min(end, (g + 1) * O), row = first[g];
+        typed_.matrix_vector(begin - g * O, stop - g * O, I, first[g + 1] - row, weights(*experts[number(row)]), x + row * I, y + row * O, O, false);
+        begin = stop;
+      }
+    });
   }
 
   void shared_expert(const SharedExpert& shared, const std::vector<float>& normed, std::vector<float>& x) const {
@@ -190,7 +242,7 @@ class Decoding {
       const float *A_log = pointer<float>(net.A_log->value) + h * R, *dt_bias = pointer<float>(net.dt_bias->value) + h * R;
       const DeltaHead<float, float> head{q, k, v, C, gates, gates + N, width, A_log, dt_bias, 1, R, l.key_dim, l.value_dim, nullptr, true};
       delta_kernels<float>().step(head, scratch.data(), out.data() + s * V + h * R * l.value_dim, V, state);
-      if (!trail.empty()) std::copy_n(state, size, state_in(trail[t]));
+      if (t < static_cast<int64_t>(trail.size())) std::copy_n(state, size, state_in(trail[t]));
     }
   }
 
@@ -199,7 +251,8 @@ class Decoding {
     const int64_t C = net.layout.channels(), W = net.conv1d->value.size(2), size = (W - 1) * C;
     const auto weight_CW = widened(net.conv1d);
     std::vector<float> weight_WC(weight_CW.size());
-    for (int64_t i = 0; i < C * W; ++i) weight_WC[i % W * C + i / W] = weight_CW[i];
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t w = 0; w < W; ++w) weight_WC[w * C + c] = weight_CW[c * W + w];
     const std::span<GatedDeltaMemory> trail = cache_.trail(index, T_);
     for (int64_t s = 0; s < S_; ++s) {
       if (!appends(s)) continue;
@@ -212,7 +265,7 @@ class Decoding {
       plain_.convolve(C, W, rows.data(), weight_WC.data(), convolved.data() + s * C);
       std::copy_n(history + std::min<int64_t>(1, W - 1) * C, std::max<int64_t>(W - 2, 0) * C, history);
       if (W > 1) std::copy_n(input, C, history + (W - 2) * C);
-      if (!trail.empty()) std::copy_n(history, size, pointer<float>(trail[s % T_].history_BHC) + s / T_ * size);
+      if (s % T_ < static_cast<int64_t>(trail.size())) std::copy_n(history, size, pointer<float>(trail[s % T_].history_BHC) + s / T_ * size);
     }
   }
 
@@ -231,9 +284,18 @@ bool can_decode(const Model::State& state, int64_t B, int64_t T) {
          has_vector_path(state.embedding.weight->value);
 }
 
-CachedPass decode(const Model::State& state, const at::Tensor& tokens_BT, KvCache& cache, const CachedStep& step) {
+CachedPass decode(const Model::State& state, const at::Tensor& tokens_BT, KvCache& cache, const CachedStep& step, std::span<const int64_t> wanted) {
   const at::Tensor tokens = tokens_BT.contiguous();
-  return with_vector_type(state.embedding.weight->value, [&]<class T>(T) { return Decoding<T>(state, cache, step).run(tokens.const_data_ptr<int64_t>()); });
+  return with_vector_type(state.embedding.weight->value,
+                          [&]<class T>(T) { return Decoding<T>(state, cache, step).run(tokens.const_data_ptr<int64_t>(), wanted); });
+}
+
+CachedPass decode(const Model::State& state, const PredictionLayer& layer, const at::Tensor& tokens_BT, const at::Tensor& hidden_SH, KvCache& cache,
+                  const CachedStep& step, std::span<const int64_t> wanted) {
+  const at::Tensor tokens = tokens_BT.contiguous(), hidden = hidden_SH.to(at::kFloat).contiguous();
+  return with_vector_type(state.embedding.weight->value, [&]<class T>(T) {
+    return Decoding<T>(state, cache, step).run(layer, tokens.const_data_ptr<int64_t>(), hidden.const_data_ptr<float>(), wanted);
+  });
 }
 
 }  // namespace ponte

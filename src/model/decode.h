@@ -6,8 +6,11 @@
 namespace ponte {
 
 bool can_decode(const Model::State& state, int64_t B, int64_t T);
-// Rows whose count is below T append that many tokens; results of the rest mean nothing. Does not advance the cache. Hidden states are fp32, logits
-// those of every token, [B*T, vocab_size].
-CachedPass decode(const Model::State& state, const at::Tensor& tokens_BT, KvCache& cache, const CachedStep& step);
+// Rows whose count is below T append that many tokens; results of the rest mean nothing. Does not advance the cache. Hidden states are fp32 and of every
+// token, logits of those in `wanted` (b * T + t).
+CachedPass decode(const Model::State& state, const at::Tensor& tokens_BT, KvCache& cache, const CachedStep& step, std::span<const int64_t> wanted);
+// The same of one prediction layer, whose cache has no other; hidden_SH: of the depth before, any type.
+CachedPass decode(const Model::State& state, const PredictionLayer& layer, const at::Tensor& tokens_BT, const at::Tensor& hidden_SH, KvCache& cache,
+                  const CachedStep& step, std::span<const int64_t> wanted);
 
 }  // namespace ponte

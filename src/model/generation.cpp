@@ -1,6 +1,8 @@
 // The cached forward pass: many tokens at once (prompts), or one token a row, where the CPU reads every weight once at the speed of memory.
 #include <ATen/ATen.h>
 
+#include <numeric>
+
 #include "base/errors.h"
 #include "model/cached_pass.h"
 #include "model/decode.h"
@@ -61,6 +63,7 @@ at::Tensor go_on(const GatedDeltaNet& net, const at::Tensor& projected_TW, Gated
   std::vector<at::Tensor> out;
   for (int64_t t = 0; t < projected_TW.size(0); ++t) {
     out.push_back(net.core_from(projected_TW.narrow(0, t, 1), memory, row, t == 0 ? start : GatedDeltaNet::Start::continued));
+    if (t == static_cast<int64_t>(trail.size())) break;  // the last
     trail[t].history_BHC[row].copy_(memory.history_BHC[row]);
     trail[t].state_BNDV[row].copy_(memory.state_BNDV[row]);
   }
@@ -85,15 +88,18 @@ void pass(Group& pipeline, Transfer::Direction direction, int64_t peer, const at
   pipeline.transfer(message)->wait();
 }
 
-// The rows whose logits are wanted: every token, or each row's last new one.
 at::Tensor wanted_rows(const at::Tensor& x_SH, const Step& step, Logits wanted) {
   if (wanted == Logits::every_token) return x_SH;
-  std::vector<int64_t> index;
-  for (int64_t b = 0; b < step.B; ++b) index.push_back(b * step.T + std::max<int64_t>(step.counts[b] - 1, 0));
-  return x_SH.index_select(0, at::tensor(index, at::kLong).to(x_SH.device(), /*non_blocking=*/true));
+  return x_SH.index_select(0, at::tensor(last_tokens(step), at::kLong).to(x_SH.device(), /*non_blocking=*/true));
 }
 
 }  // namespace
+
+std::vector<int64_t> last_tokens(const CachedStep& step) {
+  std::vector<int64_t> out;
+  for (int64_t b = 0; b < step.B; ++b) out.push_back(b * step.T + std::max<int64_t>(step.counts[b] - 1, 0));
+  return out;
+}
 
 CachedStep cached_step(const Model::State& state, const at::Tensor& tokens_BT, const KvCache& cache, std::span<const int64_t> token_counts) {
   CachedStep step{tokens_BT.size(0), tokens_BT.size(1), checked_counts(tokens_BT, cache, token_counts), {}};
@@ -145,8 +151,12 @@ CachedPass cached_pass(const Model::State& s, const at::Tensor& tokens_BT, KvCac
   const CachedStep step = cached_step(s, tokens_BT, cache, token_counts);
   CachedPass out;
   if (s.stage.embedding && s.stage.loss && can_decode(s, step.B, step.T)) {
-    out = decode(s, tokens_BT, cache, step);
-    if (step.T > 1) out.logits = wanted_rows(out.logits, step, wanted);
+    std::vector<int64_t> rows = last_tokens(step);
+    if (wanted == Logits::every_token) {
+      rows.resize(step.B * step.T);
+      std::iota(rows.begin(), rows.end(), int64_t{0});
+    }
+    out = decode(s, tokens_BT, cache, step, rows);
   } else {
     out = pass_through_stages(s, tokens_BT, cache, step, wanted);
   }

@@ -27,8 +27,8 @@ std::span<GatedDeltaMemory> KvCache::trail(int64_t layer, int64_t T) {
   if (T > take_back_tokens_) return {};
   auto& trail = trails_[layer];
   const GatedDeltaMemory& like = memories_[layer];
-  while (static_cast<int64_t>(trail.size()) < T) trail.push_back({at::empty_like(like.history_BHC), at::empty_like(like.state_BNDV)});
-  return {trail.data(), static_cast<size_t>(T)};
+  while (static_cast<int64_t>(trail.size()) < T - 1) trail.push_back({at::empty_like(like.history_BHC), at::empty_like(like.state_BNDV)});
+  return {trail.data(), static_cast<size_t>(T - 1)};
 }
 
 void KvCache::take_back(int64_t row, int64_t tokens) {

@@ -29,7 +29,7 @@ class KvCache {
   // Forgets the tokens from `length` on and returns how many are left: `length`, or 0 where linear attention has no way back (multi-turn prompts).
   int64_t truncate(int64_t row, int64_t length);
   void clear();
-  // From now on a pass of at most this many tokens a row can be taken back in part. Costs linear attention its states after each of them.
+  // From now on a pass of at most this many tokens a row can be taken back in part. Costs linear attention its states after each of them but the last.
   void allow_take_back(int64_t tokens) { take_back_tokens_ = tokens; }
   // Forgets the last `tokens` of what the row appended in its latest pass, which appended more than that.
   void take_back(int64_t row, int64_t tokens);
@@ -43,7 +43,7 @@ class KvCache {
   at::Tensor& values(int64_t layer) { return values_[layer]; }
   // Per layer of linear attention; contents mean nothing while a row's length is 0.
   GatedDeltaMemory& memory(int64_t layer) { return memories_[layer]; }
-  // Where a pass of T tokens a row leaves what it remembers after each of them (row by row, as memory); empty when it is not to be taken back.
+  // Where a pass of T tokens a row leaves what it remembers after each of them but the last (row by row, as memory); empty when it is not to be taken back.
   std::span<GatedDeltaMemory> trail(int64_t layer, int64_t T);
   void advance(int64_t row, int64_t tokens);
 

@@ -6,12 +6,24 @@
 
 #include "base/errors.h"
 #include "model/cached_pass.h"
+#include "model/decode.h"
 
 namespace ponte {
 namespace {
 
 // [B, T], right-padded with zeros.
 at::Tensor padded(const std::vector<at::Tensor>& rows) { return at::pad_sequence(rows, /*batch_first=*/true); }
+
+// Logits of each row's last token.
+CachedPass predict(const Model::State& s, const PredictionLayer& layer, const at::Tensor& tokens_BT, const at::Tensor& hidden_SH, KvCache& cache,
+                   const CachedStep& step) {
+  const std::vector<int64_t> last = last_tokens(step);
+  if (can_decode(s, step.B, step.T)) return decode(s, layer, tokens_BT, hidden_SH, cache, step, last);
+  const auto on_device = [&](const at::Tensor& t) { return t.to(s.options.device, /*non_blocking=*/true); };
+  const at::Tensor x_SH = layer.merge(s.embedding(on_device(tokens_BT.reshape({-1}))), hidden_SH);
+  const at::Tensor y_SH = layer.final_norm(run_layer(layer.layer, x_SH, 0, cache, step));
+  return {y_SH, s.loss_head.logits(y_SH.index_select(0, on_device(at::tensor(last, at::kLong))))};
+}
 
 }  // namespace
 
@@ -48,17 +60,14 @@ at::Tensor Speculation::run_depth(size_t depth, const at::Tensor& hidden_BTH, co
   const int64_t B = hidden_BTH.size(0), T = hidden_BTH.size(1);
   at::Tensor tokens_BT = at::zeros({B, T}, at::kLong);
   cache.make_room(*std::max_element(cache.lengths().begin(), cache.lengths().end()) + T);
-  std::vector<int64_t> last;
-  for (int64_t b = 0; b < B; ++b) {
+  for (int64_t b = 0; b < B; ++b)
     for (int64_t t = 0; t < counts[b]; ++t) tokens_BT.accessor<int64_t, 2>()[b][t] = rows_[b].tokens.at(cache.length(b) + t + ahead);
-    last.push_back(b * T + counts[b] - 1);
-  }
   const CachedStep step = cached_step(s, tokens_BT, cache, counts);
-  const at::Tensor x_SH = layer.merge(s.embedding(tokens_BT.reshape({-1}).to(s.options.device, /*non_blocking=*/true)), hidden_BTH.reshape({B * T, -1}));
-  hidden_BTH_ = layer.final_norm(run_layer(layer.layer, x_SH, 0, cache, step)).view({B, T, -1});
+  const CachedPass pass = predict(s, layer, tokens_BT, hidden_BTH.reshape({B * T, -1}), cache, step);
+  hidden_BTH_ = pass.hidden_SH.view({B, T, -1}).to(model_.options().dtype);
   counts_ = counts;
   for (int64_t b = 0; b < B; ++b) cache.advance(b, counts[b]);
-  return s.loss_head.logits(hidden_BTH_.view({B * T, -1}).index_select(0, at::tensor(last, at::kLong).to(s.options.device, /*non_blocking=*/true)));
+  return pass.logits;
 }
 
 at::Tensor Speculation::guess(const std::vector<int64_t>& tokens_B) {
