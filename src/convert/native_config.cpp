@@ -75,6 +75,13 @@ void read_experts(const Settings& s, ModelConfig& c) {
   c.moe_shared_expert_gate = s.flag_or("moe_shared_expert_gate", false);
   c.moe_router_pre_softmax = s.flag_or("moe_router_pre_softmax", false);
   c.moe_router_score_function = s.text("moe_router_score_function").value_or("softmax");
+  require(c.moe_router_score_function == "softmax" || c.moe_router_score_function == "sigmoid",
+          "{}: moe_router_score_function '{}' is not supported; supported: softmax, sigmoid", s.origin, c.moe_router_score_function);
+  c.moe_router_topk_scaling_factor = s.number("moe_router_topk_scaling_factor");
+  if (s.number_or("moe_router_group_topk", 0) != 0) {  // groups without it limit nothing
+    c.moe_router_num_groups = s.size("moe_router_num_groups");
+    c.moe_router_group_topk = s.size("moe_router_group_topk");
+  }
   c.moe_router_enable_expert_bias = s.flag_or("moe_router_enable_expert_bias", false);
   c.moe_router_load_balancing_type = s.text("moe_router_load_balancing_type").value_or("aux_loss");
   c.moe_aux_loss_coeff = s.number_or("moe_aux_loss_coeff", 0.0);
@@ -121,8 +128,6 @@ std::string_view hybrid_architecture(const Settings& s, const ModelConfig& c) {
 std::string_view architecture_of(const Settings& s, const ModelConfig& c) {
   if (!c.experimental_attention_variant.empty()) return hybrid_architecture(s, c);
   if (c.num_moe_experts == 0) return c.qk_layernorm ? "Qwen3ForCausalLM" : "Qwen2ForCausalLM";
-  require(c.moe_router_score_function == "softmax" && !c.moe_router_enable_expert_bias, "{}: experts chosen by '{}' scores{}, which no supported family does",
-          s.origin, c.moe_router_score_function, c.moe_router_enable_expert_bias ? " and a bias" : "");
   const bool shared = c.moe_shared_expert_intermediate_size > 0;
   require(
       shared == !c.qk_layernorm && c.moe_shared_expert_gate == shared,

@@ -184,6 +184,28 @@ def test_round_trip(ponte, tmp_path, name, witness):
         assert getattr(before, key) == getattr(after, key), key
 
 
+@pytest.mark.parametrize("witness", ["run_config.yaml", "args"])
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_routers_of_a_foreign_checkpoint(ponte, tmp_path, witness, scores):
+    """Groups, a factor, scores and a bias as Megatron's settings say them."""
+    sparse_model("qwen3_moe", tmp_path / "hf", head_dim=12, num_experts=8)
+    own = {"routed_scaling_factor": 2.5, "n_group": 4, "topk_group": 2, **({"scoring_func": scores} if scores == "sigmoid" else {})}
+    config = json.loads((tmp_path / "hf/config.json").read_text()) | own
+    (tmp_path / "hf/config.json").write_text(json.dumps(config))
+    if scores == "sigmoid":
+        biases = {f"model.layers.{layer}.mlp.gate.e_score_correction_bias": torch.randn(8) for layer in range(4)}
+        save_file(hf_tensors(tmp_path / "hf") | biases, tmp_path / "hf/model.safetensors", {"format": "pt"})
+    ponte("import", "--hf-model", tmp_path / "hf", "--megatron-path", tmp_path / "m")
+    folder = tmp_path / "m/iter_0000000"
+    shutil.rmtree(folder / "ponte")
+    if witness == "args":
+        (folder / "run_config.yaml").unlink()
+    ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "back")
+    assert_same(hf_tensors(tmp_path / "back"), hf_tensors(tmp_path / "hf"))
+    back = json.loads((tmp_path / "back/config.json").read_text())
+    assert {key: back.get(key) for key in ("scoring_func", *own)} == {"scoring_func": None, **own}
+
+
 @pytest.mark.parametrize("name", ["qwen3-moe", *SPARSE_MODELS])
 def test_norms_of_layers_without_transformer_engine(ponte, tmp_path, name):
     """megatron-core's get_gpt_decoder_block_spec(use_transformer_engine=False): a sparse layer's norm has the name of a dense layer's."""
