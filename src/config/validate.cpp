@@ -85,8 +85,7 @@ std::string layer_types_are_known(const Case& c) {
 std::string experts_fit(const Case& c) {
   const ModelConfig& m = c.config.model;
   if (m.num_moe_experts == 0) return "";
-  if (m.moe_router_topk < 1 || m.moe_router_topk > m.num_moe_experts)
-    return format("model.moe_router_topk is {}, with {} experts", m.moe_router_topk, m.num_moe_experts);
+  if (std::string wrong = wrong_routing(m); !wrong.empty()) return wrong;
   return wrong_over_expert_ranks(m, m.expert_model_parallel_size);
 }
 std::string positions_cover_sequences(const Case& c) {
@@ -117,7 +116,7 @@ std::string recompute_is_whole(const Case& c) {
 }
 std::string padding_has_a_capacity(const Case& c) {
   const ModelConfig& m = c.config.model;
-  if (!m.moe_pad_expert_input_to_capacity || m.moe_expert_capacity_factor) return "";
+  if (!m.moe_pad_expert_input_to_capacity || m.moe_expert_capacity_factor.value_or(-1) > 0) return "";
   return "model.moe_pad_expert_input_to_capacity wants model.moe_expert_capacity_factor, the capacity to pad to";
 }
 std::string recompute_modules_are_known(const Case& c) {

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "base/errors.h"
+#include "config/limits.h"
 #include "kernels/device.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemm.h"
@@ -105,7 +106,8 @@ double real_tokens(const RoutingReport& report, int64_t S) {
 
 // Choices beyond an expert's capacity are unsent: the last ones, or those with the smallest weights.
 void drop_over_capacity(Routing& routing, const RouterOptions& o, double tokens) {
-  const auto capacity = static_cast<size_t>(std::ceil(tokens * static_cast<double>(o.choices) / static_cast<double>(o.experts) * *o.capacity_factor));
+  const double choices = tokens * static_cast<double>(o.choices);
+  const auto capacity = static_cast<size_t>(std::min(choices, std::ceil(choices / static_cast<double>(o.experts) * *o.capacity_factor)));
   at::Tensor experts = in_host_memory(routing.experts_SK).clone().contiguous();
   const at::Tensor weights = in_host_memory(routing.weights_SK.detach().to(at::kDouble)).contiguous();
   int64_t* expert = experts.mutable_data_ptr<int64_t>();
@@ -259,10 +261,8 @@ RouterOptions router_options(const ModelConfig& c) {
   const std::string& type = c.moe_router_load_balancing_type;
   require(type == "none" || type == "aux_loss" || type == "seq_aux_loss" || type == "global_aux_loss",
           "model.moe_router_load_balancing_type: '{}' is not supported; supported: none, aux_loss, seq_aux_loss, global_aux_loss", type);
-  require(c.moe_router_group_topk == 0 || (c.moe_router_num_groups > 0 && c.num_moe_experts % c.moe_router_num_groups == 0 &&
-                                           c.moe_router_group_topk <= c.moe_router_num_groups && c.moe_router_topk % c.moe_router_group_topk == 0),
-          "model: {} experts in {} groups, {} groups and {} experts per token do not divide", c.num_moe_experts, c.moe_router_num_groups,
-          c.moe_router_group_topk, c.moe_router_topk);
+  const std::string wrong = wrong_routing(c);
+  require(wrong.empty(), "{}", wrong);
   RouterOptions o;
   o.experts = c.num_moe_experts;
   o.choices = c.moe_router_topk;
@@ -279,7 +279,7 @@ RouterOptions router_options(const ModelConfig& c) {
                                           : Balancing::global;
   o.balancing_coefficient = c.moe_aux_loss_coeff;
   o.z_coefficient = c.moe_z_loss_coeff;
-  o.capacity_factor = c.moe_expert_capacity_factor;
+  if (c.moe_expert_capacity_factor.value_or(-1) > 0) o.capacity_factor = c.moe_expert_capacity_factor;  // below 0: none, as in Megatron
   o.drop_by_position = c.moe_token_drop_policy == "position";
   if (c.moe_router_dtype == "fp32") o.dtype = at::kFloat;
   if (c.moe_router_dtype == "fp64") o.dtype = at::kDouble;

@@ -163,7 +163,9 @@ class Reader {
   void apply(const std::string& name, const Flag& flag) {
     std::string value;
     if (flag.kind == Kind::list) {
-      value = flow_list(take_list(name));
+      const std::vector<std::string> words = take_list(name);
+      // One word over all layers is a number, an expression or a list, not an entry of one.
+      value = name == "moe-layer-freq" && words.size() == 1 ? words[0] : flow_list(words);
     } else if (flag.kind == Kind::value) {
       value = take_value(name);
     } else {

@@ -96,9 +96,20 @@ TEST(Router, GroupsLimitTheChoice) {
   EXPECT_TRUE(at::equal(Probe(c)(rows({{2, 1.9, 0, 0, 2.1, -3}})).experts_SK, ids({{4, 0}})));
   c.moe_router_num_groups = 4;
   EXPECT_THROW(router_options(c), UserError);
+  c.moe_router_num_groups = 6, c.moe_router_group_topk = 1;  // a group of one has not the two that a token chooses
+  EXPECT_THROW(router_options(c), UserError);
   c = sparse_config();
   c.moe_router_load_balancing_type = "sinkhorn";
   EXPECT_THROW(router_options(c), UserError);
+}
+
+TEST(Router, ACapacityBeyondAllTokensDropsNone) {
+  ModelConfig c = sparse_config(2, 1);
+  const at::Tensor x = rows({{2, 0}, {3, 0}, {4, 0}, {5, 0}});
+  for (double factor : {-1.0, 2.0, 1e30}) {
+    c.moe_expert_capacity_factor = factor;
+    EXPECT_TRUE(at::equal(Probe(c)(x).experts_SK, ids({{0}, {0}, {0}, {0}}))) << factor;
+  }
 }
 
 TEST(Router, CapacityDropsTheSmallestOrTheLast) {
