@@ -30,7 +30,8 @@ bool shifts_exactly(const NativePieces& pieces, size_t r, DType type) {
 
 // A norm with an offset goes back to the type it had where that was kept, else to that of the other weights, or to fp32 where that would lose digits.
 DType hf_dtype(const NativePieces& pieces, size_t r, std::optional<DType> asked) {
-  const DType stored = pieces.dtype(r), others = pieces.dtype(0);
+  const size_t next = r + 1 < pieces.table.rules.size() ? r + 1 : r;  // a delta net's output projection follows its norm
+  const DType stored = pieces.dtype(r), others = pieces.dtype(next);
   if (const auto exact = pieces.exact.find(r); !asked && exact != pieces.exact.end()) return pieces.buffers[static_cast<size_t>(exact->second)].dtype;
   if (asked || pieces.shift(r) == 0) return stored_dtype(pieces.table.rules[r], stored, asked);
   return shifts_exactly(pieces, r, others) ? others : DType::f32;

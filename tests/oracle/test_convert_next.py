@@ -213,6 +213,16 @@ def manifest_of(folder):
     return json.loads((folder / "ponte_manifest.json").read_text())
 
 
+def test_types_beside_an_embedding_of_another(ponte, golden, tmp_path):
+    """A bf16 model whose embedding is fp32: the output norms, fp32 on the Megatron side, come back in bf16."""
+    folder = tmp_path / "hf"
+    shutil.copytree(golden / "qwen3_next_mtp/hf", folder)
+    rewrite(folder, lambda tensors: tensors.update({"model.embed_tokens.weight": tensors["model.embed_tokens.weight"].float()}))
+    ponte("import", "--hf-model", folder, "--megatron-path", tmp_path / "m")
+    ponte("export", "--megatron-path", tmp_path / "m", "--hf-path", tmp_path / "back")
+    assert_same(hf_tensors(tmp_path / "back"), hf_tensors(folder))
+
+
 def test_presence_of_the_head_is_read_from_names(ponte, golden, tmp_path):
     """A config that is silent about a head the weights have, and one that promises a head they do not have."""
     for name, count in (("silent", None), ("promises", 1)):
