@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from conftest import BIN, GOLDEN
+from conftest import BIN, CHECKPOINTS
 
 
 def tool(*arguments, code=0):
@@ -17,10 +17,10 @@ def tool(*arguments, code=0):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", sorted(str(p.parent.relative_to(GOLDEN)) for p in GOLDEN.glob("**/hf/model.safetensors")))
+@pytest.mark.parametrize("name", sorted(str(p.parent.relative_to(CHECKPOINTS)) for p in CHECKPOINTS.glob("**/hf/model.safetensors")))
 def test_shards_and_index(name, tmp_path):
-    wanted = load_file(GOLDEN / name / "model.safetensors")
-    tool("hf-copy", GOLDEN / name, tmp_path / "out")
+    wanted = load_file(CHECKPOINTS / name / "model.safetensors")
+    tool("hf-copy", CHECKPOINTS / name, tmp_path / "out")
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
     assert index["metadata"] == {"total_parameters": sum(t.numel() for t in wanted.values()), "total_size": sum(t.nbytes for t in wanted.values())}
     assert set(index["weight_map"]) == set(wanted)
